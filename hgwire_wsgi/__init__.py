@@ -1,0 +1,107 @@
+"""Mercurial's HTTP wire protocol as a WSGI component.
+
+The public names are here; each is imported from its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .access.policy import AccessRequest, Policy, hgweb_policy
+    from .cache.settings import CacheSettings
+    from .commands.arguments import Argument
+    from .commands.classify import WireRequest, classify
+    from .commands.context import CommandContext
+    from .commands.registry import Command, CommandRegistry
+    from .commands.responses import (
+        BytesResponse,
+        LegacyStreamResponse,
+        OutOfBandError,
+        PushError,
+        PushResponse,
+        StreamResponse,
+    )
+    from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
+    from .errors import HgWireError, PermissionDenied
+    from .http.api import Api
+    from .http.app import WireApp, WireMiddleware
+    from .limits import Limits
+    from .negotiation import Offer
+    from .repositories.base import Lease, Repository, RepositoryProvider
+
+__all__ = [
+    "BZIP2",
+    "NONE",
+    "ZLIB",
+    "ZSTD",
+    "AccessRequest",
+    "Api",
+    "Argument",
+    "BytesResponse",
+    "CacheSettings",
+    "Command",
+    "CommandContext",
+    "CommandRegistry",
+    "Engine",
+    "HgWireError",
+    "Lease",
+    "LegacyStreamResponse",
+    "Limits",
+    "Offer",
+    "OutOfBandError",
+    "PermissionDenied",
+    "Policy",
+    "PushError",
+    "PushResponse",
+    "Repository",
+    "RepositoryProvider",
+    "StreamResponse",
+    "WireApp",
+    "WireMiddleware",
+    "WireRequest",
+    "__version__",
+    "classify",
+    "hgweb_policy",
+]
+
+_MODULES = {
+    "access.policy": ("AccessRequest", "Policy", "hgweb_policy"),
+    "cache.settings": ("CacheSettings",),
+    "commands.arguments": ("Argument",),
+    "commands.classify": ("WireRequest", "classify"),
+    "commands.context": ("CommandContext",),
+    "commands.registry": ("Command", "CommandRegistry"),
+    "commands.responses": (
+        "BytesResponse",
+        "LegacyStreamResponse",
+        "OutOfBandError",
+        "PushError",
+        "PushResponse",
+        "StreamResponse",
+    ),
+    "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
+    "errors": ("HgWireError", "PermissionDenied"),
+    "http.api": ("Api",),
+    "http.app": ("WireApp", "WireMiddleware"),
+    "limits": ("Limits",),
+    "negotiation": ("Offer",),
+    "repositories.base": ("Lease", "Repository", "RepositoryProvider"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
