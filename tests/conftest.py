@@ -1,0 +1,19 @@
+"""What all tests share: an environment in which no configuration of the user counts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder() -> Iterator[str]:
+    """A folder for caches that is nobody's; servers that tests start inherit it."""
+    with tempfile.TemporaryDirectory(prefix="hgwire-cache-") as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        yield folder
