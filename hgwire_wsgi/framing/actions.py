@@ -1,0 +1,141 @@
+"""What a reactor answers to an event: what its owner should do now.
+
+One is made per frame, so they are mutable, slotted and unvalidated.  The names are those of Mercurial's reactors.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from ..errors import RemoteProtocolError
+from .frame import Frame
+from .textoutput import Atom
+
+__all__ = [
+    "NOOP",
+    "WANT_FRAME",
+    "Action",
+    "CommandData",
+    "Error",
+    "ResponseData",
+    "ResponseError",
+    "RunCommand",
+    "SendFrames",
+    "Signal",
+    "TextOutput",
+    "close_source",
+]
+
+
+class Signal(enum.Enum):
+    """The actions that carry nothing."""
+
+    WANT_FRAME = "want-frame"
+    """Something is incomplete: feed the next frame."""
+    NOOP = "noop"
+    """Nothing to do."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+WANT_FRAME: Final = Signal.WANT_FRAME
+NOOP: Final = Signal.NOOP
+
+
+@attrs.define
+class RunCommand:
+    """A command whose arguments are complete: run it."""
+
+    request_id: int
+    name: bytes
+    """As sent: it may be empty or unknown."""
+    arguments: Mapping[bytes, bytes]
+    """Every value by its name.  A revision with typed arguments puts other values here."""
+    has_data: bool = False
+    """Data follow as :class:`CommandData`, the last of them ``final``."""
+    data: bytes | None = None
+    """All the data, where :class:`~hgwire_wsgi.framing.BufferedCommands` collected them; else ``None``."""
+
+
+@attrs.define
+class CommandData:
+    """Some data of a command that runs."""
+
+    request_id: int
+    data: bytes
+    final: bool
+
+
+def close_source(source: object) -> None:
+    """Close what octets or frames come from, if it can be closed; harmless when repeated."""
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
+
+
+@attrs.define
+class SendFrames:
+    """Frames to send, in this order.
+
+    They are made while they are iterated, so that a response may be larger than memory, and a request ID becomes free
+    once the last of its frames was taken.  Whoever gives up before calls :meth:`close`, which closes the iterables
+    the frames would have come from.
+    """
+
+    frames: Iterator[Frame]
+    _sources: Sequence[object] = attrs.field(default=(), repr=False)
+
+    def close(self) -> None:
+        """Drop what was not sent."""
+        close_source(self.frames)
+        # A generator that was never started does not close what it would have read from.
+        for source in self._sources:
+            close_source(source)
+
+
+@attrs.define
+class Error:
+    """The peer broke the protocol.  Terminal: every further event is answered with this same action."""
+
+    error: RemoteProtocolError
+
+    @property
+    def message(self) -> str:
+        """One line for the person at the other end."""
+        return self.error.message
+
+
+@attrs.define
+class ResponseData:
+    """Some octets of the response to a request."""
+
+    request_id: int
+    data: bytes
+    final: bool
+
+
+@attrs.define
+class ResponseError:
+    """A request failed at the server; nothing follows for it."""
+
+    request_id: int
+    message: bytes
+    """As sent, UTF-8 by the specification."""
+    kind: str = ""
+    """Who is to blame, if the server said so: ``protocol`` (what we sent), ``application``, or both with a ``|``."""
+
+
+@attrs.define
+class TextOutput:
+    """Text for the person who waits for a request."""
+
+    request_id: int
+    atoms: tuple[Atom, ...]
+
+
+Action: TypeAlias = RunCommand | CommandData | SendFrames | ResponseData | ResponseError | TextOutput | Error | Signal

@@ -1,0 +1,79 @@
+"""The eight octets in front of every frame.
+
+Little endian, from the specification ("Frame Header"), as of the streams patch::
+
+    0..2  payload length, as sent (after any content encoding)
+    3..4  request ID: odd when the client began the request
+    5     stream ID: odd for streams of the client, even for those of the server
+    6     stream flags
+    7     frame type in the upper half, its flags in the lower
+
+The length is a true 24-bit number.  Mercurial multiplies its third octet by 16,384, which agrees up to 65,535.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import attrs
+
+from ..errors import LocalProtocolError
+
+__all__ = [
+    "HEADER_SIZE",
+    "STREAM_BEGIN",
+    "STREAM_ENCODED",
+    "STREAM_END",
+    "STREAM_FLAGS",
+    "Header",
+    "pack_header",
+    "parse_header",
+]
+
+HEADER_SIZE = 8
+
+STREAM_BEGIN = 0x01
+STREAM_END = 0x02
+STREAM_ENCODED = 0x04
+
+STREAM_FLAGS = {"stream-begin": STREAM_BEGIN, "stream-end": STREAM_END, "encoded": STREAM_ENCODED}
+"""Stream flags by name; every revision with this header has the same."""
+
+# The 24-bit length is split into its lower 16 and upper 8 bits.
+LAYOUT = struct.Struct("<HBHBBB")
+_pack = LAYOUT.pack
+
+
+@attrs.define
+class Header:
+    """One parsed header.  Plain integers: their names belong to the revision."""
+
+    length: int
+    request_id: int
+    stream_id: int
+    stream_flags: int
+    type_id: int
+    flags: int
+
+
+def parse_header(data: bytes, offset: int = 0) -> Header:
+    """The header that stands at ``offset``.  Any eight octets are a header; fewer are a :class:`ValueError`."""
+    if len(data) - offset < HEADER_SIZE:
+        raise ValueError(f"a header has {HEADER_SIZE} octets, not {max(len(data) - offset, 0)}")
+    low, high, request_id, stream_id, stream_flags, type_flags = LAYOUT.unpack_from(data, offset)
+    return Header(low | high << 16, request_id, stream_id, stream_flags, type_flags >> 4, type_flags & 0x0F)
+
+
+def pack_header(length: int, request_id: int, stream_id: int, stream_flags: int, type_id: int, flags: int) -> bytes:
+    """The eight octets.
+
+    Raises:
+        LocalProtocolError: a number does not fit its field.
+    """
+    if flags >> 4:
+        raise LocalProtocolError(f"frame flags do not fit in 4 bits: {flags}")
+    try:
+        return _pack(length & 0xFFFF, length >> 16, request_id, stream_id, stream_flags, type_id << 4 | flags)
+    except struct.error as error:
+        fields = f"length {length}, request {request_id}, stream {stream_id} ({stream_flags}), type {type_id}"
+        raise LocalProtocolError(f"a number does not fit in the frame header: {fields}") from error

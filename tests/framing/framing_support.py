@@ -1,0 +1,82 @@
+"""What the tests of frames share: the recorded vectors, and ways to cut octets into pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hgwire_wsgi.framing import EXP_0002, Action, Frame, SendFrames, encode_frame, parse_frame
+from hgwire_wsgi.limits import Limits
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
+
+# The vectors hold frames that are larger than the default permits.
+ANY_SIZE = Limits(frame_payload=(1 << 24) - 1)
+
+
+def load(name: str) -> list[Any]:
+    """The cases of a file of vectors."""
+    return list(json.loads((VECTORS / name).read_text())["cases"])
+
+
+def octets(value: Any) -> bytes:
+    """A byte value: hexadecimal, repeated, or a concatenation of such."""
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    if "concat" in value:
+        return b"".join(map(octets, value["concat"]))
+    return octets(value["repeat_hex"]) * int(value["count"])
+
+
+def recorded_frame(case: Any) -> Frame:
+    """The frame of a step or of an expectation."""
+    header = case["header"]
+    frame = Frame(
+        header["requestid"],
+        header["streamid"],
+        header["streamflags"],
+        header["typeid"],
+        header["flags"],
+        octets(case["payload_hex"]),
+    )
+    assert len(frame.payload) == header["length"]
+    assert encode_frame(frame, ANY_SIZE) == octets(case["wire_hex"])
+    return frame
+
+
+def frame(text: str) -> Frame:
+    """A frame of exp-framing-0002 in the human notation."""
+    return parse_frame(text, EXP_0002)
+
+
+def wire(*texts: str) -> bytes:
+    """Several of them as octets."""
+    return b"".join(encode_frame(frame(text)) for text in texts)
+
+
+def sent(action: Action) -> list[Frame]:
+    """The frames of an action that must be ``SendFrames``."""
+    assert isinstance(action, SendFrames)
+    return list(action.frames)
+
+
+def whole(data: bytes) -> Iterator[bytes]:
+    """One piece."""
+    yield data
+
+
+def single(data: bytes) -> Iterator[bytes]:
+    """One octet at a time."""
+    for start in range(len(data)):
+        yield data[start : start + 1]
+
+
+def split_at(data: bytes, cuts: Iterable[int]) -> Iterator[bytes]:
+    """Pieces between the given places, some of which may be empty."""
+    start = 0
+    for cut in sorted(min(cut, len(data)) for cut in cuts):
+        yield data[start:cut]
+        start = cut
+    yield data[start:]

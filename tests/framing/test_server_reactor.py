@@ -1,0 +1,483 @@
+"""The server's reactor: responses, deferred output, request IDs, limits and the end."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from framing_support import frame, sent, wire
+
+from hgwire_wsgi.errors import (
+    BadStream,
+    CommandFailed,
+    FrameTooLarge,
+    LimitExceeded,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TruncatedFrame,
+)
+from hgwire_wsgi.framing import (
+    EXP_0002,
+    NOOP,
+    WANT_FRAME,
+    ZLIB,
+    Action,
+    Atom,
+    ClientReactor,
+    CommandData,
+    Error,
+    Frame,
+    OutgoingStream,
+    Request,
+    ResponseData,
+    RunCommand,
+    SendFrames,
+    ServerReactor,
+    iter_chunks,
+)
+from hgwire_wsgi.limits import Limits
+
+COMMANDS = ("1 1 stream-begin command-name eos a", "3 1 0 command-name eos b", "5 1 0 command-name eos c")
+
+
+def started(*texts: str, limits: Limits | None = None, defer_output: bool = False) -> ServerReactor:
+    reactor = ServerReactor(EXP_0002, limits or Limits(), defer_output=defer_output)
+    for text in texts:
+        assert not isinstance(reactor.receive_frame(frame(text)), Error)
+    return reactor
+
+
+class Source:
+    """Octets in pieces, which may end in an exception; knows what was asked of it."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self.pieces = list(pieces)
+        self.error = error
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.pieces:
+            yield self.pieces.pop(0)
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class TestResponses:
+    def test_frames_are_made_when_they_are_taken(self) -> None:
+        reactor = started(*COMMANDS)
+        source = Source(*[bytes(32768)] * 4)
+        stream = OutgoingStream(2)
+        action = reactor.send_response(stream, 1, source)
+        assert isinstance(action, SendFrames)
+        assert len(source.pieces) == 4
+        assert not stream.is_open
+        first = next(action.frames)
+        assert first.flags == 1
+        assert len(source.pieces) == 2
+        assert [item.flags for item in action.frames] == [1, 1, 2]
+        assert source.closed
+
+    def test_memory_is_that_of_a_piece(self) -> None:
+        reactor = started(*COMMANDS)
+        # In a list, each frame would be alive.
+        action = reactor.send_response(OutgoingStream(2), 1, (bytes(32768) for _ in range(100)))
+        assert isinstance(action, SendFrames)
+        gc.collect()
+        alive = []
+        for _ in action.frames:
+            alive.append(sum(isinstance(item, Frame) for item in gc.get_objects()))
+        assert max(alive) <= min(alive) + 2
+
+    def test_end_of_stream(self) -> None:
+        reactor = started(*COMMANDS)
+        stream = OutgoingStream(2)
+        flags = [
+            [item.stream_flags for item in sent(action)]
+            for action in (
+                reactor.send_response(stream, 1, bytes(40000), end_stream=True),
+                reactor.send_response(stream, 3, b"x", end_stream=True),
+                reactor.send_error(stream, 5, "x", end_stream=True),
+            )
+        ]
+        assert flags == [[1, 2], [3], [3]]
+
+    def test_parallel_streams_interleaved(self) -> None:
+        reactor = started(*COMMANDS)
+        data = {1: b"a" * 100_000, 3: b"b" * 70_000, 5: b"c" * 10}
+        responses = []
+        for number, request_id in enumerate(data, start=1):
+            stream = OutgoingStream(2 * number, ZLIB if request_id == 3 else None)
+            action = reactor.send_response(stream, request_id, data[request_id], end_stream=True)
+            assert isinstance(action, SendFrames)
+            responses.append(action.frames)
+        client = ClientReactor(EXP_0002)
+        for _ in data:
+            list(client.send_command(OutgoingStream(1), b"c")[1].frames)
+        received = dict.fromkeys(data, b"")
+        while responses:
+            frames = responses.pop(0)
+            item = next(frames, None)
+            if item is not None:
+                responses.append(frames)
+                action = client.receive_frame(item)
+                if isinstance(action, ResponseData):
+                    received[action.request_id] += action.data
+                else:
+                    assert action is WANT_FRAME
+        assert received == data
+        assert not reactor.requests
+        assert not client.requests
+        assert not client.incoming.open
+        assert client.receive_eof() is NOOP
+
+    def test_errors(self) -> None:
+        reactor = started(*COMMANDS)
+        stream = OutgoingStream(2)
+        assert sent(reactor.send_error(stream, 1, "naïve")) + sent(
+            reactor.send_error(stream, 3, b"\xff", kind="protocol")
+        ) == [
+            frame("1 2 stream-begin error-response application na\\xc3\\xafve"),
+            frame("3 2 0 error-response protocol \\xff"),
+        ]
+        # The ID is free again.
+        assert isinstance(reactor.receive_frame(frame("1 1 0 command-name eos again")), RunCommand)
+
+    def test_long_message_is_cut_at_a_character(self) -> None:
+        (item,) = sent(started(*COMMANDS).send_error(OutgoingStream(2), 1, "x" + "é" * 20000))
+        assert item.payload == ("x" + "é" * 16383).encode()
+
+    def test_text_before_the_response(self) -> None:
+        reactor = started(*COMMANDS)
+        stream = OutgoingStream(2, ZLIB)
+        frames = sent(reactor.send_text(stream, 1, [Atom(b"working")]))
+        frames += sent(reactor.send_text(stream, 1, [Atom(b"%s", [b"still"])]))
+        frames += sent(reactor.send_response(stream, 1, b"done"))
+        assert [(item.type_id, item.stream_flags) for item in frames] == [(8, 1), (6, 0), (6, 0), (4, 4)]
+        with pytest.raises(LocalProtocolError):
+            reactor.send_text(stream, 1, [])
+        with pytest.raises(LocalProtocolError, match="single frame"):
+            reactor.send_text(stream, 3, [Atom(bytes(40000))])
+
+    def test_an_encoding_is_announced_before_anything_else(self) -> None:
+        for first in ("send_error", "send_response", "send_text"):
+            reactor = started(*COMMANDS)
+            stream = OutgoingStream(2, ZLIB)
+            argument = [Atom(b"x")] if first == "send_text" else b"x"
+            frames = sent(getattr(reactor, first)(stream, 1, argument))
+            frames += sent(reactor.send_response(stream, 3, b"data", end_stream=True))
+            frames += sent(reactor.send_error(stream, 5, "no"))
+            assert [(item.type_id, item.stream_flags & 1) for item in frames if item.type_id == 8] == [(8, 1)] * 2
+            assert frames[0].type_id == frames[3].type_id == 8
+            client = ClientReactor(EXP_0002)
+            for _ in range(3):
+                client.send_command(OutgoingStream(1), b"c")
+            for item in frames:
+                assert not isinstance(client.receive_frame(item), Error)
+
+    def test_failure_in_the_middle(self) -> None:
+        reactor = started(*COMMANDS)
+        stream = OutgoingStream(2)
+        source = Source(bytes(32768), bytes(32768), error=CommandFailed("disk on fire"))
+        frames = sent(reactor.send_response(stream, 1, source))
+        assert [item.type_id for item in frames] == [4, 5]
+        assert frames[-1] == frame("1 2 0 error-response application disk on fire")
+        assert source.closed
+        assert sent(reactor.send_response(stream, 3, b"fine")) == [frame("3 2 0 bytes-response eos fine")]
+        assert set(reactor.requests) == {5}
+
+    def test_failure_at_the_start(self) -> None:
+        reactor = started(*COMMANDS)
+        source = Source(error=RemoteProtocolError("bad data"))
+        assert sent(reactor.send_response(OutgoingStream(2), 1, source)) == [
+            frame("1 2 stream-begin error-response protocol bad data")
+        ]
+
+    def test_other_exceptions_are_for_the_owner(self) -> None:
+        reactor = started(*COMMANDS)
+        source = Source(bytes(65536), error=ZeroDivisionError())
+        action = reactor.send_response(OutgoingStream(2), 1, source)
+        assert isinstance(action, SendFrames)
+        assert next(action.frames).flags == 1
+        with pytest.raises(ZeroDivisionError):
+            list(action.frames)
+        assert source.closed
+        assert 1 in reactor.requests
+
+    def test_given_up(self) -> None:
+        reactor = started(*COMMANDS)
+        sources = [Source(bytes(65536), bytes(65536)) for _ in range(2)]
+        begun, unbegun = (
+            reactor.send_response(OutgoingStream(2), 2 * number + 1, source) for number, source in enumerate(sources)
+        )
+        assert isinstance(begun, SendFrames)
+        assert isinstance(unbegun, SendFrames)
+        next(begun.frames)
+        begun.close()
+        unbegun.close()
+        assert list(begun.frames) == list(unbegun.frames) == []
+        assert all(source.closed for source in sources)
+
+    def test_the_owner_may_be_wrong(self) -> None:
+        reactor = started(*COMMANDS, "7 1 0 command-name have-args d")
+        for stream_id in (1, 255):
+            message = f"server should only write to even numbered streams; {stream_id} is not even"
+            for send in (reactor.send_response, reactor.send_error, reactor.send_text):
+                with pytest.raises(LocalProtocolError, match=message):
+                    send(OutgoingStream(stream_id), 1, b"")  # type: ignore[operator]
+        stream = OutgoingStream(2)
+        for request_id in (7, 9):
+            with pytest.raises(LocalProtocolError, match=f"no command of request {request_id} is running"):
+                reactor.send_response(stream, request_id, b"")
+        reactor.send_response(stream, 1, b"")
+        for send in (reactor.send_response, reactor.send_error, reactor.send_text):
+            with pytest.raises(LocalProtocolError, match="request 1 has been answered"):
+                send(stream, 1, b"")  # type: ignore[operator]
+
+
+class TestRequestIds:
+    def test_free_once_the_last_frame_was_taken(self) -> None:
+        reactor = started(COMMANDS[0])
+        action = reactor.send_response(OutgoingStream(2), 1, bytes(40000))
+        assert isinstance(action, SendFrames)
+        next(action.frames)
+        assert 1 in reactor.requests
+        # The last frame is out, but its taker has not come back: only then is it known to be sent.
+        next(action.frames)
+        assert 1 in reactor.requests
+        assert next(action.frames, None) is None
+        assert 1 not in reactor.requests
+        assert reactor.receive_frame(frame("1 1 0 command-name eos b")) == RunCommand(1, b"b", {})
+
+    def test_answered_before_its_data_have_ended(self) -> None:
+        reactor = started("1 1 stream-begin command-name have-data a", "1 1 0 command-data continuation x")
+        sent(reactor.send_error(OutgoingStream(2), 1, "no"))
+        assert reactor.receive_frame(frame("1 1 0 command-data continuation y")) is WANT_FRAME
+        assert reactor.receiving
+        assert reactor.receive_frame(frame("1 1 0 command-data eos z")) is WANT_FRAME
+        assert not reactor.requests
+        assert reactor.receive_frame(frame("1 1 0 command-name eos b")) == RunCommand(1, b"b", {})
+
+    def test_answered_but_its_data_have_not_ended(self) -> None:
+        reactor = started("1 1 stream-begin command-name have-data a")
+        sent(reactor.send_response(OutgoingStream(2), 1, b""))
+        action = reactor.receive_frame(frame("1 1 0 command-name eos b"))
+        assert isinstance(action, Error)
+        assert action.message == "request with ID 1 already received"
+
+    def test_data_end_before_the_response_was_sent(self) -> None:
+        reactor = started("1 1 stream-begin command-name have-data a")
+        action = reactor.send_response(OutgoingStream(2), 1, b"early")
+        reactor.receive_frame(frame("1 1 0 command-data eos z"))
+        assert 1 in reactor.requests
+        sent(action)
+        assert not reactor.requests
+
+    def test_open_requests(self) -> None:
+        reactor = started(*COMMANDS, limits=Limits(open_requests=3))
+        sent(reactor.send_response(OutgoingStream(2), 3, b""))
+        assert isinstance(reactor.receive_frame(frame("9 1 0 command-name have-args d")), type(WANT_FRAME))
+        action = reactor.receive_frame(frame("11 1 0 command-name eos e"))
+        assert isinstance(action, Error)
+        assert isinstance(action.error, LimitExceeded)
+        assert action.message == "more than 3 requests are open"
+
+
+class TestDeferredOutput:
+    def test_in_the_order_given(self) -> None:
+        reactor = started(*COMMANDS, defer_output=True)
+        stream = OutgoingStream(2)
+        for action in (
+            reactor.send_text(stream, 1, [Atom(b"t")]),
+            reactor.send_response(stream, 5, b"c"),
+            reactor.send_error(stream, 1, "a"),
+            reactor.send_response(stream, 3, b"b"),
+        ):
+            assert action is NOOP
+        assert set(reactor.requests) == {1, 3, 5}
+        assert sent(reactor.receive_eof()) == [
+            frame("1 2 stream-begin text-output 0 \\x01\\x00\\x00\\x00t"),
+            frame("5 2 0 bytes-response eos c"),
+            frame("1 2 0 error-response application a"),
+            frame("3 2 0 bytes-response eos b"),
+        ]
+        assert not reactor.requests
+        assert reactor.receive_eof() is NOOP
+
+    def test_at_once_after_the_end(self) -> None:
+        reactor = started(*COMMANDS, defer_output=True)
+        assert reactor.receive_eof() is NOOP
+        assert sent(reactor.send_response(OutgoingStream(2), 1, b"x")) == [
+            frame("1 2 stream-begin bytes-response eos x")
+        ]
+
+    def test_nothing_runs_before(self) -> None:
+        reactor = started(*COMMANDS, defer_output=True)
+        source = Source(b"x")
+        reactor.send_response(OutgoingStream(2), 1, source)
+        assert source.pieces
+        action = reactor.receive_eof()
+        assert source.pieces
+        assert isinstance(action, SendFrames)
+        action.close()
+        assert source.closed
+
+    def test_dropped(self) -> None:
+        reactor = started(*COMMANDS, defer_output=True)
+        sources = [Source(b"x"), Source(b"y")]
+        for request_id, source in zip((1, 3), sources, strict=True):
+            reactor.send_response(OutgoingStream(2), request_id, source)
+        reactor.close()
+        assert [source.closed for source in sources] == [1, 1]
+        assert reactor.flush() is NOOP
+        reactor.close()
+
+
+class TestEnd:
+    def test_nothing_at_all(self) -> None:
+        assert ServerReactor(EXP_0002).receive_eof() is NOOP
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"\x05", "received incomplete frame: got 1 of 8 octets of its header"),
+            (wire(COMMANDS[0])[:-1], "frame length error: expected 1; got 0"),
+            (
+                wire("1 1 1 command-name have-args a"),
+                "received end of input inside a command: request 1",
+            ),
+            (
+                wire(COMMANDS[0], "3 1 0 command-name have-data b", "3 1 0 command-data continuation x"),
+                "received end of input inside a command: request 3",
+            ),
+        ],
+    )
+    def test_inside_something(self, data: bytes, message: str) -> None:
+        reactor = ServerReactor(EXP_0002)
+        actions = list(reactor.receive_data(data))
+        assert not any(isinstance(action, Error) for action in actions)
+        action = reactor.receive_eof()
+        assert isinstance(action, Error)
+        assert isinstance(action.error, TruncatedFrame)
+        assert action.message == message
+        assert reactor.receive_eof() is action
+
+    def test_before_the_frames_were_taken(self) -> None:
+        reactor = ServerReactor(EXP_0002)
+        actions = reactor.receive_data(wire(*COMMANDS))
+        next(actions)
+        with pytest.raises(LocalProtocolError, match="before its frames were taken"):
+            reactor.receive_eof()
+
+    def test_nothing_follows(self) -> None:
+        reactor = started(*COMMANDS)
+        reactor.receive_eof()
+        with pytest.raises(LocalProtocolError, match="after its end"):
+            reactor.receive_frame(frame("7 1 0 command-name eos d"))
+        with pytest.raises(LocalProtocolError, match="after its end"):
+            reactor.receive_data(b"x")
+
+
+def test_arguments_belong_to_whoever_runs_the_command() -> None:
+    reactor = ServerReactor(EXP_0002)
+    (_, run) = reactor.receive_data(
+        wire("1 1 1 command-name have-args a", "1 1 0 command-argument eoa \\x01\\x00\\x01\\x00kv")
+    )
+    assert run == RunCommand(1, b"a", {b"k": b"v"})
+    # While the request waits for its answer, the reactor keeps none of them.
+    assert not reactor.requests[1].arguments
+
+
+def test_requests_may_end_in_other_threads() -> None:
+    """While the end of the input is looked at, the last frame of another response is taken elsewhere."""
+    reactor = ServerReactor(EXP_0002)
+
+    class Ending(Request):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "complete":
+                reactor.requests.pop(3, None)
+                return True
+            return super().__getattribute__(name)
+
+    for ask in (lambda: reactor.receiving, reactor.receive_eof):
+        reactor.requests = {number: Ending(number, "running") for number in (1, 3)}
+        assert ask() in (False, NOOP)
+        assert list(reactor.requests) == [1]
+
+
+class TestErrors:
+    def test_what_came_before_counts(self) -> None:
+        reactor = ServerReactor(EXP_0002)
+        data = wire("1 1 1 command-name have-data a", "1 1 0 command-data continuation x", "1 2 1 1 1 bad", COMMANDS[1])
+        run, more, error = reactor.receive_data(data)
+        assert run == RunCommand(1, b"a", {}, has_data=True)
+        assert more == CommandData(1, b"x", False)
+        assert isinstance(error, Error)
+        assert isinstance(error.error, BadStream)
+        # A response to what ran before still goes out.
+        assert len(sent(reactor.send_response(OutgoingStream(2), 1, b"x"))) == 1
+
+    def test_frames_are_looked_at_one_by_one(self) -> None:
+        reactor = ServerReactor(EXP_0002)
+        actions = reactor.receive_data(wire(*COMMANDS))
+        assert next(actions) == RunCommand(1, b"a", {})
+        sent(reactor.send_response(OutgoingStream(2), 1, b""))
+        assert not reactor.requests
+        # Those not taken are not lost.
+        assert list(reactor.receive_data(b"")) == [RunCommand(3, b"b", {}), RunCommand(5, b"c", {})]
+
+    def test_too_large(self) -> None:
+        for feed in (
+            lambda reactor: list(reactor.receive_data(wire(COMMANDS[0], "3 1 0 command-name eos abc")))[-1],
+            lambda reactor: reactor.receive_frame(frame("3 1 1 command-name eos abc")),
+        ):
+            reactor = ServerReactor(EXP_0002, Limits(frame_payload=2))
+            action: Action = feed(reactor)
+            assert isinstance(action, Error)
+            assert isinstance(action.error, FrameTooLarge)
+            assert action.message == "received frame with a payload of 3 octets; at most 2 are allowed"
+            assert list(reactor.receive_data(wire(*COMMANDS))) == [action]
+
+    def test_the_owner_may_fail_it(self) -> None:
+        reactor = started(*COMMANDS)
+        action = reactor.fail(RemoteProtocolError("enough"))
+        assert reactor.fail(RemoteProtocolError("more")) is action
+        assert reactor.receive_frame(frame("7 1 0 command-name eos d")) is action
+        assert reactor.failure is action
+
+    def test_does_not_raise_for_encodings_that_break(self) -> None:
+        reactor = started("1 1 1 stream-settings 0 \\x04zlib")
+        action = reactor.receive_frame(frame("1 1 encoded command-name eos rubbish"))
+        assert isinstance(action, Error)
+        assert action.message == "cannot decode frame on stream 1: compressed data are corrupt"
+
+
+def test_upload_in_constant_memory() -> None:
+    """Nothing of the data that were handed on stays."""
+    client = ClientReactor(EXP_0002)
+    _, action = client.send_command(OutgoingStream(1), b"unbundle", {}, (bytes(32768) for _ in range(200)))
+    reactor = ServerReactor(EXP_0002)
+    size = 0
+    for chunk in iter_chunks(action.frames):
+        for received in reactor.receive_data(chunk):
+            if isinstance(received, CommandData):
+                size += len(received.data)
+    assert size == 200 * 32768
+    assert reactor.requests[1].partial is None
+
+
+def test_a_bug_in_a_response_is_not_told_to_the_peer() -> None:
+    def data() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise LocalProtocolError("bug in /srv/secret")
+
+    reactor = ServerReactor(EXP_0002)
+    reactor.receive_frame(frame("1 1 stream-begin command-name eos command"))
+    action = reactor.send_response(OutgoingStream(2), 1, data())
+    assert isinstance(action, SendFrames)
+    with pytest.raises(LocalProtocolError, match="secret"):
+        list(action.frames)

@@ -1,0 +1,74 @@
+"""The fuzz targets, briefly, and over every input that ever found something."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz_framing import CORPUS, TARGETS, some_input
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(st.binary(max_size=100))
+@example(b"")
+def test_noise(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(st.integers(0, 1 << 32))
+def test_likely_input(target: str, seed: int) -> None:
+    TARGETS[target](some_input(random.Random(seed), target))
+
+
+def test_likely_input_gets_somewhere() -> None:
+    """Most of it is frames that parse, or the targets would test little."""
+    from hgwire_wsgi.framing import EXP_0002, ClientReactor, OutgoingStream, ServerReactor
+
+    lengths = {"server": 0, "client": 0}
+    for target in lengths:
+        for seed in range(200):
+            data = some_input(random.Random(seed), target)[1:]
+            if target == "server":
+                reactor = ServerReactor(EXP_0002)
+                lengths[target] += len(list(reactor.receive_data(data)))
+            else:
+                client = ClientReactor(EXP_0002)
+                for _ in range(4):
+                    client.send_command(OutgoingStream(1), b"c")
+                lengths[target] += len(list(client.receive_data(data)))
+    assert min(lengths.values()) > 300
+
+
+def recorded() -> Iterator[bytes]:
+    """The frames of every recorded scenario."""
+    for name in ("reactor.json", "reactor_random.json"):
+        for case in json.loads((VECTORS / name).read_text())["cases"]:
+            yield b"".join(octets(step["wire_hex"]) for step in case["steps"] if "wire_hex" in step)
+
+
+def octets(value: Any) -> bytes:
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    if "concat" in value:
+        return b"".join(map(octets, value["concat"]))
+    return octets(value["repeat_hex"]) * int(value["count"])
+
+
+@pytest.mark.parametrize("target", ["header", "frame_buffer", "server", "client"])
+def test_recorded_frames(target: str) -> None:
+    for data in recorded():
+        TARGETS[target](data if target == "header" else b"\x06" + data)
+
+
+def test_what_was_found_before() -> None:
+    for path in sorted(CORPUS.glob("*-*-*")):
+        TARGETS[path.name.rsplit("-", 2)[0]](path.read_bytes())
