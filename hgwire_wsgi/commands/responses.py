@@ -1,0 +1,103 @@
+"""What a command returns: inert values, which each transport renders with a table of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+__all__ = [
+    "RESPONSE_TYPES",
+    "BytesResponse",
+    "LegacyStreamResponse",
+    "OutOfBandError",
+    "PushError",
+    "PushResponse",
+    "Response",
+    "StreamResponse",
+]
+
+
+@attrs.frozen
+class BytesResponse:
+    """A short reply.
+
+    Attributes:
+        data: the whole reply.
+    """
+
+    data: bytes
+
+
+@attrs.frozen
+class StreamResponse:
+    """A long reply, compressed as negotiated.
+
+    Attributes:
+        chunks: the reply in pieces; closed when the response ends, if it has ``close``.
+        prefer_uncompressed: compressing it again would gain nothing.
+    """
+
+    chunks: Iterable[bytes]
+    prefer_uncompressed: bool = False
+
+
+@attrs.frozen
+class LegacyStreamResponse:
+    """A long reply that version 1 sends as it is: ``stream_out``, and the bundle2 reply to a push.
+
+    Attributes:
+        chunks: as for :class:`StreamResponse`.
+    """
+
+    chunks: Iterable[bytes]
+
+
+@attrs.frozen
+class PushResponse:
+    """The reply to a push of the first bundle format.
+
+    Attributes:
+        result: 0 for failure, else 1 plus the number of heads added, or -1 minus those removed.
+        output: what the server has to say, hooks included.
+    """
+
+    result: int
+    output: bytes = b""
+
+
+@attrs.frozen
+class PushError:
+    """A push that failed before anything was read.
+
+    Attributes:
+        message: one line for the user.
+        output: what the server had said until then.
+    """
+
+    message: bytes
+    output: bytes = b""
+
+
+@attrs.frozen
+class OutOfBandError:
+    """A refusal that replaces the reply, and aborts a whole ``batch``.
+
+    Attributes:
+        message: shown to the user as it is.
+    """
+
+    message: bytes
+
+
+Response = BytesResponse | StreamResponse | LegacyStreamResponse | PushResponse | PushError | OutOfBandError
+
+RESPONSE_TYPES: tuple[type[Response], ...] = (
+    BytesResponse,
+    StreamResponse,
+    LegacyStreamResponse,
+    PushResponse,
+    PushError,
+    OutOfBandError,
+)
+"""All of them: every transport's table has exactly these keys."""

@@ -1,0 +1,255 @@
+"""The standard commands of version 1: their declarations, and what they say on the wire.
+
+Names, arguments and replies are as Mercurial 7.2 was seen to have them.  A handler turns arguments into a call of the
+repository, and what that returns into octets; repositories that bring commands of their own (see
+``Repository.commands``) replace the handlers and keep the declarations.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import CommandFailed, InvalidArgument, LocalProtocolError, RequestError
+from ..repositories.base import NULL, Repository
+from .arguments import Argument, encode_nodes
+from .batch import join_replies
+from .context import CommandContext
+from .registry import Command, Handler
+from .responses import BytesResponse, OutOfBandError, PushError, PushResponse, Response
+
+__all__ = ["BATCH_RENDERERS", "STANDARD_COMMANDS"]
+
+
+def _bytes_reply(response: BytesResponse) -> bytes:
+    return response.data
+
+
+def _push_reply(response: PushResponse) -> bytes:
+    return b"%d\n%s" % (response.result, response.output)
+
+
+def _push_error_reply(response: PushError) -> bytes:
+    return b"0\n%s\n" % response.message
+
+
+BATCH_RENDERERS: dict[type[Any], Callable[[Any], bytes]] = {
+    BytesResponse: _bytes_reply,
+    PushResponse: _push_reply,
+    PushError: _push_error_reply,
+}
+"""How a sub-command's response becomes its part of the reply.
+
+Streams never do: whatever may answer with one is not declared as batchable.  An error aborts the batch.
+"""
+
+
+def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Response:
+    """Run the sub-commands in order, once all of them are known to be fit to run.
+
+    ``cmds`` was taken apart when the request was classified, so what was checked is what runs.
+    """
+    prepared = [(context.resolve(sub.name), context.for_sub_command(sub)) for sub in context.batch]
+    for command, sub_context in prepared:
+        if not command.batchable:
+            raise InvalidArgument(f"batch: {command.name} cannot be batched")
+        command.bind(sub_context.arguments)
+    replies: list[bytes] = []
+    size = 0
+    for command, sub_context in prepared:
+        response = sub_context.run(command)
+        if isinstance(response, OutOfBandError):
+            return response
+        renderer = BATCH_RENDERERS.get(type(response))
+        if renderer is None:
+            raise LocalProtocolError(f"command {command.name} is declared as batchable but answers with a stream")
+        replies.append(renderer(response))
+        size += len(replies[-1])
+        if size > context.limits.batch_reply:
+            raise RequestError(f"batch: the replies exceed {context.limits.batch_reply} octets")
+    return BytesResponse(join_replies(replies))
+
+
+def between(context: CommandContext, pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """For each pair, the nodes at distances 1, 2, 4, … from the first on the way to the second."""
+    return b"".join(encode_nodes(_between(context.repository, top, bottom)) + b"\n" for top, bottom in pairs)
+
+
+def _between(repository: Repository, top: bytes, bottom: bytes) -> list[bytes]:
+    found, node, distance, wanted = [], top, 0, 1
+    while node not in (bottom, NULL):
+        if distance == wanted:
+            found.append(node)
+            wanted *= 2
+        node = repository.parents(node)[0]
+        distance += 1
+    return found
+
+
+def branches(context: CommandContext, nodes: list[bytes]) -> bytes:
+    """For each node the linear run it is on: the node, where the run begins, and the two parents there."""
+    lines = []
+    for node in nodes or [context.repository.heads()[0]]:
+        start, parents = node, context.repository.parents(node)
+        while parents[1] == NULL and parents[0] != NULL:
+            start, parents = parents[0], context.repository.parents(parents[0])
+        lines.append(encode_nodes([node, start, *parents]) + b"\n")
+    return b"".join(lines)
+
+
+def branchmap(context: CommandContext) -> bytes:
+    """A line for each branch: its name, quoted, and its heads."""
+    return b"\n".join(
+        quote(name).encode("ascii") + b" " + encode_nodes(list(heads))
+        for name, heads in context.repository.branchmap().items()
+    )
+
+
+def capabilities(context: CommandContext) -> bytes:
+    """What this server can do, sorted."""
+    return b" ".join(sorted({*context.repository.capabilities(), *context.capabilities}))
+
+
+def changegroup(context: CommandContext, roots: list[bytes]) -> Response:
+    """The descendants of ``roots``, themselves included."""
+    return context.repository.changegroup(roots, None)
+
+
+def changegroupsubset(context: CommandContext, bases: list[bytes], heads: list[bytes]) -> Response:
+    """The changesets between ``bases`` and ``heads``, both included."""
+    return context.repository.changegroup(bases, heads)
+
+
+def clonebundles(context: CommandContext) -> bytes:
+    """The manifest of clone bundles that any client understands."""
+    return context.repository.clone_bundles(legacy=True)
+
+
+def clonebundles_manifest(context: CommandContext, rest: dict[str, bytes]) -> bytes:
+    """The manifest of clone bundles."""
+    return context.repository.clone_bundles(legacy=False)
+
+
+def get_cached_bundle_inline(context: CommandContext, path: bytes) -> Response:
+    """A clone bundle that the manifest listed with a ``peer-bundle-cache://`` URL."""
+    return context.repository.cached_bundle(path)
+
+
+def getbundle(context: CommandContext, rest: dict[str, bytes], **arguments: Any) -> Response:
+    """A bundle of what the client lacks."""
+    return context.repository.getbundle(**arguments)
+
+
+def heads(context: CommandContext) -> bytes:
+    """The heads, newest first."""
+    return encode_nodes(list(context.repository.heads())) + b"\n"
+
+
+def hello(context: CommandContext) -> bytes:
+    """The capabilities as a header line."""
+    response = context.run(context.resolve("capabilities"))
+    return b"capabilities: " + BATCH_RENDERERS[type(response)](response) + b"\n"
+
+
+def known(context: CommandContext, nodes: list[bytes], rest: dict[str, bytes]) -> bytes:
+    """For each node ``1`` if it is here, else ``0``."""
+    return b"".join(b"1" if here else b"0" for here in context.repository.known(nodes))
+
+
+def listkeys(context: CommandContext, namespace: bytes) -> bytes:
+    """A line for each key of a namespace: the key, a tab, its value; sorted."""
+    keys = context.repository.listkeys(namespace)
+    return b"\n".join(b"%s\t%s" % (key, keys[key]) for key in sorted(keys))
+
+
+def lookup(context: CommandContext, key: bytes) -> bytes:
+    """``1`` and the node that a name stands for, or ``0`` and why it stands for none."""
+    try:
+        return b"1 %s\n" % binascii.hexlify(context.repository.lookup(key))
+    except CommandFailed as error:
+        return b"0 %s\n" % error.message.encode("utf-8", "surrogateescape")
+
+
+def protocaps(context: CommandContext, caps: bytes) -> bytes:
+    """Takes note of what a client understands, on transports where requests do not say it."""
+    return b"OK"
+
+
+def pushkey(context: CommandContext, namespace: bytes, key: bytes, old: bytes, new: bytes) -> bytes:
+    """``1`` or ``0`` for whether the key was set, and what hooks printed."""
+    result = context.repository.pushkey(namespace, key, old, new)
+    return b"%d\n%s" % (result.success, result.output)
+
+
+def stream_out(context: CommandContext) -> Response:
+    """The store's files as they are."""
+    return context.repository.stream_out()
+
+
+def unbundle(context: CommandContext, heads: list[bytes]) -> Response:
+    """Applies the bundle in the body."""
+    return context.repository.unbundle(heads, context.body, context.client)
+
+
+def _standard(
+    handler: Handler,
+    *arguments: Argument,
+    permission: str = "pull",
+    cacheable: bool = True,
+    **declaration: Any,
+) -> Command:
+    return Command(
+        name=handler.__name__,
+        handler=handler,
+        arguments=arguments,
+        permission=permission,
+        cacheable=cacheable and permission == "pull",
+        delegated=True,
+        **declaration,
+    )
+
+
+def _optional(kinds: dict[str, str]) -> Sequence[Argument]:
+    return [Argument(name, kind, required=False) for name, kind in kinds.items()]
+
+
+_GETBUNDLE_ARGUMENTS = {
+    "heads": "nodes",
+    "bookmarks": "boolean",
+    "common": "nodes",
+    "obsmarkers": "boolean",
+    "phases": "boolean",
+    "bundlecaps": "csv",
+    "listkeys": "csv",
+    "cg": "boolean",
+    "cbattempted": "boolean",
+    "stream": "boolean",
+    "includepats": "csv",
+    "excludepats": "csv",
+}
+
+STANDARD_COMMANDS: tuple[Command, ...] = (
+    _standard(batch, Argument("cmds"), rest=True),
+    _standard(between, Argument("pairs", "pairs")),
+    _standard(branches, Argument("nodes", "nodes")),
+    _standard(branchmap),
+    _standard(capabilities),
+    _standard(changegroup, Argument("roots", "nodes"), reply="stream"),
+    _standard(changegroupsubset, Argument("bases", "nodes"), Argument("heads", "nodes"), reply="stream"),
+    _standard(clonebundles),
+    _standard(clonebundles_manifest, rest=True),
+    _standard(get_cached_bundle_inline, Argument("path"), reply="stream", cacheable=False),
+    _standard(getbundle, *_optional(_GETBUNDLE_ARGUMENTS), rest=True, reply="stream"),
+    _standard(heads),
+    _standard(hello),
+    _standard(known, Argument("nodes", "nodes"), rest=True),
+    _standard(listkeys, Argument("namespace")),
+    _standard(lookup, Argument("key")),
+    _standard(protocaps, Argument("caps"), cacheable=False),
+    _standard(pushkey, Argument("namespace"), Argument("key"), Argument("old"), Argument("new"), permission="push"),
+    _standard(stream_out, reply="legacy"),
+    _standard(unbundle, Argument("heads", "heads"), permission="push", reply="push", body=True),
+)
+"""What ``CommandRegistry.standard()`` starts with."""

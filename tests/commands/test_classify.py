@@ -1,0 +1,331 @@
+"""Classification: what a request asks for, and that whoever reads the body afterwards reads all of it."""
+
+from __future__ import annotations
+
+import io
+import string
+import zlib
+from typing import Any
+from urllib.parse import quote_from_bytes, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hgwire_wsgi.commands.batch import SubCommand
+from hgwire_wsgi.commands.classify import WireRequest, classify, names_command, open_payload, read_exactly
+from hgwire_wsgi.commands.registry import CommandRegistry
+from hgwire_wsgi.compression import BZIP2, ENGINES, NONE, ZLIB, Engine
+from hgwire_wsgi.errors import (
+    BodyTruncated,
+    DecodeError,
+    HgWireError,
+    NegotiationError,
+    RequestError,
+    UnsupportedMediaType,
+)
+from hgwire_wsgi.limits import Limits
+from hgwire_wsgi.negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02, Offer
+
+COMMANDS = CommandRegistry.standard()
+POSTING = Offer(post_args=True)
+
+
+def environ_of(query: str, body: bytes = b"", **more: Any) -> dict[str, Any]:
+    length = {"CONTENT_LENGTH": str(len(body))} if body else {}
+    return {"QUERY_STRING": query, "wsgi.input": io.BytesIO(body), **length, **more}
+
+
+def ask(query: str, body: bytes = b"", *, offer: Offer = POSTING, limits: Limits | None = None, **more: Any) -> Any:
+    return classify(environ_of(query, body, **more), COMMANDS, offer=offer, limits=limits)
+
+
+def encoded(engine: Engine, data: bytes) -> bytes:
+    return engine.prefix + b"".join(engine.compress([data]))
+
+
+class Stingy:
+    """Gives one octet a read, and fails the test where a server would wait for the next request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self, size: int, /) -> bytes:
+        assert size <= len(self.data), "read past the end of the body"
+        piece, self.data = self.data[:1], self.data[1:]
+        return piece
+
+
+class Broken:
+    def read(self, size: int, /) -> bytes:
+        raise ConnectionResetError("client gone")
+
+
+class TestQuery:
+    @pytest.mark.parametrize("query", ["", "cmd=", "cmd", "style=raw", "CMD=heads", "cmd%3Dheads", "xcmd=heads"])
+    def test_no_command(self, query: str) -> None:
+        assert ask(query) is None
+        assert names_command({"QUERY_STRING": query}) == ()
+
+    def test_absent_query(self) -> None:
+        assert classify({}, COMMANDS) is None
+        assert names_command({}) == ()
+
+    @pytest.mark.parametrize(
+        ("query", "command", "arguments"),
+        [
+            ("cmd=heads", "heads", {}),
+            ("key=tip&cmd=lookup", "lookup", {"key": b"tip"}),
+            ("cmd=%6cookup&key=a+b%2B&key=second", "lookup", {"key": b"a b+"}),
+            ("cmd=lookup&key=%C3%A9", "lookup", {"key": b"\xc3\xa9"}),
+            ("cmd=heads;key=x", "heads;key=x", {}),
+            ("cmd=a=b", "a=b", {}),
+        ],
+    )
+    def test_command_and_arguments(self, query: str, command: str, arguments: dict[str, bytes]) -> None:
+        request = ask(query)
+        assert (request.command, request.arguments, request.names) == (command, arguments, (command,))
+        assert names_command({"QUERY_STRING": query}) == (command,)
+
+    @pytest.mark.parametrize("query", ["cmd=heads&cmd=lookup", "cmd=heads&cmd=heads", "cmd=&cmd=heads"])
+    def test_two_commands(self, query: str) -> None:
+        with pytest.raises(RequestError, match="cmd more than once"):
+            ask(query)
+        assert "heads" in names_command({"QUERY_STRING": query})
+
+    def test_bound(self) -> None:
+        assert ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=18)).arguments == {"key": b"tip"}
+        with pytest.raises(RequestError, match="exceed 17 octets"):
+            ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=17))
+
+
+class TestHeaders:
+    def test_go_before_the_query(self) -> None:
+        request = ask("cmd=x&one=q&two=q", HTTP_X_HGARG_1="one=h&on", HTTP_X_HGARG_2="e=i&three=h")
+        assert request.arguments == {"one": b"h", "two": b"q", "three": b"h"}
+
+    def test_cannot_name_the_command(self) -> None:
+        with pytest.raises(RequestError, match="only the query string"):
+            ask("cmd=heads", HTTP_X_HGARG_1="cmd=unbundle")
+        assert ask("", HTTP_X_HGARG_1="cmd=heads") is None
+
+    def test_bound(self) -> None:
+        with pytest.raises(RequestError, match="exceed 10 octets"):
+            ask("cmd=x", HTTP_X_HGARG_1="one=1234567", limits=Limits(argument_bytes=10))
+
+
+class TestPermission:
+    @pytest.mark.parametrize(
+        ("command", "permission"),
+        [("heads", "pull"), ("unbundle", "push"), ("pushkey", "push"), ("nosuch", "push"), ("Heads", "push")],
+    )
+    def test_of_one_command(self, command: str, permission: str) -> None:
+        assert ask(f"cmd={command}").permission == permission
+
+    @pytest.mark.parametrize(
+        ("cmds", "permission"),
+        [("heads ", "pull"), ("heads ;lookup key=tip", "pull"), ("heads ;pushkey key=x", "push"), ("nosuch ", "push")],
+    )
+    def test_of_a_batch(self, cmds: str, permission: str) -> None:
+        assert ask("cmd=batch&" + urlencode({"cmds": cmds})).permission == permission
+
+    def test_of_a_command_of_the_host(self) -> None:
+        commands = CommandRegistry()
+        commands.command("stats", permission="pull")(lambda context: b"")
+        request = classify(environ_of("cmd=stats"), commands)
+        assert request is not None and request.permission == "pull"
+
+
+class TestBatch:
+    def test_sub_commands(self) -> None:
+        request = ask("cmd=batch&" + urlencode({"cmds": "heads ;known nodes=11"}))
+        assert request.batch == (SubCommand("heads", {}), SubCommand("known", {"nodes": b"11"}))
+        assert request.names == ("batch", "heads", "known")
+
+    def test_malformed(self) -> None:
+        with pytest.raises(RequestError, match="missing argument cmds"):
+            ask("cmd=batch")
+        with pytest.raises(RequestError, match="batch: a command must be"):
+            ask("cmd=batch&cmds=heads")
+        with pytest.raises(RequestError, match="more than 2 commands"):
+            ask("cmd=batch&cmds=heads+;heads+;heads+", limits=Limits(batch_commands=2))
+
+
+class TestPosted:
+    def test_only_where_it_is_offered(self) -> None:
+        environ = environ_of("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7", HTTP_X_HGARG_1="key=0")
+        body = environ["wsgi.input"]
+        request = classify(environ, COMMANDS)
+        assert request is not None and (request.arguments, request.posted) == ({"key": b"0"}, 0)
+        assert environ["wsgi.input"] is body
+
+    def test_instead_of_headers_and_before_the_query(self) -> None:
+        request = ask("cmd=x&one=q&two=q", b"one=p", HTTP_X_HGARGS_POST="5", HTTP_X_HGARG_1="two=h")
+        assert (request.arguments, request.posted) == ({"one": b"p", "two": b"q"}, 5)
+
+    def test_nothing_posted_falls_back_to_headers(self) -> None:
+        assert ask("cmd=x", b"one=p", HTTP_X_HGARGS_POST="0", HTTP_X_HGARG_1="one=h").arguments == {"one": b"h"}
+
+    def test_cannot_name_the_command(self) -> None:
+        with pytest.raises(RequestError, match="only the query string"):
+            ask("cmd=heads", b"cmd=unbundle", HTTP_X_HGARGS_POST="12")
+
+    @pytest.mark.parametrize("value", ["abc", "-1", "8", "99999999999"])
+    def test_malformed_or_too_long(self, value: str) -> None:
+        with pytest.raises(RequestError, match="X-HgArgs-Post"):
+            ask("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST=value)
+
+    @pytest.mark.parametrize("value", ["abc", "-1", "²", "9" * 5000])
+    def test_malformed_content_length(self, value: str) -> None:
+        with pytest.raises(RequestError, match="Content-Length"):
+            ask("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7", CONTENT_LENGTH=value)
+
+    def test_without_a_length(self) -> None:
+        terminated = environ_of("cmd=lookup", **{"wsgi.input_terminated": True, "HTTP_X_HGARGS_POST": "7"})
+        terminated["wsgi.input"] = io.BytesIO(b"key=tippayload")
+        request = classify(terminated, COMMANDS, offer=POSTING)
+        assert request is not None and request.arguments == {"key": b"tip"}
+        assert terminated["wsgi.input"].read() == b"key=tippayload"
+        with pytest.raises(RequestError, match="exceeds the length"):
+            classify(
+                {**terminated, "wsgi.input_terminated": False, "hgwire_wsgi.request": None}, COMMANDS, offer=POSTING
+            )
+
+    def test_reads_no_octet_past_the_body(self) -> None:
+        environ = environ_of("cmd=lookup", b"key=tippayload", HTTP_X_HGARGS_POST="7")
+        environ["wsgi.input"] = Stingy(b"key=tippayload")
+        request = classify(environ, COMMANDS, offer=POSTING)
+        assert request is not None and request.arguments == {"key": b"tip"}
+        assert environ["wsgi.input"].read() == b"key=tippayload"
+
+    def test_lost_client(self) -> None:
+        environ = environ_of("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7")
+        environ["wsgi.input"] = Broken()
+        with pytest.raises(BodyTruncated):
+            classify(environ, COMMANDS, offer=POSTING)
+
+    @pytest.mark.parametrize("engine", ENGINES.values(), ids=list(ENGINES))
+    def test_compressed(self, engine: Engine) -> None:
+        body = encoded(engine, b"key=tip" + bytes(100_000))
+        environ = environ_of("cmd=lookup", body, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_02)
+        request = classify(environ, COMMANDS, offer=POSTING)
+        assert request is not None and (request.arguments, request.posted) == ({"key": b"tip"}, 7)
+        assert environ["wsgi.input"].read() == body
+
+    def test_compressed_arguments_may_be_longer_than_their_body(self) -> None:
+        body = encoded(ZLIB, b"key=" + b"a" * 10_000)
+        request = ask("cmd=lookup", body, HTTP_X_HGARGS_POST="10004", CONTENT_TYPE=MEDIA_TYPE_02)
+        assert len(request.arguments["key"]) == 10_000 > len(body)
+
+    def test_compressed_arguments_that_never_come(self) -> None:
+        """Empty blocks decompress to nothing; what was read has to be kept for the next reader."""
+        compressor = zlib.compressobj(wbits=-15)
+        endless = compressor.flush(zlib.Z_FULL_FLUSH) * 60_000
+        body = ZLIB.prefix + b"\x78\x9c" + endless
+        environ = environ_of("cmd=lookup", body, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_02)
+        with pytest.raises(RequestError, match="no end"):
+            classify(environ, COMMANDS, offer=POSTING, limits=Limits(argument_bytes=100))
+        assert environ["wsgi.input"].read() == body
+
+    def test_compressed_body_ends_early(self) -> None:
+        body = encoded(ZLIB, b"key=tip")
+        with pytest.raises(DecodeError):
+            ask("cmd=lookup", body[:-3], HTTP_X_HGARGS_POST="9", CONTENT_TYPE=MEDIA_TYPE_02)
+        with pytest.raises(RequestError, match="exceeds the length"):
+            ask("cmd=lookup", body, HTTP_X_HGARGS_POST="9", CONTENT_TYPE=MEDIA_TYPE_02)
+
+    def test_body_that_is_not_received(self) -> None:
+        offer = Offer(post_args=True, receive=("0.2",))
+        with pytest.raises(UnsupportedMediaType):
+            ask("cmd=lookup", b"key=tip", offer=offer, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_01)
+
+    @given(
+        arguments=st.dictionaries(
+            st.text(string.ascii_lowercase, min_size=1).filter("cmd".__ne__), st.binary(), max_size=4
+        ),
+        payload=st.binary(),
+        reads=st.lists(st.integers(1, 50)),
+    )
+    def test_input_gives_the_same_octets_afterwards(
+        self, arguments: dict[str, bytes], payload: bytes, reads: list[int]
+    ) -> None:
+        form = "&".join(f"{name}={quote_from_bytes(value)}" for name, value in arguments.items()).encode()
+        body = form + payload
+        environ = environ_of("cmd=x", body, HTTP_X_HGARGS_POST=str(len(form)))
+        request = classify(environ, COMMANDS, offer=POSTING)
+        assert request is not None and request.arguments == arguments
+        again = environ["wsgi.input"]
+        assert b"".join([*(again.read(size) for size in reads), again.read()]) == body
+
+
+class TestRepeated:
+    def test_answer_is_kept_with_the_request(self) -> None:
+        environ = environ_of("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7")
+        first = classify(environ, COMMANDS, offer=POSTING)
+        assert classify(environ, COMMANDS, offer=POSTING) is first
+
+    def test_another_registry_has_another_answer(self) -> None:
+        environ = environ_of("cmd=heads")
+        first, second = classify(environ, COMMANDS), classify(environ, CommandRegistry())
+        assert first is not None and second is not None
+        assert (first.permission, second.permission) == ("pull", "push")
+
+
+class TestPayload:
+    def test_01_is_the_source(self) -> None:
+        source = io.BytesIO(b"data")
+        assert open_payload(source, "0.1", Offer(), Limits()) is source
+
+    def test_02(self) -> None:
+        source = io.BytesIO(encoded(BZIP2, b"data"))
+        assert read_exactly(open_payload(source, "0.2", Offer(), Limits()), 100) == b"data"
+
+    def test_empty(self) -> None:
+        assert open_payload(io.BytesIO(), "0.2", Offer(), Limits()).read(1) == b""
+
+    def test_engine_of_the_host(self) -> None:
+        engine = Engine(name="mine", start=NONE.start, start_decoder=NONE.start_decoder)
+        source = io.BytesIO(b"\4minedata")
+        assert open_payload(source, "0.2", Offer(engines=(engine,)), Limits()).read(9) == b"data"
+
+    def test_malformed(self) -> None:
+        with pytest.raises(BodyTruncated, match="inside the name"):
+            open_payload(io.BytesIO(b"\4zst"), "0.2", Offer(), Limits())
+        with pytest.raises(UnsupportedMediaType, match="known are bzip2, none, zlib, zstd"):
+            open_payload(io.BytesIO(b"\2xz"), "0.2", Offer(), Limits())
+
+    @given(data=st.binary(max_size=50), size=st.integers(-1, 60))
+    def test_read_exactly(self, data: bytes, size: int) -> None:
+        assert read_exactly(io.BytesIO(data), size) == data[: max(size, 0)]
+
+
+LATIN = st.text(st.characters(max_codepoint=255), max_size=40)
+
+
+@given(
+    environ=st.fixed_dictionaries(
+        {"wsgi.input": st.binary(max_size=60).map(io.BytesIO)},
+        optional={
+            "QUERY_STRING": st.one_of(LATIN, LATIN.map("cmd=heads&".__add__), LATIN.map("cmd=batch&cmds=".__add__)),
+            "CONTENT_LENGTH": st.one_of(LATIN, st.integers(0, 70).map(str)),
+            "CONTENT_TYPE": st.one_of(LATIN, st.sampled_from([MEDIA_TYPE_01, MEDIA_TYPE_02])),
+            "HTTP_X_HGARG_1": LATIN,
+            "HTTP_X_HGARG_2": LATIN,
+            "HTTP_X_HGARGS_POST": st.one_of(LATIN, st.integers(0, 70).map(str)),
+            "wsgi.input_terminated": st.booleans(),
+        },
+    ),
+    post_args=st.booleans(),
+)
+def test_a_request_or_a_documented_error_and_nothing_else(environ: dict[str, Any], post_args: bool) -> None:
+    body = environ["wsgi.input"].getvalue()
+    try:
+        request = classify(environ, COMMANDS, offer=Offer(post_args=post_args))
+    except (RequestError, NegotiationError) as error:
+        assert isinstance(error, HgWireError) and 400 <= error.http_status < 500
+    else:
+        assert request is None or isinstance(request, WireRequest)
+    declared = environ.get("CONTENT_LENGTH", "")
+    replaced = not isinstance(environ["wsgi.input"], io.BytesIO)
+    end = int(declared) if replaced and declared else len(body)
+    assert environ["wsgi.input"].read() == body[:end]

@@ -1,0 +1,234 @@
+"""The registry: declarations, their checks, and which command a name means for whom."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from hgwire_wsgi.commands.arguments import Argument
+from hgwire_wsgi.commands.registry import Command, CommandRegistry, stricter
+from hgwire_wsgi.errors import InvalidArgument
+
+
+def handler(context: Any, **arguments: Any) -> bytes:
+    return b"ours"
+
+
+def theirs(context: Any, **arguments: Any) -> bytes:
+    return b"theirs"
+
+
+def command(name: str = "x", permission: str = "pull", **declaration: Any) -> Command:
+    return Command(name=name, handler=handler, permission=permission, **declaration)
+
+
+class TestCommand:
+    @pytest.mark.parametrize("name", ["", "a b", "a;b", "a,b", "a=b", "a&b", "a?b", "a#b"])
+    def test_names_that_cannot_be_written(self, name: str) -> None:
+        with pytest.raises(ValueError, match="not a name for a command"):
+            command(name)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"permission": "read"}, {"reply": "text"}, {"transports": {"ssh"}}, {"permission": "push", "cacheable": True}],
+        ids=str,
+    )
+    def test_wrong_declaration(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"permission|reply|transports are|never cached"):
+            command(**wrong)
+
+    def test_permission_is_mandatory(self) -> None:
+        with pytest.raises(TypeError):
+            Command(name="x", handler=handler)  # type: ignore[call-arg]  # that it refuses is what is tested
+
+    @pytest.mark.parametrize(
+        ("declaration", "batchable"),
+        [
+            ({}, True),
+            ({"permission": "push"}, True),
+            ({"reply": "stream"}, False),
+            ({"reply": "push"}, False),
+            ({"body": True}, False),
+            ({"name": "batch"}, False),
+        ],
+        ids=str,
+    )
+    def test_batchable(self, declaration: dict[str, Any], batchable: bool) -> None:
+        assert command(**declaration).batchable is batchable
+
+    def test_bind(self) -> None:
+        declared = command(arguments=(Argument("nodes", "nodes"), Argument("flag", "boolean", required=False)))
+        assert declared.bind({"nodes": b"", "flag": b"1", "other": b"x"}) == {"nodes": [], "flag": True}
+        assert declared.bind({"nodes": b"11" * 20}) == {"nodes": [b"\x11" * 20]}
+        with pytest.raises(InvalidArgument, match="x: missing argument nodes"):
+            declared.bind({"flag": b"1"})
+        with pytest.raises(InvalidArgument, match="x: argument nodes: 'zz' is not a node"):
+            declared.bind({"nodes": b"zz"})
+
+    def test_bind_collects_the_rest(self) -> None:
+        declared = command(arguments=(Argument("one"),), rest=True)
+        assert declared.bind({"one": b"1", "two": b"2"}) == {"one": b"1", "rest": {"two": b"2"}}
+
+    def test_describe(self) -> None:
+        assert command(arguments=(Argument("one", "csv", required=False),), body=True).describe() == {
+            "name": "x",
+            "arguments": [{"name": "one", "kind": "csv", "required": False}],
+            "rest": False,
+            "permission": "pull",
+            "reply": "bytes",
+            "body": True,
+            "batchable": False,
+            "transports": ["http-v1", "http-v2"],
+            "cacheable": False,
+        }
+
+
+class TestRegistering:
+    def test_decorator(self) -> None:
+        registry = CommandRegistry()
+        declare = registry.command(
+            "x",
+            permission="push",
+            args=["one", Argument("two", "nodes"), "*"],
+            optional=["three", Argument("four", "csv")],
+        )
+        assert declare(handler) is handler
+        assert registry["x"] == Command(
+            name="x",
+            handler=handler,
+            permission="push",
+            arguments=(
+                Argument("one"),
+                Argument("two", "nodes"),
+                Argument("three", required=False),
+                Argument("four", "csv", required=False),
+            ),
+            rest=True,
+        )
+
+    def test_decorator_demands_a_permission(self) -> None:
+        with pytest.raises(TypeError):
+            CommandRegistry().command("x")  # type: ignore[call-arg]  # that it refuses is what is tested
+
+    def test_mapping(self) -> None:
+        registry = CommandRegistry([command("x"), command("y")])
+        assert list(registry) == ["x", "y"] and len(registry) == 2 and "x" in registry and "z" not in registry
+
+    def test_override_keeps_the_declaration(self) -> None:
+        registry = CommandRegistry.standard()
+        before = registry["lookup"]
+        assert registry.override("lookup", handler) is before.handler
+        assert registry["lookup"] == attrs.evolve(before, handler=handler, delegated=False, cacheable=False)
+        registry.override("lookup", handler, cacheable=True)
+        assert registry["lookup"] == attrs.evolve(before, handler=handler, delegated=False)
+        with pytest.raises(KeyError):
+            registry.override("nosuch", handler)
+
+    def test_remove_and_register_again(self) -> None:
+        registry = CommandRegistry([command("x")])
+        registry.remove("x", "never-there")
+        assert "x" not in registry
+        brought = {"x": command("x"), "never-there": command("never-there")}
+        assert registry.resolve("x", brought) is None and registry.resolve("never-there", brought) is None
+        registry.register(command("x"))
+        assert registry.resolve("x", {}) is registry["x"]
+
+    def test_merge(self) -> None:
+        registry, other = CommandRegistry([command("x"), command("y")]), CommandRegistry([command("y", "push")])
+        registry.remove("z")
+        other.remove("x")
+        other.register(command("z"))
+        registry.merge(other)
+        assert set(registry) == {"y", "z"} and registry.permission_of("y") == "push"
+        assert registry.resolve("x", {"x": command("x")}) is None
+
+    def test_adopt(self) -> None:
+        registry = CommandRegistry([command("x")])
+        registry.remove("gone")
+        registry.adopt({"x": command("x", "push"), "gone": command("gone"), "new": command("new")})
+        assert set(registry) == {"x", "new"}
+        assert registry["x"].permission == "pull" and registry["new"].delegated
+
+    def test_copies_are_independent(self) -> None:
+        registry = CommandRegistry([command("x")])
+        registry.remove("gone")
+        copy = registry.copy()
+        copy.register(command("y"))
+        registry.remove("x")
+        assert set(copy) == {"x", "y"} and not registry
+        assert copy.resolve("gone", {"gone": command("gone")}) is None
+
+    def test_frozen(self) -> None:
+        registry = CommandRegistry([command("x")])
+        frozen = registry.freeze()
+        for change in (
+            lambda: frozen.register(command("y")),
+            lambda: frozen.remove("x"),
+            lambda: frozen.merge(registry),
+            lambda: frozen.adopt({}),
+            lambda: frozen.override("x", theirs),
+        ):
+            with pytest.raises(TypeError, match="does not change"):
+                change()
+        registry.remove("x")
+        frozen.copy().remove("x")
+        assert set(frozen) == {"x"}
+
+
+class TestResolving:
+    def test_what_nobody_declares(self) -> None:
+        assert CommandRegistry().resolve("x", {}) is None
+        assert CommandRegistry().permission_of("x") == "push"
+
+    def test_who_goes_first(self) -> None:
+        own, brought = command(), attrs.evolve(command(), handler=theirs)
+        assert CommandRegistry([own]).resolve("x", {"x": brought}) is own
+        assert CommandRegistry([attrs.evolve(own, delegated=True)]).resolve("x", {"x": brought}) is brought
+        assert CommandRegistry([own]).resolve("x", {}) is own
+        assert CommandRegistry().resolve("x", {"x": brought}) is brought
+
+    @pytest.mark.parametrize("permissions", [("pull", "push"), ("push", "pull")])
+    def test_the_stricter_permission_holds(self, permissions: tuple[str, str]) -> None:
+        registry = CommandRegistry([command(permission=permissions[0], delegated=True)])
+        brought = attrs.evolve(command(permission=permissions[1]), handler=theirs)
+        found = registry.resolve("x", {"x": brought})
+        assert found is not None and (found.handler, found.permission) == (theirs, "push")
+
+    def test_a_cacheable_pull_becomes_an_uncached_push(self) -> None:
+        registry = CommandRegistry([command(permission="push", delegated=True)])
+        found = registry.resolve("x", {"x": command(cacheable=True)})
+        assert found is not None and not found.cacheable
+
+
+def test_stricter() -> None:
+    assert stricter("pull") == "pull" and stricter("pull", "push") == stricter("push", "pull") == "push"
+    assert stricter() == "push"
+
+
+def test_standard_registries_are_independent() -> None:
+    registry = CommandRegistry.standard()
+    registry.remove("heads")
+    assert "heads" in CommandRegistry.standard()
+
+
+def test_standard_commands_and_permissions() -> None:
+    described = {each["name"]: each for each in CommandRegistry.standard().describe()}
+    assert list(described) == [
+        *(
+            "batch",
+            "between",
+            "branches",
+            "branchmap",
+            "capabilities",
+            "changegroup",
+            "changegroupsubset",
+            "clonebundles",
+        ),
+        *("clonebundles_manifest", "get_cached_bundle_inline", "getbundle", "heads", "hello", "known", "listkeys"),
+        *("lookup", "protocaps", "pushkey", "stream_out", "unbundle"),
+    ]
+    assert {name for name, each in described.items() if each["permission"] == "push"} == {"pushkey", "unbundle"}
+    assert json.loads(json.dumps(described)) == described

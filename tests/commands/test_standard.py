@@ -1,0 +1,278 @@
+"""The standard commands and their context, against a repository in memory."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from hgwire_wsgi.commands.batch import SubCommand
+from hgwire_wsgi.commands.context import CommandContext
+from hgwire_wsgi.commands.registry import CommandRegistry
+from hgwire_wsgi.commands.responses import (
+    BytesResponse,
+    OutOfBandError,
+    PushError,
+    PushResponse,
+    Response,
+    StreamResponse,
+)
+from hgwire_wsgi.commands.standard import STANDARD_COMMANDS
+from hgwire_wsgi.errors import CommandFailed, InvalidArgument, LocalProtocolError, UnknownCommand
+from hgwire_wsgi.negotiation import ClientProtocol, Offer
+from hgwire_wsgi.repositories.base import NULL, Repository
+from hgwire_wsgi.repositories.memory import MemoryRepository
+
+
+class Bare(Repository):
+    """A backend that has nothing but state."""
+
+    def state(self) -> bytes:
+        return b""
+
+
+def context_of(repository: Repository, commands: CommandRegistry | None = None, **more: Any) -> CommandContext:
+    defaults: dict[str, Any] = {
+        "arguments": {},
+        "user": None,
+        "protocol": ClientProtocol(),
+        "offer": Offer(send=("0.1",)),
+        "authorize": [].append,
+        "body": io.BytesIO(),
+        "environ": {},
+        "transport": "http-v1",
+    }
+    return CommandContext(
+        repository=repository, commands=commands or CommandRegistry.standard(), **{**defaults, **more}
+    )
+
+
+def call(repository: Repository, name: str, body: bytes = b"", **arguments: bytes) -> Response:
+    context = context_of(repository, arguments=arguments, body=io.BytesIO(body))
+    return context.run(context.resolve(name))
+
+
+def text(repository: Repository, name: str, **arguments: bytes) -> bytes:
+    response = call(repository, name, **arguments)
+    assert isinstance(response, BytesResponse)
+    return response.data
+
+
+def digits(*nodes: bytes) -> bytes:
+    return b" ".join(node.hex().encode() for node in nodes)
+
+
+@pytest.fixture
+def line() -> tuple[MemoryRepository, list[bytes]]:
+    """Ten changesets in a row, and their nodes."""
+    repository = MemoryRepository(settings={"web.allow-push": "*"})
+    return repository, [repository.commit({"file": b"%d" % number}, message=str(number)) for number in range(10)]
+
+
+class TestContext:
+    def test_client(self) -> None:
+        assert context_of(Bare()).client == "remote:http::"
+        environ = {"wsgi.url_scheme": "https", "REMOTE_ADDR": "::1"}
+        assert context_of(Bare(), user="a/b ü", environ=environ).client == "remote:https:%3A%3A1:a/b%20%C3%BC"
+        assert context_of(Bare(), environ={**environ, "REMOTE_HOST": "name"}).client == "remote:https:name:"
+
+    def test_capabilities_of_the_transport(self) -> None:
+        commands = CommandRegistry.standard()
+        tokens = Offer(send=("0.1",)).capabilities()
+        assert context_of(Bare(), commands).capabilities == [b"batch", *tokens]
+        commands.remove("batch")
+        assert context_of(Bare(), commands).capabilities == tokens
+
+    def test_unknown_command(self) -> None:
+        with pytest.raises(UnknownCommand, match=r"unknown command: a\\n\\xfc"):
+            context_of(Bare()).resolve("a\nü")
+        with pytest.raises(UnknownCommand) as caught:
+            context_of(Bare()).resolve("x" * 1000)
+        assert len(caught.value.message) < 100
+
+    def test_command_of_another_transport(self) -> None:
+        commands = CommandRegistry()
+        commands.command("x", permission="pull", transports={"http-v2"})(lambda context: b"")
+        assert context_of(Bare(), commands, transport="http-v2").resolve("x").name == "x"
+        with pytest.raises(UnknownCommand):
+            context_of(Bare(), commands).resolve("x")
+
+    def test_octets_become_a_response(self) -> None:
+        commands = CommandRegistry()
+        commands.command("octets", permission="pull")(lambda context: b"data")
+        commands.command("text", permission="pull")(lambda context: "data")
+        context = context_of(Bare(), commands)
+        assert context.run(context.resolve("octets")) == BytesResponse(b"data")
+        with pytest.raises(LocalProtocolError, match="command text returned str, which is no response"):
+            context.run(context.resolve("text"))
+
+
+class TestReplies:
+    def test_between(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        pairs = b"%s-%s %s-%s %s-%s" % (
+            *(digits(nodes[9]), digits(nodes[0])),
+            *(digits(nodes[9]), digits(NULL)),
+            *(digits(nodes[3]), digits(nodes[3])),
+        )
+        assert text(repository, "between", pairs=pairs) == b"%s\n%s\n\n" % (
+            digits(nodes[8], nodes[7], nodes[5], nodes[1]),
+            digits(nodes[8], nodes[7], nodes[5], nodes[1]),
+        )
+        assert text(repository, "between", pairs=b"") == b""
+
+    def test_branches(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        side = repository.commit(parents=[nodes[4]], message="side")
+        merge = repository.commit(parents=[nodes[9], side], message="merge")
+        top = repository.commit(message="top")
+        assert text(repository, "branches", nodes=digits(nodes[4], top)) == b"%s\n%s\n" % (
+            digits(nodes[4], nodes[0], NULL, NULL),
+            digits(top, merge, nodes[9], side),
+        )
+        assert text(repository, "branches", nodes=b"") == digits(top, merge, nodes[9], side) + b"\n"
+        with pytest.raises(CommandFailed, match="unknown revision"):
+            call(repository, "branches", nodes=b"11" * 20)
+
+    def test_branchmap(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        other = repository.commit(branch="täst/a b%", message="branch")
+        assert text(repository, "branchmap") == b"default %s\nt%%C3%%A4st/a%%20b%%25 %s" % (
+            digits(nodes[9]),
+            digits(other),
+        )
+
+    def test_capabilities_and_hello(self) -> None:
+        capabilities = text(MemoryRepository(), "capabilities")
+        tokens = capabilities.split(b" ")
+        assert tokens == sorted(set(tokens)) and {b"batch", b"httpheader=1024", b"unbundlehash"} <= set(tokens)
+        assert text(MemoryRepository(), "hello") == b"capabilities: %s\n" % capabilities
+
+    def test_hello_says_what_an_overridden_command_says(self) -> None:
+        commands = CommandRegistry.standard()
+        commands.override("capabilities", lambda context: BytesResponse(b"few"))
+        context = context_of(Bare(), commands)
+        assert context.run(context.resolve("hello")) == BytesResponse(b"capabilities: few\n")
+
+    def test_heads_and_known(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        assert text(repository, "heads") == digits(nodes[9]) + b"\n"
+        assert text(MemoryRepository(), "heads") == digits(NULL) + b"\n"
+        assert text(repository, "known", nodes=digits(nodes[1], b"\x11" * 20, NULL), other=b"x") == b"101"
+
+    def test_keys(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        bookmark = {"namespace": b"bookmarks", "key": b"b", "old": b"", "new": digits(nodes[0])}
+        assert text(repository, "pushkey", **bookmark) == b"1\n"
+        assert text(repository, "pushkey", **bookmark) == b"1\n"
+        assert text(repository, "pushkey", **{**bookmark, "new": digits(nodes[1])}) == b"0\n"
+        assert text(repository, "pushkey", **{**bookmark, "key": b"a"}) == b"1\n"
+        listed = b"a\t%s\nb\t%s" % (digits(nodes[0]), digits(nodes[0]))
+        assert text(repository, "listkeys", namespace=b"bookmarks") == listed
+        assert text(repository, "listkeys", namespace=b"nosuch") == b""
+
+    def test_lookup(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        assert text(repository, "lookup", key=b"tip") == b"1 %s\n" % digits(nodes[9])
+        assert text(repository, "lookup", key=b"n\xff") == b"0 unknown revision 'n\xff'\n"
+
+    def test_bundles(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+
+        def stream(name: str, **arguments: bytes) -> bytes:
+            response = call(repository, name, **arguments)
+            assert isinstance(response, StreamResponse)
+            return b"".join(response.chunks)
+
+        everything = stream("changegroup", roots=digits(NULL))
+        assert everything == stream("getbundle", nosuch=b"ignored", cg=b"1")
+        assert everything == stream("changegroupsubset", bases=digits(nodes[0]), heads=digits(nodes[9]))
+        assert stream("getbundle", common=digits(nodes[4])) == stream("changegroup", roots=digits(nodes[5]))
+
+    def test_unbundle(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, _ = line
+        bundle = call(repository, "getbundle")
+        assert isinstance(bundle, StreamResponse)
+        data = b"".join(bundle.chunks)
+        response = call(MemoryRepository(), "unbundle", data, heads=digits(NULL))
+        assert isinstance(response, PushResponse) and response.result == 1
+        assert isinstance(call(repository, "unbundle", data, heads=digits(NULL)), PushError)
+
+    def test_small_ones(self) -> None:
+        assert text(Bare(), "protocaps", caps=b"x") == b"OK"
+        assert text(Bare(), "clonebundles") == text(Bare(), "clonebundles_manifest", x=b"y") == b""
+        with pytest.raises(CommandFailed, match="no such bundle"):
+            call(Bare(), "get_cached_bundle_inline", path=b"x")
+
+
+class TestBatch:
+    def run(self, *subs: SubCommand, commands: CommandRegistry | None = None) -> Response:
+        arguments = {"cmds": b"was taken apart before"}
+        context = context_of(MemoryRepository(), commands, arguments=arguments, batch=subs)
+        return context.run(context.resolve("batch"))
+
+    def test_replies_in_order(self) -> None:
+        subs = SubCommand("lookup", {"key": b"tip"}), SubCommand("protocaps", {"caps": b""})
+        assert self.run(*subs) == BytesResponse(b"1 %s\n;OK" % digits(NULL))
+
+    def test_nothing_runs_unless_all_can(self) -> None:
+        commands, ran = CommandRegistry.standard(), []
+        commands.command("run", permission="pull")(lambda context: ran.append(1) or b"")
+        for sub, error, words in (
+            (SubCommand("nosuch", {}), UnknownCommand, "nosuch"),
+            (SubCommand("getbundle", {}), InvalidArgument, "batch: getbundle cannot be batched"),
+            (SubCommand("batch", {}), InvalidArgument, "batch cannot be batched"),
+            (SubCommand("lookup", {}), InvalidArgument, "lookup: missing argument key"),
+            (SubCommand("known", {"nodes": b"x"}), InvalidArgument, "'x' is not a node"),
+        ):
+            with pytest.raises(error, match=words):
+                self.run(SubCommand("run", {}), sub, commands=commands)
+        assert not ran
+
+    def test_sub_commands_see_their_own_arguments(self) -> None:
+        commands = CommandRegistry.standard()
+        commands.command("show", permission="pull", args=["*"])(lambda context, rest: b"%r" % sorted(context.arguments))
+        subs = SubCommand("show", {"a": b""}), SubCommand("show", {"b": b""})
+        assert self.run(*subs, commands=commands) == BytesResponse(b"['a'];['b']")
+
+    def test_error_replaces_the_reply(self) -> None:
+        commands = CommandRegistry.standard()
+        commands.command("fail", permission="pull")(lambda context: OutOfBandError(b"no"))
+        assert self.run(SubCommand("heads", {}), SubCommand("fail", {}), commands=commands) == OutOfBandError(b"no")
+
+    def test_other_responses(self) -> None:
+        commands = CommandRegistry.standard()
+        commands.command("pushed", permission="push")(lambda context: PushResponse(2, b"said"))
+        commands.command("raced", permission="push")(lambda context: PushError(b"raced"))
+        commands.command("stream", permission="pull")(lambda context: StreamResponse([]))
+        both = self.run(SubCommand("pushed", {}), SubCommand("raced", {}), commands=commands)
+        assert both == BytesResponse(b"2\nsaid;0\nraced\n")
+        with pytest.raises(LocalProtocolError, match="command stream is declared as batchable"):
+            self.run(SubCommand("stream", {}), commands=commands)
+
+
+NEEDED = {
+    "between": {"pairs": b"11" * 20 + b"-" + b"22" * 20},
+    "branches": {"nodes": b""},
+    "changegroup": {"roots": b""},
+    "changegroupsubset": {"bases": b"", "heads": b""},
+    "known": {"nodes": b""},
+    "listkeys": {"namespace": b"x"},
+    "lookup": {"key": b"x"},
+    "pushkey": {"namespace": b"x", "key": b"x", "old": b"", "new": b""},
+    "unbundle": {"heads": b""},
+}
+ALWAYS = {"batch", "capabilities", "clonebundles", "clonebundles_manifest", "hello", "protocaps"} | {
+    "get_cached_bundle_inline"
+}
+
+
+@pytest.mark.parametrize("name", sorted({command.name for command in STANDARD_COMMANDS} - ALWAYS))
+def test_a_backend_without_the_method_has_no_such_command(name: str) -> None:
+    with pytest.raises(UnknownCommand, match="this repository does not offer"):
+        call(Bare(), name, **NEEDED.get(name, {}))
+
+
+def test_capabilities_of_a_bare_backend_are_those_of_the_transport() -> None:
+    assert text(Bare(), "capabilities").split() == sorted(context_of(Bare()).capabilities)
