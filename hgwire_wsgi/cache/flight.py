@@ -1,0 +1,301 @@
+"""Single flight: one maker of a stream, and everybody who wants the same follows the growing file.
+
+A maker works at its own pace, in a thread, whatever becomes of the client that caused it.  Its own client follows like
+all others, in this process or another.  If a maker dies, a follower becomes the next one; what it has sent already is
+compared with what comes now, octet by octet, so nobody ever gets two halves of different streams.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import attrs
+
+from ..errors import BackendError
+from .lru import ByteLRU
+from .store import Part, Store, has_maker, is_complete
+
+__all__ = ["Chunks", "Flight", "Make", "StreamChanged", "Whole"]
+
+_log = logging.getLogger("hgwire_wsgi")
+
+_READ_SIZE = 256 * 1024
+_POLL_SECONDS = 0.01
+"""How often a follower of another process looks for more; within one process it is woken."""
+
+_MAKERS = 4
+"""How many streams a process makes for the store at once; more than that are made for their clients alone, and end
+with them, so that clients who ask and vanish cannot keep a server busy."""
+
+_REMEMBERED = 1000 * 200
+"""How much is remembered of streams that were too large: a thousand of them."""
+
+
+class Chunks(Iterator[bytes], Protocol):
+    """A stream in pieces, none of them empty; a generator is one."""
+
+    def close(self) -> None:
+        """Free whatever it uses, read to its end or not."""
+
+
+Make = Callable[[], Chunks]
+"""Makes the stream anew, in chunks of 64 KiB but for the last."""
+
+
+class StreamChanged(BackendError):
+    """A stream that was taken up again is not the one that began; the transfer must break off."""
+
+
+class _NoRoom(Exception):
+    """The disk is full, or broken, or the stream is larger than all the store may hold."""
+
+
+@attrs.frozen
+class Whole:
+    """A complete stream: an open file and its size in octets.  Whoever gets it closes the descriptor."""
+
+    descriptor: int
+    size: int
+
+
+@attrs.define(eq=False)
+class _Production:
+    """What followers in this process know of a maker in it."""
+
+    inode: tuple[int, int]
+    changed: threading.Condition = attrs.Factory(threading.Condition)
+    size: int = 0
+    ended: bool = False
+    failure: BaseException | None = None
+
+    def report(self, size: int) -> None:
+        with self.changed:
+            self.size = size
+            self.changed.notify_all()
+
+    def end(self, failure: BaseException | None) -> None:
+        with self.changed:
+            self.failure = failure
+            self.ended = True
+            self.changed.notify_all()
+
+
+class Flight:
+    """Streams by digest, made once for all processes that share a store.
+
+    Args:
+        store: where they grow and stay.
+        chunk: size of the chunks that makers yield, but for their last.
+    """
+
+    def __init__(self, store: Store, chunk: int) -> None:
+        self.store = store
+        self._chunk = chunk
+        self._productions: dict[str, _Production] = {}
+        self._makers = threading.Semaphore(_MAKERS)
+        self._too_large: ByteLRU[bool] = ByteLRU(_REMEMBERED)
+        self._complained = False
+
+    def get(self, digest: str, make: Make, is_valid: Callable[[], bool]) -> Whole | bytes | Chunks:
+        """Get a stream.
+
+        Args:
+            digest: of everything the stream depends on.
+            make: makes it; called in this thread or another, once, or again if a maker dies.
+            is_valid: asked when it is made, whether it still is what the digest stands for; if not it is not kept.
+
+        Returns:
+            A complete one; a short one as octets; or an iterator that follows one as it grows.
+
+        Raises:
+            Exception: what ``make`` raises before its first chunk.
+        """
+        if self._too_large.get(digest):
+            return make()
+        try:
+            joined = self.store.join(digest)
+        except OSError as error:
+            self._complain(error)
+            return make()
+        if isinstance(joined, Part):
+            return self._make(digest, joined, make, is_valid)
+        if is_complete(joined):
+            return Whole(joined, os.fstat(joined).st_size)
+        production = self._productions.get(digest)
+        if production is not None and production.inode != _inode(joined):
+            production = None
+        return self._follow(digest, joined, production, make, is_valid)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.warning("the bundle cache cannot be written, bundles are served without it: %s", error)
+
+    def _make(self, digest: str, part: Part, make: Make, is_valid: Callable[[], bool]) -> bytes | Chunks:
+        try:
+            chunks = make()
+            first = next(chunks, b"")
+        except BaseException:
+            part.abandon()
+            raise
+        try:
+            part.write(first)
+        except OSError as error:
+            self._complain(error)
+            part.abandon()
+            return _chained(first, chunks)
+        if len(first) < self._chunk:
+            chunks.close()
+            _finish(part, is_valid)
+            return first
+        if not self._makers.acquire(blocking=False):
+            part.abandon()
+            return _chained(first, chunks)
+        try:
+            descriptor = part.open()
+            production = self._productions[digest] = _Production(_inode(descriptor), size=part.size)
+            work = (digest, part, chunks, production, is_valid)
+            threading.Thread(target=self._produce, args=work, name="hgwire-maker", daemon=True).start()
+        except (OSError, RuntimeError) as error:
+            self._complain(error)
+            self._makers.release()
+            self._productions.pop(digest, None)
+            part.abandon()
+            return _chained(first, chunks)
+        return self._follow(digest, descriptor, production, make, is_valid)
+
+    def _produce(
+        self,
+        digest: str,
+        part: Part,
+        chunks: Chunks,
+        production: _Production,
+        is_valid: Callable[[], bool],
+    ) -> None:
+        failure: BaseException | None = None
+        try:
+            for chunk in chunks:
+                if part.size + len(chunk) > self.store.capacity:
+                    self._too_large.put(digest, True, 0)
+                    raise _NoRoom
+                try:
+                    part.write(chunk)
+                except OSError as error:
+                    self._complain(error)
+                    raise _NoRoom from error
+                production.report(part.size)
+            _finish(part, is_valid)
+        except _NoRoom as error:
+            failure = error
+            part.abandon()
+        except BaseException as error:
+            _log.exception("making a stream failed")
+            failure = error
+            part.abandon()
+        finally:
+            try:
+                chunks.close()
+            except Exception:
+                _log.exception("cleaning up after a stream failed")
+            self._makers.release()
+            if self._productions.get(digest) is production:
+                del self._productions[digest]
+            production.end(failure)
+
+    def _follow(
+        self,
+        digest: str,
+        descriptor: int,
+        production: _Production | None,
+        make: Make,
+        is_valid: Callable[[], bool],
+    ) -> Chunks:
+        position = 0
+        try:
+            while True:
+                complete = is_complete(descriptor)
+                if data := os.pread(descriptor, _READ_SIZE, position):
+                    position += len(data)
+                    yield data
+                elif complete:
+                    return
+                elif not _wait(descriptor, production, position):
+                    break
+            if production is not None and production.failure is not None:
+                if not isinstance(production.failure, _NoRoom):
+                    raise StreamChanged("the stream could not be made") from production.failure
+                again: Whole | bytes | Chunks = make()
+            else:
+                again = self.get(digest, make, is_valid)
+            yield from _resumed(_iterated(again), descriptor, position)
+        finally:
+            os.close(descriptor)
+
+
+def _finish(part: Part, is_valid: Callable[[], bool]) -> None:
+    """Complete a part: it was made, and others wait for it, whatever has become of what it was made from."""
+    try:
+        keep = is_valid()
+    except Exception as error:
+        _log.warning("a stream is not kept: %s", error)
+        keep = False
+    part.finish(keep=keep)
+
+
+def _inode(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _wait(descriptor: int, production: _Production | None, position: int) -> bool:
+    """Wait until there may be more to read.
+
+    Returns:
+        Whether there may; if not, the maker is gone for good.
+    """
+    if production is not None:
+        with production.changed:
+            production.changed.wait_for(lambda: production.size > position or production.ended)
+            return production.size > position or production.failure is None
+    if has_maker(descriptor):
+        time.sleep(_POLL_SECONDS)
+        return True
+    # It may have finished since we looked.
+    return is_complete(descriptor) or os.fstat(descriptor).st_size > position
+
+
+def _chained(first: bytes, chunks: Chunks) -> Chunks:
+    yield first
+    yield from chunks
+
+
+def _iterated(stream: Whole | bytes | Chunks) -> Iterator[bytes]:
+    if isinstance(stream, bytes):
+        yield stream
+    elif isinstance(stream, Whole):
+        with open(stream.descriptor, "rb", buffering=0) as file:
+            while data := file.read(_READ_SIZE):
+                yield data
+    else:
+        yield from stream
+
+
+def _resumed(stream: Iterator[bytes], sent: int, position: int) -> Iterator[bytes]:
+    """The rest of a stream whose first ``position`` octets were sent, and are in the file ``sent``."""
+    offset = 0
+    for chunk in stream:
+        overlap = min(len(chunk), position - offset)
+        if overlap > 0:
+            if os.pread(sent, overlap, offset) != chunk[:overlap]:
+                raise StreamChanged("the stream has changed since it began")
+            chunk = chunk[overlap:]
+            offset += overlap
+        if chunk:
+            yield chunk
+    if offset < position:
+        raise StreamChanged("the stream has changed since it began")
