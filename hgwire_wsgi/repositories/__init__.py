@@ -1,0 +1,1 @@
+"""Repositories: the interface of a backend, and backends."""

@@ -1,0 +1,200 @@
+"""The codec of changegroups of version 01, and of the first bundle format around them.
+
+A changegroup is a group of changesets, a group of manifests, then for each file a chunk with its path and a group of
+its revisions; an empty chunk ends each group, and a last one the files.  A chunk starts with its length, 32 bits
+big-endian that count themselves.  A revision is its node, its two parents, the changeset it belongs to, and a delta:
+against the revision before it in the group, and for the first one against its first parent.  (Mercurial's
+``help internals.changegroups``; what 7.2 was seen to write.)
+
+Nothing here knows what a revision means; ``memory.py`` does.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from ..compression import BZIP2, NONE, ZLIB, DecodingReader, Engine, Readable
+from ..errors import CommandFailed
+from ..limits import Limits
+
+__all__ = ["END", "Chunk", "Reader", "apply_delta", "encode_group", "encode_path", "full_delta", "open_bundle"]
+
+END = b"\0\0\0\0"
+"""The empty chunk: ends a group, or the files."""
+
+_LENGTH = struct.Struct(">i")
+_HEADER = struct.Struct(">20s20s20s20s")
+_HUNK = struct.Struct(">III")
+_READ_SIZE = 64 * 1024
+
+_BUNDLES: dict[bytes, tuple[Engine, bytes]] = {
+    b"UN": (NONE, b""),
+    b"GZ": (ZLIB, b""),
+    # The two octets are both the name of the compression and the start of the compressed data.
+    b"BZ": (BZIP2, b"BZ"),
+}
+"""Compressions of the first bundle format by what follows ``HG10``: the engine, and what was cut off its stream."""
+
+
+@attrs.frozen
+class Chunk:
+    """One revision on its way.
+
+    Attributes:
+        node: its hash.
+        p1: its first parent.
+        p2: its second parent.
+        link: the changeset that introduced it; for a changeset, its own node.
+        delta: how its text comes from the text before it.
+    """
+
+    node: bytes
+    p1: bytes
+    p2: bytes
+    link: bytes
+    delta: bytes
+
+
+def full_delta(base_size: int, text: bytes) -> bytes:
+    """A delta that replaces all of a base of ``base_size`` octets."""
+    return _HUNK.pack(0, base_size, len(text)) + text
+
+
+def apply_delta(base: bytes, delta: bytes) -> bytes:
+    """The text that a delta makes of its base.
+
+    A delta is hunks, in order: start and end of what is replaced, the length of what replaces it (32 bits big-endian
+    each), and that.
+
+    Raises:
+        CommandFailed: if it is malformed.
+    """
+    pieces: list[bytes] = []
+    done = offset = 0
+    while offset < len(delta):
+        if len(delta) - offset < _HUNK.size:
+            raise CommandFailed("a delta in the bundle is cut short")
+        start, end, size = _HUNK.unpack_from(delta, offset)
+        offset += _HUNK.size
+        if not done <= start <= end <= len(base) or size > len(delta) - offset:
+            raise CommandFailed("a delta in the bundle does not fit its base")
+        pieces += base[done:start], delta[offset : offset + size]
+        done, offset = end, offset + size
+    pieces.append(base[done:])
+    return b"".join(pieces)
+
+
+def _encode_chunk(data: bytes) -> bytes:
+    return _LENGTH.pack(_LENGTH.size + len(data)) + data
+
+
+def encode_group(chunks: Iterable[Chunk]) -> Iterator[bytes]:
+    """Write a group, its end included."""
+    for chunk in chunks:
+        yield _encode_chunk(_HEADER.pack(chunk.node, chunk.p1, chunk.p2, chunk.link) + chunk.delta)
+    yield END
+
+
+def encode_path(path: bytes) -> bytes:
+    """Write what goes before the group of a file."""
+    return _encode_chunk(path)
+
+
+class Reader:
+    """Reads a changegroup: two times :meth:`group`, then :meth:`path` and :meth:`group` until there is no path.
+
+    Args:
+        source: where from.
+        limit: how many octets it may have.
+
+    Every method raises :class:`CommandFailed` for a changegroup that is malformed, ends early, or is too long, and lets
+    pass what ``source`` raises.
+    """
+
+    def __init__(self, source: Readable, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._left = limit
+
+    def group(self) -> Iterator[Chunk]:
+        """The revisions of the next group.  They must be exhausted before anything else is read."""
+        while data := self._chunk():
+            if len(data) < _HEADER.size:
+                raise CommandFailed("a revision in the bundle is too short")
+            node, p1, p2, link = _HEADER.unpack_from(data)
+            yield Chunk(node, p1, p2, link, data[_HEADER.size :])
+
+    def path(self) -> bytes | None:
+        """The path of the next file, or ``None`` after the last."""
+        return self._chunk() or None
+
+    def end(self) -> None:
+        """Make sure that nothing follows; a compressed stream checks its own end by this."""
+        if self._source.read(1):
+            raise CommandFailed("something follows the end of the bundle")
+
+    def _chunk(self) -> bytes:
+        size: int = _LENGTH.unpack(self._exactly(_LENGTH.size))[0]
+        if size == 0:
+            return b""
+        if size <= _LENGTH.size:
+            raise CommandFailed(f"a chunk of the bundle claims a length of {size}")
+        return self._exactly(size - _LENGTH.size)
+
+    def _exactly(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise CommandFailed(f"the bundle exceeds {self._limit} octets")
+        data = _read_exactly(self._source, size)
+        if len(data) < size:
+            raise CommandFailed("the bundle is cut short")
+        return data
+
+
+def open_bundle(source: Readable, limits: Limits) -> Readable:
+    """The changegroup in a bundle of the first format, or in none at all.
+
+    Args:
+        source: starts with ``HG10`` and a compression, or is a changegroup as it is.
+        limits: bounds of decompression.
+
+    Raises:
+        CommandFailed: if it is neither.
+    """
+    magic = _read_exactly(source, 4)
+    if magic != b"HG10":
+        if magic.startswith(b"\0"):
+            return _Prefixed(magic, source)
+        raise CommandFailed("this is no bundle that this repository understands; it takes HG10")
+    compression = _read_exactly(source, 2)
+    if compression not in _BUNDLES:
+        raise CommandFailed("the bundle has an unknown compression")
+    engine, prefix = _BUNDLES[compression]
+    return DecodingReader(_Prefixed(prefix, source), engine, limits)
+
+
+def _read_exactly(source: Readable, size: int) -> bytes:
+    """Read ``size`` octets, or fewer where the source ends; what is allocated is what came, not what was claimed."""
+    buffer = io.BytesIO()
+    while size and (data := source.read(min(size, _READ_SIZE))):
+        buffer.write(data)
+        size -= len(data)
+    return buffer.getvalue()
+
+
+class _Prefixed:
+    """Some octets, then the rest of a source."""
+
+    def __init__(self, prefix: bytes, source: Readable) -> None:
+        self._prefix = prefix
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        if self._prefix:
+            data, self._prefix = self._prefix[:size], self._prefix[size:]
+            return data
+        return self._source.read(size)

@@ -1,0 +1,296 @@
+"""A backend that keeps repositories in memory: for tests, and the worked example of a backend.
+
+It speaks the first bundle format, so an unmodified ``hg`` clones from it, pulls from it and pushes to it.
+
+A history that was published never changes.  Whoever writes works on a copy and publishes that under a lock, all or
+nothing; a lease pins the history of its moment.  So readers wait for nobody, and a request sees one state to its end.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..commands.responses import PushError, PushResponse, Response, StreamResponse
+from ..compression import Readable
+from ..errors import CommandFailed, InvalidArgument, RepositoryNotFound
+from ..limits import Limits
+from .base import NULL, Lease, PushKeyResult, Repository, RepositoryProvider
+from .changegroup import open_bundle
+from .history import History, Push, unhex, unknown
+
+__all__ = ["PUSH_BYTES", "MemoryProvider", "MemoryRepository"]
+
+PUSH_BYTES = 256 * 1024 * 1024
+"""What one push may bring, decompressed; and, apart from that, the full texts it may add.
+
+Both are held in memory, and a delta of twelve octets can stand for a text of any length.
+"""
+
+_CAPABILITIES = (
+    b"branchmap",
+    b"changegroupsubset",
+    b"getbundle",
+    b"known",
+    b"lookup",
+    b"pushkey",
+    b"unbundle=HG10GZ,HG10BZ,HG10UN",
+    b"unbundlehash",
+)
+
+_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,8}")
+_HEX = re.compile(rb"[0-9a-fA-F]{0,40}")
+
+
+@attrs.define
+class _Shared:
+    """What a repository and its leases have in common."""
+
+    history: History
+    lock: threading.Lock
+    identity: str
+
+
+class MemoryRepository(Repository):
+    """A repository in memory.
+
+    Args:
+        settings: what ``hgrc`` would say, as ``section.name``, for policies.
+        push_bytes: see :data:`PUSH_BYTES`.
+    """
+
+    def __init__(self, *, settings: Mapping[str, str] | None = None, push_bytes: int = PUSH_BYTES) -> None:
+        self._settings = dict(settings or {})
+        self._push_bytes = push_bytes
+        self._shared = _Shared(History(), threading.Lock(), secrets.token_hex(8))
+        self._pinned: History | None = None
+
+    @classmethod
+    def from_bundle(cls, bundle: Readable, *, settings: Mapping[str, str] | None = None) -> MemoryRepository:
+        """A repository with the history of a bundle, or of a bare changegroup.
+
+        Raises:
+            CommandFailed: if it cannot be applied.
+        """
+        repository = cls(settings=settings)
+        repository._receive([b"force"], bundle)
+        return repository
+
+    def snapshot(self) -> MemoryRepository:
+        """This repository as it is now, for one request: it sees no changes but its own."""
+        snapshot = copy.copy(self)
+        snapshot._pinned = self._shared.history
+        return snapshot
+
+    @property
+    def _history(self) -> History:
+        return self._pinned or self._shared.history
+
+    def _publish(self, history: History) -> None:
+        """Make a new history the current one.  The lock must be held."""
+        self._shared.history = history
+        if self._pinned is not None:
+            self._pinned = history
+
+    def commit(
+        self,
+        files: Mapping[str, bytes | None] | None = None,
+        *,
+        message: str = "",
+        branch: str | None = None,
+        user: str = "test",
+        date: int = 0,
+        parents: Sequence[bytes] | None = None,
+        close: bool = False,
+    ) -> bytes:
+        """Add a changeset.
+
+        Args:
+            files: contents by path, ``None`` to remove one.  The others stay as they are in the first parent; a merge
+                has those of its second parent besides.
+            message: what it is about.
+            branch: that of the first parent unless given.
+            user: who made it.
+            date: seconds since 1970; the time zone is UTC.
+            parents: none, one or two; the newest changeset unless given.
+            close: whether it closes its branch.
+
+        Returns:
+            Its node.
+        """
+        with self._shared.lock:
+            history = self._shared.history.copy()
+            p1, p2 = (*([history.tip()] if parents is None else parents), NULL, NULL)[:2]
+            node = history.commit(
+                {path.encode(): data for path, data in (files or {}).items()},
+                parents=(p1, p2),
+                branch=None if branch is None else branch.encode(),
+                user=user,
+                date=date,
+                message=message,
+                close=close,
+            )
+            self._publish(history)
+        return node
+
+    def files(self, node: bytes) -> dict[str, bytes]:
+        """The contents of all files of a changeset, by path."""
+        return {path.decode(): data for path, data in self._history.contents(node).items()}
+
+    def state(self) -> bytes:
+        return b"%s-%d" % (self._shared.identity.encode(), self._history.version)
+
+    def setting(self, section: str, name: str) -> str | None:
+        return self._settings.get(f"{section}.{name}")
+
+    def capabilities(self) -> Iterable[bytes]:
+        return _CAPABILITIES
+
+    def heads(self) -> Sequence[bytes]:
+        return self._history.heads()
+
+    def parents(self, node: bytes) -> tuple[bytes, bytes]:
+        if node == NULL:
+            return NULL, NULL
+        revision = self._history.changesets.get(node)
+        if revision is None:
+            raise unknown(node.hex().encode())
+        return revision.p1, revision.p2
+
+    def known(self, nodes: Sequence[bytes]) -> Sequence[bool]:
+        changesets = self._history.changesets
+        return [node == NULL or node in changesets for node in nodes]
+
+    def lookup(self, key: bytes) -> bytes:
+        """In Mercurial's order: special names, numbers, hashes, bookmarks, tags, branches, beginnings of hashes."""
+        history = self._history
+        nodes = list(history.changesets)
+        special = {b"null": NULL, b".": NULL, b"tip": history.tip()}
+        if key in special:
+            return special[key]
+        if _NUMBER.fullmatch(key) and -len(nodes) <= int(key) < len(nodes):
+            return nodes[int(key)]
+        node = unhex(key)
+        if node is not None and (node == NULL or node in history.changesets):
+            return node
+        if key in history.bookmarks:
+            return history.bookmarks[key]
+        tags = history.tags()
+        if key in tags:
+            return tags[key]
+        heads = history.branches().get(key, ())
+        if heads:
+            return max(heads, key=lambda head: (not history.changeset(head).closes, nodes.index(head)))
+        if _HEX.fullmatch(key):
+            prefix = key.decode().lower()
+            found = [node for node in (NULL, *nodes) if node.hex().startswith(prefix)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise CommandFailed(f"00changelog@{key.decode()}: ambiguous identifier")
+        raise unknown(key)
+
+    def branchmap(self) -> Mapping[bytes, Sequence[bytes]]:
+        return self._history.branches()
+
+    def listkeys(self, namespace: bytes) -> Mapping[bytes, bytes]:
+        """Every changeset is public, so ``phases`` only says that; other namespaces than these are empty."""
+        if namespace == b"bookmarks":
+            return {name: node.hex().encode() for name, node in self._history.bookmarks.items()}
+        return {
+            b"namespaces": {b"bookmarks": b"", b"namespaces": b"", b"phases": b""},
+            b"phases": {b"publishing": b"True"},
+        }.get(namespace, {})
+
+    def pushkey(self, namespace: bytes, key: bytes, old: bytes, new: bytes) -> PushKeyResult:
+        if namespace == b"phases":
+            return PushKeyResult(new == b"0" and unhex(key) in self._history.changesets)
+        if namespace != b"bookmarks":
+            return PushKeyResult(False)
+        with self._shared.lock:
+            history = self._shared.history.copy()
+            current = history.bookmarks.pop(key, None)
+            digits = b"" if current is None else current.hex().encode()
+            if digits != old or digits == new:
+                return PushKeyResult(digits == new)
+            if new:
+                node = unhex(new)
+                if node is None or node not in history.changesets:
+                    return PushKeyResult(False)
+                history.bookmarks[key] = node
+            self._publish(history)
+        return PushKeyResult(True)
+
+    def changegroup(self, bases: Sequence[bytes], heads: Sequence[bytes] | None) -> Response:
+        history = self._history
+        return StreamResponse(history.encode(history.between(bases, history.heads() if heads is None else heads)))
+
+    def getbundle(self, **arguments: Any) -> Response:
+        """A changegroup, which is all that a bundle for clients without bundle2 can hold."""
+        if not arguments.get("cg", True):
+            raise InvalidArgument("getbundle: a bundle of this repository is a changegroup, and cg asks for none")
+        history = self._history
+        common = [node for node in arguments.get("common", ()) if node in history.changesets]
+        return StreamResponse(history.encode(history.missing(common, arguments.get("heads") or history.heads())))
+
+    def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
+        """Apply a bundle whole, or not at all.  What is wrong with it is told as the output of a push that failed."""
+        try:
+            return self._receive(heads, body)
+        except CommandFailed as error:
+            return PushResponse(0, f"abort: {error.message}\n".encode("utf-8", "surrogateescape"))
+
+    def _receive(self, heads: Sequence[bytes], body: Readable) -> Response:
+        # The body is read before the lock is taken, because a client may take its time.
+        push = Push.read(open_bundle(body, Limits()), self._push_bytes)
+        with self._shared.lock:
+            before = self._shared.history.heads()
+            digest = hashlib.sha1(b"".join(sorted(before)), usedforsecurity=False).digest()
+            if list(heads) not in ([b"force"], [b"hashed", digest]) and sorted(heads) != sorted(before):
+                return PushError(b"somebody else pushed in the meantime; please pull, and push again")
+            history = self._shared.history.copy()
+            output = history.receive(push, self._push_bytes)
+            self._publish(history)
+        heads = [head for head in history.heads() if head in before or not history.changeset(head).closes]
+        added = len(heads) - len(before)
+        return PushResponse(added - 1 if added < 0 else added + 1, output)
+
+
+class MemoryProvider(RepositoryProvider):
+    """Serves repositories in memory.
+
+    Args:
+        repositories: by name; the empty name is served at ``/``, and another may hold slashes.
+    """
+
+    def __init__(self, repositories: Mapping[str, MemoryRepository]) -> None:
+        # WSGI shows the octets of a path as latin-1.
+        self._repositories = {
+            name.strip("/").encode().decode("latin-1"): repository for name, repository in repositories.items()
+        }
+
+    def locate(self, path: str) -> tuple[str, str] | None:
+        parts = [part for part in path.split("/") if part]
+        for count in range(len(parts), -1, -1):
+            name = "/".join(parts[:count])
+            if name in self._repositories:
+                return name, "/".join(parts[count:])
+        return None
+
+    def lease(self, name: str) -> Lease:
+        """Lease a snapshot; there is no limit to them, and nothing to give back."""
+        repository = self._repositories.get(name)
+        if repository is None:
+            raise RepositoryNotFound("no such repository")
+        return Lease(repository.snapshot(), _nothing)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,124 @@
+"""Checks of arguments that Mercurial leaves out, each against a crash or a hole that was seen in 7.2."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mercurial import wireprototypes
+
+from ...commands.arguments import decode_nodes
+from ...commands.classify import read_exactly
+from ...compression import Readable
+from ...errors import InvalidArgument
+from ..base import NULL
+
+__all__ = ["BundleBody", "check"]
+
+_SHA1 = re.compile(rb"[0-9a-f]{40}")
+_BUNDLE1_ARGUMENTS = {"heads", "common", "bundlecaps"}
+
+
+def _check_cached_bundle(repo: Any, arguments: Mapping[str, bytes]) -> None:
+    """Keep a bundle's path inside the folder of bundles; Mercurial 7.2 compares prefixes of names only."""
+    root = os.path.realpath(repo.vfs.join(repo.ui.config(b"server", b"peer-bundle-cache-root")))
+    path = os.path.realpath(os.path.join(root, arguments["path"].replace(b"\0", b"/../..")))
+    if os.path.commonpath([root, path]) != root or path == root:
+        raise InvalidArgument("get_cached_bundle_inline: path leaves the folder of bundles")
+
+
+def _check_getbundle(repo: Any, arguments: dict[str, bytes]) -> None:
+    """Drop what Mercurial would warn of on its standard error, and refuse what only bundle2 knows without bundle2."""
+    for name in set(arguments) - {key.decode("ascii") for key in wireprototypes.GETBUNDLE_ARGUMENTS}:
+        del arguments[name]
+    bundle2 = any(cap.startswith(b"HG2") for cap in arguments.get("bundlecaps", b"").split(b","))
+    if not bundle2 and (foreign := sorted(set(arguments) - _BUNDLE1_ARGUMENTS)):
+        raise InvalidArgument(f"getbundle: {', '.join(foreign)} need bundle2, which bundlecaps does not name")
+
+
+def _check_known(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
+    def check_known(repo: Any, arguments: dict[str, bytes]) -> None:
+        for name in names:
+            nodes = decode_nodes(arguments[name])
+            for node, here in zip(nodes, repo.known(nodes), strict=True):
+                if not (here or node == NULL):
+                    raise InvalidArgument(f"unknown revision '{node.hex()}'")
+
+    return check_known
+
+
+def _check_pairs(repo: Any, arguments: dict[str, bytes]) -> None:
+    if not arguments["pairs"]:
+        raise InvalidArgument("between: argument pairs is empty")
+
+
+def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
+    """Phases are keyed by nodes and are numbers; Mercurial takes both on trust."""
+    if arguments["namespace"] != b"phases":
+        return
+    if not all(arguments[name].isdigit() and len(arguments[name]) < 4 for name in ("old", "new")):
+        raise InvalidArgument("pushkey: a phase is a number")
+    try:
+        nodes = decode_nodes(arguments["key"])
+    except ValueError as error:
+        raise InvalidArgument(f"pushkey: argument key: {error}") from None
+    if len(nodes) != 1:
+        raise InvalidArgument("pushkey: argument key is not a node")
+
+
+def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
+    """largefiles makes paths of what should be hashes: seen to hand out any file of the server in 7.2."""
+    if not _SHA1.fullmatch(arguments["sha"]):
+        raise InvalidArgument("argument sha is not a SHA-1 in hexadecimal")
+
+
+_CHECKS: Mapping[str, Callable[[Any, dict[str, bytes]], None]] = {
+    "between": _check_pairs,
+    "changegroup": _check_known("roots"),
+    "changegroupsubset": _check_known("bases", "heads"),
+    "get_cached_bundle_inline": _check_cached_bundle,
+    "getbundle": _check_getbundle,
+    "getlfile": _check_sha,
+    "pushkey": _check_pushkey,
+    "putlfile": _check_sha,
+    "statlfile": _check_sha,
+}
+
+
+def check(command: str, repo: Any, arguments: dict[str, bytes]) -> None:
+    """Check the arguments of a command.
+
+    Args:
+        command: its name.
+        repo: Mercurial's repository object, filtered.
+        arguments: octets by name, all declared ones among them; what must not reach Mercurial is taken out.
+
+    Raises:
+        InvalidArgument: saying what is wrong.
+    """
+    if checker := _CHECKS.get(command):
+        checker(repo, arguments)
+
+
+_BUNDLE_HEADERS = (b"HG10UN", b"HG10GZ", b"HG10BZ", b"HG2", b"\0")
+"""How bundles begin; the last of them is a changegroup without a header."""
+
+
+class BundleBody:
+    """A pushed bundle, refused before anything is done if it does not begin as one."""
+
+    def __init__(self, body: Readable) -> None:
+        self._body = body
+        self._front: bytes | None = None
+
+    def read(self, size: int, /) -> bytes:
+        if self._front is None:
+            self._front = read_exactly(self._body, 6)
+            if len(self._front) < 6 or not self._front.startswith(_BUNDLE_HEADERS):
+                raise InvalidArgument("unbundle: the request body is not a bundle of a kind that this server knows")
+        if self._front:
+            data, self._front = self._front[:size], self._front[size:]
+            return data
+        return self._body.read(size)

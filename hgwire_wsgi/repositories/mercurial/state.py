@@ -1,0 +1,207 @@
+"""The state of a repository on disk, as a token.
+
+Two equal tokens mean equal replies.  A token is made of the *contents* of all that a reply depends on, so it is the
+same in every process, and after a change that was undone.  Contents are read only when a look at a few inodes says that
+something may have changed, or changed so recently that another change could hide behind the same time stamp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+
+import attrs
+
+__all__ = ["State", "StateReader"]
+
+_CONTENTS = {
+    b"": (
+        b"bookmarks",
+        b"clonebundles.manifest",
+        b"dirstate",
+        b"hgrc",
+        b"hgrc-not-shared",
+        b"localtags",
+        b"narrowspec",
+        b"pullbundles.manifest",
+        b"requires",
+        b"shared",
+        b"sharedpath",
+    ),
+    b"/store": (b"00changelog.i", b"bookmarks", b"narrowspec", b"obsstore", b"phaseroots", b"requires"),
+}
+"""The files that a reply depends on.  A changeset changes the changelog index, whatever else it changes."""
+
+_WRITTEN_IN_PLACE = {
+    b"": (b"clonebundles.manifest", b"hgrc", b"hgrc-not-shared", b"localtags", b"pullbundles.manifest"),
+    b"/store": (b"00changelog.i",),
+}
+"""The files to look at besides the two folders.
+
+Mercurial replaces files, or writes a journal beside them first; both change the folder.  People write in place.
+"""
+
+_SETTLED_NS = 2_100_000_000
+"""Only after this time is an unchanged time stamp believed: file systems count in steps of up to two seconds."""
+
+_TAIL = 1 << 20
+"""Of a larger file, the end tells: the changelog and the obsolescence store grow there, and shrink there."""
+
+
+_HISTORY = b"/00changelog.i"
+
+_SETTINGS = (b"hgrc", b"hgrc-not-shared")
+_INCLUDE = re.compile(rb"^%include\s+(\S.*?)\s*$", re.MULTILINE)
+_INCLUDES = 32
+"""How many files a configuration file may include, others through others; Mercurial has no bound."""
+
+
+@attrs.frozen
+class State:
+    """The state of a repository.
+
+    Attributes:
+        token: stands for all of it.
+        rest: stands for all of it but which changesets there are.
+        stamps: of the files; other ones mean that something happened to them, even if it was undone.  (The folders are
+            left out: a streamed clone takes a lock in one, and changes nothing.)
+    """
+
+    token: bytes
+    rest: bytes
+    stamps: tuple[object, ...] = ()
+
+
+@attrs.frozen
+class _Digest:
+    stamp: tuple[int, int, int]
+    value: bytes
+
+
+class StateReader:
+    """Reads the state of one repository; shared by all threads.
+
+    Args:
+        path: the repository's root.
+        salt: what replies depend on besides the repository, such as the server's configuration.
+    """
+
+    def __init__(self, path: bytes, salt: bytes) -> None:
+        self._path = path
+        self._salt = salt
+        self._looked_at: tuple[bytes, ...] = ()
+        self._known: tuple[tuple[object, ...], State] | None = None
+        self._digests: dict[bytes, _Digest] = {}
+
+    def read(self) -> State:
+        """The state now."""
+        now = time.time_ns()
+        known, paths = self._known, self._looked_at
+        stamps, newest = _look(paths)
+        if known is not None and known[0] == stamps and newest < now - _SETTLED_NS:
+            return known[1]
+        roots = self._roots()
+        # What is looked at must be what was there before it was read.
+        included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
+        written = (
+            path
+            for root in roots
+            for folder, names in _WRITTEN_IN_PLACE.items()
+            for path in (root + folder, *(b"%s%s/%s" % (root, folder, name) for name in names))
+        )
+        paths = (*filter(os.path.exists, written), *included)
+        stamps, newest = _look(paths)
+        state = self._read(roots, included, now)
+        if _look(paths)[0] == stamps:
+            self._looked_at, self._known = paths, (stamps, state)
+        return state
+
+    def _roots(self) -> list[bytes]:
+        """The repository's own folder, and that of what it shares."""
+        roots = [self._path + b"/.hg"]
+        try:
+            with open(roots[0] + b"/sharedpath", "rb") as source:
+                roots.append(os.path.normpath(os.path.join(roots[0], source.read().rstrip(b"\n"))))
+        except OSError:
+            pass
+        return roots
+
+    def _read(self, roots: list[bytes], included: list[bytes], now: int) -> State:
+        history, rest = hashlib.sha256(), hashlib.sha256(self._salt)
+        paths = [
+            b"%s%s/%s" % (root, folder, name) for root in roots for folder in _CONTENTS for name in _CONTENTS[folder]
+        ]
+        digests = {}
+        for path in (*paths, *included):
+            digest = _digest(path, self._digests.get(path), now)
+            if digest is not None:
+                digests[path] = digest
+            (history if path.endswith(_HISTORY) else rest).update(digest.value if digest else b"-")
+        for root in roots:
+            history.update(_last_transaction(root))
+        self._digests = digests
+        stamps = tuple(digests[path].stamp if path in digests else None for path in paths)
+        return State(rest.digest() + history.digest(), rest.digest(), stamps)
+
+
+def _last_transaction(root: bytes) -> bytes:
+    """A stamp that every committed transaction renews, also one that rewrites files only, as censoring does."""
+    stamps, _ = _look((root + b"/store/undo", root + b"/store/undo.backupfiles"))
+    return repr(stamps).encode("ascii")
+
+
+def _included(path: bytes) -> list[bytes]:
+    """The files that a configuration file includes, and those that they include."""
+    found: list[bytes] = []
+    waiting = [path]
+    while waiting and len(found) < _INCLUDES:
+        including = waiting.pop()
+        try:
+            with open(including, "rb") as file:
+                names = _INCLUDE.findall(file.read())
+        except OSError:
+            continue
+        folder = os.path.dirname(including)
+        for name in names:
+            included = os.path.normpath(os.path.join(folder, os.path.expanduser(os.path.expandvars(name))))
+            if included not in found:
+                found.append(included)
+                waiting.append(included)
+    return found
+
+
+def _look(paths: tuple[bytes, ...]) -> tuple[tuple[object, ...], int]:
+    """The time stamps of some paths, and the newest of them in nanoseconds.
+
+    Change times are used, not modification times: no copying tool can set them back.
+    """
+    stamps: list[object] = []
+    newest = 0
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            stamps.append(None)
+        else:
+            changed = found.st_ctime_ns
+            stamps.append((changed, found.st_size, found.st_ino))
+            if changed > newest:
+                newest = changed
+    return tuple(stamps), newest
+
+
+def _digest(path: bytes, known: _Digest | None, now: int) -> _Digest | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            stamp = found.st_ctime_ns, found.st_size, found.st_ino
+            if known is not None and known.stamp == stamp and stamp[0] < now - _SETTLED_NS:
+                return known
+            if found.st_size > _TAIL:
+                file.seek(-_TAIL, os.SEEK_END)
+            content = file.read()
+    except OSError:
+        return None
+    return _Digest(stamp, hashlib.sha256(b"%d:" % found.st_size + content).digest())

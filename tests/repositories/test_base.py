@@ -1,0 +1,106 @@
+"""The interface: what a backend gets for nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from hgwire_wsgi.errors import CommandFailed
+from hgwire_wsgi.negotiation import Offer
+from hgwire_wsgi.repositories.base import Lease, PushKeyResult, Repository, RepositoryProvider
+
+
+class Least(Repository):
+    def __init__(self, **web: str) -> None:
+        self.web = web
+
+    def state(self) -> bytes:
+        return b""
+
+    def setting(self, section: str, name: str) -> str | None:
+        return self.web.get(name) if section == "web" else super().setting(section, name)
+
+
+class LeastProvider(RepositoryProvider):
+    released = 0
+
+    def locate(self, path: str) -> tuple[str, str] | None:
+        return None
+
+    def lease(self, name: str) -> Lease:
+        def release() -> None:
+            self.released += 1
+
+        return Lease(Least(), release)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"), [(None, []), ("", []), ("a", ["a"]), ("a, b", ["a", "b"]), (" a,b  c,", ["a", "b", "c"])]
+)
+def test_lists(value: str | None, names: list[str]) -> None:
+    repository = Least() if value is None else Least(names=value)
+    assert repository.settings("web", "names") == names
+    assert repository.settings("other", "names") == []
+
+
+def test_members() -> None:
+    repository = Least()
+    assert repository.is_member("ann", ["*"]) and repository.is_member("ann", ["bob", "ann"])
+    assert not repository.is_member("ann", []) and not repository.is_member("ann", ["*", "bob"])
+
+
+def test_defaults_of_a_repository() -> None:
+    repository, offer = Least(), Offer()
+    assert repository.commands() == {} and repository.capabilities() == ()
+    assert repository.adjust_offer(offer) is offer and repository.keeps("heads")
+    assert repository.subresource({}, None, lambda permission: None) is None
+    assert repository.clone_bundles(legacy=True) == b""
+    with pytest.raises(CommandFailed):
+        repository.cached_bundle(b"path")
+
+
+def test_defaults_of_a_provider() -> None:
+    provider, offer = LeastProvider(), Offer()
+    assert provider.commands() == {} and not provider.is_subresource(".hg/x")
+    assert provider.adjust_offer(offer) is offer
+    assert provider.version("any") == b""
+    assert provider.released == 1, "asking for the state leases, and gives back"
+
+
+def test_state_is_all_a_backend_must_have() -> None:
+    with pytest.raises(TypeError, match="state"):
+        Repository()  # type: ignore[abstract]  # that it refuses is what is tested
+
+
+def test_lease_is_released_once() -> None:
+    released: list[int] = []
+    repository = Least()
+    lease = Lease(repository, lambda: released.append(1))
+    assert lease.repository is repository
+    lease.release()
+    lease.release()
+    assert released == [1]
+
+
+def test_lease_ends_with_its_block() -> None:
+    released: list[int] = []
+    repository = Least()
+    with pytest.raises(ZeroDivisionError), Lease(repository, lambda: released.append(1)) as leased:
+        assert leased is repository and not released
+        raise ZeroDivisionError
+    assert released == [1]
+
+
+def test_lease_can_be_handed_over() -> None:
+    released: list[int] = []
+    first = Lease(Least(), lambda: released.append(1))
+    second = first.transfer()
+    third = first.transfer()
+    first.release()
+    third.release()
+    assert second.repository is first.repository and not released
+    second.release()
+    assert released == [1]
+
+
+def test_pushkey_result() -> None:
+    assert PushKeyResult(True) == PushKeyResult(True, b"")
