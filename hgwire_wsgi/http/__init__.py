@@ -1,0 +1,1 @@
+"""HTTP: the WSGI application, and the transports it routes to."""

@@ -1,0 +1,182 @@
+"""Bodies, both ways, in constant memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..compression import Readable
+from ..errors import BodyTooLarge, BodyTruncated, HgWireError, LengthRequired, RequestError
+from ..limits import Limits
+from .uwsgi import chunked_input
+
+__all__ = ["BoundedReader", "RequestBody", "ResponseBody", "coalesce"]
+
+_log = logging.getLogger("hgwire_wsgi")
+_READ_SIZE = 64 * 1024
+
+
+class RequestBody:
+    """The body of a request: reads what belongs to it and not an octet more.
+
+    Its end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it
+    does (``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where
+    uWSGI 2.0 says.
+
+    Args:
+        environ: the WSGI environ.
+        limits: ``body`` bounds the length.
+
+    Raises:
+        RequestError: if ``Content-Length`` is no number of octets.
+        BodyTooLarge: if it exceeds the bound.
+        LengthRequired: for a chunked body on a server that does not tell its end.
+    """
+
+    def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
+        self._source = environ.get("wsgi.input")
+        self._limit = limits.body
+        self._consumed = 0
+        self._left: int | None = None
+        declared = environ.get("CONTENT_LENGTH")
+        if declared:
+            if not (declared.isascii() and declared.isdigit()):
+                raise RequestError("Content-Length is not a number of octets")
+            if len(declared) > 18 or int(declared) > limits.body:
+                raise BodyTooLarge(f"the request body exceeds {limits.body} octets")
+            self._left = int(declared)
+        elif not environ.get("wsgi.input_terminated"):
+            if not environ.get("HTTP_TRANSFER_ENCODING"):
+                self._left = 0
+            elif (chunks := chunked_input(environ)) is not None:
+                self._source = chunks
+            else:
+                raise LengthRequired("this server takes no chunked request bodies; send Content-Length")
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to ``size`` octets; none at the end of the body.
+
+        Raises:
+            BodyTruncated: if the client went away before the end.
+            BodyTooLarge: if a body of undeclared length passes the bound.
+        """
+        if self._left is not None:
+            size = min(size, self._left)
+        if size <= 0 or self._source is None:
+            return b""
+        try:
+            data: bytes = self._source.read(size)
+        except HgWireError:
+            raise
+        except Exception as error:  # every server has its own exceptions for a lost client or a bad chunk
+            self._left = 0
+            raise BodyTruncated("the request body is cut short or malformed") from error
+        self._consumed += len(data)
+        if self._left is None:
+            if not data:
+                self._left = 0
+            elif self._consumed > self._limit:
+                raise BodyTooLarge(f"the request body exceeds {self._limit} octets")
+        elif data:
+            self._left -= len(data)
+        else:
+            self._left = 0
+            raise BodyTruncated("the request body is shorter than its Content-Length")
+        return data
+
+    def drain(self, limit: int) -> bool:
+        """Read and drop what is left, up to ``limit`` octets.
+
+        Returns:
+            Whether nothing is left, be it that the client went away; if not, the connection cannot be used again.
+        """
+        try:
+            while limit > 0:
+                data = self.read(min(limit, _READ_SIZE))
+                if not data:
+                    return True
+                limit -= len(data)
+        except RequestError:
+            return True
+        return self._left == 0
+
+
+class BoundedReader:
+    """Reads from a source until that has given more than ``limit`` octets, whatever they decompress from."""
+
+    def __init__(self, source: Readable, limit: int) -> None:
+        self._source = source
+        self._left = limit
+        self._limit = limit
+
+    def read(self, size: int, /) -> bytes:
+        """Read from the source.
+
+        Raises:
+            BodyTooLarge: past the bound.
+        """
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise BodyTooLarge(f"the request body decompresses to more than {self._limit} octets")
+        return data
+
+
+def coalesce(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Join small chunks to ones of at least ``size`` octets; large ones pass through without a copy."""
+    pending: list[bytes] = []
+    total = 0
+    for chunk in chunks:
+        if not pending and len(chunk) >= size:
+            yield bytes(chunk)
+            continue
+        pending.append(chunk)
+        total += len(chunk)
+        if total >= size:
+            yield b"".join(pending)
+            pending, total = [], 0
+    if total:
+        yield b"".join(pending)
+
+
+class ResponseBody:
+    """What a WSGI server iterates and closes.
+
+    Its first chunk is made before it is returned to the server, so that an early failure gets its own status.  A later
+    one is logged and breaks the transfer: the server cuts the connection, and no client takes a part for the whole.
+
+    Args:
+        chunks: the body.
+        closers: called once, in order, when the response ends, however it ends.
+        cut: fail after the last chunk, for a connection that must not be used again.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], closers: Iterable[Callable[[], object]], *, cut: bool = False) -> None:
+        self._chunks = chunks
+        self._closers = tuple(closers)
+        self._cut = cut
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            if self._cut:
+                self._cut = False
+                raise BodyTooLarge("the unread rest of the request is too long; closing the connection") from None
+            raise
+        except Exception:
+            _log.exception("a response failed after it had begun; the connection is cut")
+            raise
+
+    def close(self) -> None:
+        """Release what the response holds."""
+        closers, self._closers = self._closers, ()
+        for closer in closers:
+            try:
+                closer()
+            except Exception:
+                _log.exception("cleaning up after a response failed")

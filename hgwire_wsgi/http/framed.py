@@ -1,0 +1,172 @@
+"""Rendering for frames: a table from response types to data, errors and text, and frames to chunks of a body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from ..commands.responses import (
+    BytesResponse,
+    LegacyStreamResponse,
+    OutOfBandError,
+    PushError,
+    PushResponse,
+    Response,
+    StreamResponse,
+)
+from ..commands.standard import BATCH_RENDERERS
+from ..framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
+from ..framing.actions import close_source
+from ..limits import Limits
+from .service import public
+
+__all__ = ["RENDERERS", "Framed", "join_frames", "send_framed"]
+
+_ATOM_SIZE = 8
+"""What an atom of one argument adds to it: three lengths, and ``%s``."""
+
+
+@attrs.frozen
+class Framed:
+    """A response as frames carry it.
+
+    Attributes:
+        data: what the response frames hold.
+        error: a message that takes the place of the data.
+        kind: who is to blame for the error.
+        output: what the server said meanwhile, for the person who waits.
+        encode: whether an encoded stream gains anything.
+    """
+
+    data: bytes | Iterable[bytes] = b""
+    error: str | bytes | None = None
+    kind: str = "application"
+    output: bytes = b""
+    encode: bool = True
+
+    @classmethod
+    def failure(cls, error: Exception) -> Framed:
+        """What a peer may know of a failed command."""
+        known = public(error)
+        return cls(error=known.message, kind=known.wire_kind)
+
+    def close(self) -> None:
+        """Close what the data would have come from."""
+        close_source(self.data)
+
+
+class _Chunks:
+    """The chunks of a stream; whatever its source raises becomes an error that may be told."""
+
+    def __init__(self, source: Iterable[bytes]) -> None:
+        self._source = source
+        self._iterator: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._source)
+            return bytes(next(self._iterator))
+        except StopIteration:
+            raise
+        except Exception as error:
+            raise public(error) from error
+
+    def close(self) -> None:
+        close_source(self._iterator)
+        close_source(self._source)
+
+
+def _frame_bytes(response: Any) -> Framed:
+    return Framed(BATCH_RENDERERS[type(response)](response))
+
+
+def _frame_stream(response: StreamResponse) -> Framed:
+    return Framed(_Chunks(response.chunks), encode=not response.prefer_uncompressed)
+
+
+def _frame_legacy_stream(response: LegacyStreamResponse) -> Framed:
+    return Framed(_Chunks(response.chunks))
+
+
+def _frame_push_error(response: PushError) -> Framed:
+    return Framed(error=response.message, output=response.output)
+
+
+def _frame_out_of_band(response: OutOfBandError) -> Framed:
+    return Framed(error=response.message)
+
+
+RENDERERS: dict[type[Response], Callable[[Any], Framed]] = {
+    BytesResponse: _frame_bytes,
+    PushResponse: _frame_bytes,
+    PushError: _frame_push_error,
+    StreamResponse: _frame_stream,
+    LegacyStreamResponse: _frame_legacy_stream,
+    OutOfBandError: _frame_out_of_band,
+}
+"""Every response type has its renderer.
+
+A push that was made answers with its result and what was said about it, as in version 1, so that one parser does.
+"""
+
+
+def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
+    """Text in pieces of up to ``size`` octets, cut between lines, or between characters of a line that is longer.
+
+    ``size`` is at least 4, so that any character fits.
+    """
+    rest = output.decode("utf-8", "replace").encode("utf-8")
+    while rest:
+        end = len(rest)
+        if end > size:
+            end = rest.rfind(b"\n", 0, size) + 1 or size
+            while rest[end] & 0xC0 == 0x80:
+                end -= 1
+        yield [Atom(b"%s", (rest[:end],))]
+        rest = rest[end:]
+
+
+def send_framed(
+    reactor: ServerReactor, stream: OutgoingStream, request_id: int, framed: Framed, *, end_stream: bool = False
+) -> list[SendFrames]:
+    """Give a response to the reactor; its frames are in what comes back, in this order.
+
+    Args:
+        reactor: of the exchange, which does not defer output.
+        stream: where the frames go.
+        request_id: a command that was handed out.
+        framed: the response.
+        end_stream: whether the stream ends with it.
+
+    Raises:
+        LocalProtocolError: for text that does not fit into frames of fewer than 12 octets.
+    """
+    actions: list[SendFrames | Signal] = []
+    for atoms in _text_atoms(framed.output, max(stream.frame_size - _ATOM_SIZE, 4)):
+        actions.append(reactor.send_text(stream, request_id, atoms))
+    if framed.error is not None:
+        action = reactor.send_error(stream, request_id, framed.error, kind=framed.kind, end_stream=end_stream)
+    else:
+        action = reactor.send_response(stream, request_id, framed.data, end_stream=end_stream)
+    actions.append(action)
+    return [each for each in actions if isinstance(each, SendFrames)]
+
+
+def join_frames(frames: Iterable[Frame], limits: Limits) -> Iterator[bytes]:
+    """Chunks of at least ``limits.chunk`` octets, the last one shorter, made of whole frames."""
+    pieces: list[bytes] = []
+    size = 0
+    for frame in frames:
+        pieces += iter_chunks((frame,), limits)
+        size += HEADER_SIZE + len(frame.payload)
+        if size >= limits.chunk:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    if pieces:
+        yield b"".join(pieces)

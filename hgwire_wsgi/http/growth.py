@@ -1,0 +1,105 @@
+"""A clone after a push: the bundle of an older state first, the rest with the client's next request.
+
+Clients that know ``partial-pull`` ask again for what a bundle left out, as they do with the pull bundles that an
+administrator makes.  Here the bundles are those that were made for others, and nobody lists them: beside each bundle of
+a whole repository a note is kept, under all that it depends on but the history, of which heads it has.
+
+An older bundle will do only if nothing but the history has changed since: then the bookmarks, phases and obsolescence
+markers in it are those of now.  (A client does not ask for bookmarks again.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from typing import Any
+
+import attrs
+
+from ..cache.store import Store
+from ..repositories.base import NULL
+from .service import Call
+
+__all__ = ["Growth"]
+
+_log = logging.getLogger("hgwire_wsgi")
+
+_PLAIN_ARGUMENTS = frozenset(
+    {"heads", "common", "bundlecaps", "cg", "bookmarks", "listkeys", "obsmarkers", "phases", "cbattempted"}
+)
+_SMALLEST_SHARE = 4
+"""An older bundle is sent while it has four times the changesets that it lacks: then it saves more than the second
+request costs."""
+
+
+@attrs.define
+class Growth:
+    """A call for a bundle of a whole repository, and the bundle of an older state of it.
+
+    Attributes:
+        call: the call.
+        wanted: the heads that the client asks for.
+        note: digest of the note about the newest bundle.
+        is_whole: whether those were all heads, as was seen when the bundle was made.
+    """
+
+    call: Call
+    wanted: tuple[bytes, ...]
+    note: str
+    is_whole: bool = False
+
+    @classmethod
+    def of(cls, call: Call, name: str, key: tuple[Any, ...]) -> Growth | None:
+        """See whether a call is one for a whole repository.
+
+        Args:
+            call: the call.
+            name: of the repository.
+            key: of the bundle, besides the state; the arguments last.
+        """
+        arguments, context = call.context.arguments, call.context
+        if call.command.name != "getbundle":
+            return None
+        if not set(arguments) <= _PLAIN_ARGUMENTS or b"HG2" not in arguments.get("bundlecaps", b""):
+            return None
+        bound = call.command.bind(arguments)
+        wanted, rest = bound.get("heads"), context.repository.state_besides_history()
+        if not wanted or rest is None or not bound.get("cg", True) or set(bound.get("common", ())) - {NULL}:
+            return None
+        others = {argument: value for argument, value in key[-1].items() if argument != "heads"}
+        everything = ("growth", name, rest, key[:-1], others)
+        note = hashlib.sha256(repr(everything).encode("utf-8", "surrogateescape")).hexdigest()
+        return cls(call, tuple(wanted), note)
+
+    def remember(self, store: Store, digest: str) -> None:
+        """Note that the bundle of this call is there, if it is one of a whole repository."""
+        if not self.is_whole:
+            return
+        try:
+            store.put(self.note, b"\n".join([digest.encode("ascii"), *(head.hex().encode() for head in self.wanted)]))
+        except OSError as error:
+            _log.warning("the bundle cache cannot be written: %s", error)
+
+    def older(self, store: Store, digest: str) -> int | None:
+        """Open the bundle of an older state, if there is one that will do, none of the present state, and the client
+        asks for the rest.
+
+        Args:
+            store: of bundles.
+            digest: of the bundle of the present state.
+        """
+        if "partial-pull" not in self.call.context.protocol.tokens or os.path.exists(store.path(digest)):
+            return None
+        noted = store.get(self.note)
+        if noted is None:
+            return None
+        try:
+            known, *names = noted.decode("ascii").split("\n")
+            heads = [bytes.fromhex(name) for name in names]
+        except ValueError:
+            return None
+        counts = self.call.context.repository.missing(heads, self.wanted)
+        if counts is None or not 0 < counts[0] * _SMALLEST_SHARE <= counts[1]:
+            return None
+        return store.open(known)

@@ -1,0 +1,44 @@
+"""Chunked request bodies under uWSGI 2.0, which hands them out by a function of its own.
+
+uWSGI 2.1 has ``wsgi-manage-chunked-input`` and needs none of this.  Observed in 2.0.31: with ``http-chunked-input`` the
+router passes chunks on, ``wsgi.input`` is empty, and ``uwsgi.chunked_read()`` returns a chunk, or nothing at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["chunked_input"]
+
+
+def chunked_input(environ: Mapping[str, Any]) -> ChunkedInput | None:
+    """The body of a chunked request under uWSGI; ``None`` elsewhere."""
+    if "uwsgi.version" not in environ:
+        return None
+    try:
+        import uwsgi  # it exists inside uWSGI only
+    except ImportError:
+        return None
+    return ChunkedInput(uwsgi.chunked_read)
+
+
+class ChunkedInput:
+    """Reads chunks as a file.
+
+    Args:
+        read_chunk: returns the next chunk, or nothing at the end; raises ``OSError`` for a lost client.
+    """
+
+    def __init__(self, read_chunk: Callable[[], bytes]) -> None:
+        self._read_chunk = read_chunk
+        self._chunk = memoryview(b"")
+        self._at_end = False
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` octets, fewer at the end of a chunk, none at the end of the body."""
+        if not self._chunk and not self._at_end:
+            self._chunk = memoryview(self._read_chunk())
+            self._at_end = not self._chunk
+        data, self._chunk = bytes(self._chunk[:size]), self._chunk[size:]
+        return data

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hgwire_wsgi.http.body import RequestBody
+from hgwire_wsgi.http.uwsgi import ChunkedInput, chunked_input
+from hgwire_wsgi.limits import Limits
+
+
+def test_chunks_are_read_as_a_file() -> None:
+    chunks = iter([b"abc", b"defg", b""])
+    source = ChunkedInput(lambda: next(chunks))
+    assert [source.read(2) for _ in range(6)] == [b"ab", b"c", b"de", b"fg", b"", b""]
+
+
+def test_only_inside_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chunked_input({}) is None
+    monkeypatch.setitem(sys.modules, "uwsgi", None)
+    assert chunked_input({"uwsgi.version": b"2.0"}) is None
+
+
+def test_a_chunked_body_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = iter([b"one", b"two", b""])
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(chunked_read=lambda: next(chunks)))
+    body = RequestBody({"uwsgi.version": b"2.0", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": None}, Limits())
+    assert body.read(100) == b"one"
+    assert body.drain(100)
+    assert body.read(1) == b""
