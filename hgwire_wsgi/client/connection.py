@@ -1,0 +1,385 @@
+"""One HTTP connection to a server, over :mod:`http.client`: kept alive, in constant memory, with one kind of error."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import quote, unquote, urlsplit
+
+import attrs
+
+from .._version import __version__
+from ..compression import Readable
+from ..errors import ConnectionFailed, LocalProtocolError
+
+__all__ = ["Address", "Connection", "Response", "Source", "pieces_of", "printable", "size_of", "utf8"]
+
+Source: TypeAlias = bytes | Readable | Iterable[bytes]
+"""What a request can carry: octets, a file that is read from where it stands, or pieces as they are made."""
+
+PIECE = 64 * 1024
+
+# Some sites tell clients of the wire protocol from browsers by how the name of Mercurial's own client begins.
+_USER_AGENT = f"mercurial/proto-1.0 (hgwire {__version__})"
+_LINES = 1000
+# ValueError: the reader of chunks passes what it cannot make of their sizes on to the file below.
+_FAILURES = (OSError, http.client.HTTPException, ValueError)
+
+
+@runtime_checkable
+class _Seekable(Protocol):
+    def tell(self) -> int: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> object: ...
+
+
+@attrs.define
+class _SourceFailed(Exception):
+    """Keeps what a source of data raised apart from failures of the connection."""
+
+    cause: BaseException
+
+
+def _next_piece(pieces: Iterator[bytes]) -> bytes:
+    try:
+        return next(pieces, b"")
+    except BaseException as error:
+        raise _SourceFailed(error) from error
+
+
+def printable(text: bytes | str) -> str:
+    """What a server said, fit for a terminal: control characters other than line ends and tabs are replaced."""
+    decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else "?"
+        for character in decoded.replace("\r\n", "\n")
+    )
+
+
+def utf8(text: str, what: str) -> bytes:
+    """Text as octets.
+
+    Raises:
+        LocalProtocolError: for what is no Unicode, such as an argument of the command line that was no UTF-8.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise LocalProtocolError(f"not UTF-8: {what}") from None
+
+
+def size_of(source: Source) -> int | None:
+    """How many octets a source will give, or ``None`` if only reading it can tell."""
+    if isinstance(source, bytes):
+        return len(source)
+    if not isinstance(source, _Seekable):
+        return None
+    try:
+        here = source.tell()
+        source.seek(0, os.SEEK_END)
+        end = source.tell()
+        source.seek(here)
+    except OSError:
+        return None
+    return end - here
+
+
+def pieces_of(source: Source) -> Generator[bytes, None, None]:
+    """The octets of a source in pieces, none of them empty.  An iterable is closed after use, a file is not."""
+    if isinstance(source, bytes):
+        if source:
+            yield source
+    elif isinstance(source, Iterable) and not hasattr(source, "read"):
+        try:
+            yield from filter(None, source)
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+    else:
+        while piece := source.read(PIECE):
+            yield piece
+
+
+@attrs.frozen
+class Address:
+    """Where a repository is.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        host: name or address.
+        port: ``None`` for that of the scheme.
+        path: quoted, without a slash at the end.
+        authorization: the value of that header, if there is one.
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    authorization: str | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str, auth: tuple[str, str] | None = None) -> Address:
+        """Take a URL apart.
+
+        Args:
+            url: may hold user and password.
+            auth: user and password, instead of those in the URL.
+
+        Raises:
+            LocalProtocolError: for what is no HTTP URL.  The message never repeats the URL, for it may hold a password.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise LocalProtocolError(f"not a URL: {error}") from None
+        if parts.scheme not in ("http", "https") or not host:
+            raise LocalProtocolError("not a URL of a repository: it must begin with http:// or https:// and a host")
+        if auth is None and parts.username is not None:
+            auth = unquote(parts.username), unquote(parts.password or "")
+        authorization = None
+        if auth is not None:
+            authorization = "Basic " + base64.b64encode(utf8(":".join(auth), "user and password")).decode("ascii")
+        path = quote(utf8(parts.path, "the path of the URL"), safe="/%:@!$&'()*+,;=~").rstrip("/")
+        return cls(parts.scheme, host, port, path, authorization)
+
+    @property
+    def url(self) -> str:
+        """The URL, without the password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}{'' if self.port is None else f':{self.port}'}{self.path}"
+
+
+class Response:
+    """An HTTP response whose body is read in pieces.
+
+    ``read`` gives what has arrived, up to so many octets, and ``b""`` at the end of the body; it raises
+    :class:`ConnectionFailed` where the body ends early.
+
+    Attributes:
+        status: its status.
+        reason: the text behind that.
+        headers: its headers; names are compared without regard to case.
+    """
+
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.status = response.status
+        self.reason = response.reason
+        self.headers = response.headers
+
+    @property
+    def media_type(self) -> str:
+        """``Content-Type`` without parameters, in lower case; empty if there is none."""
+        return printable(self.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body was read, or the response closed."""
+        return self._response.isclosed()
+
+    def read(self, size: int, /) -> bytes:
+        if self.ended:
+            return b""
+        response = self._response
+        try:
+            # read() waits until it has all it was asked for, which a stream may take long to give; but read1() of
+            # Python 3.10 does not count what is left of a known length.
+            data = response.read1(size) if response.length is None else response.read(size)
+        except _FAILURES as error:
+            self.close()
+            raise _failed(self._connection.address, error) from error
+        if not data and response.length:
+            self.close()
+            raise ConnectionFailed(f"{self._connection.address.url} broke off: {response.length} octets are missing")
+        return data
+
+    def close(self) -> None:
+        """Give the body up, and with it the connection unless the body was read to its end."""
+        if not self.ended:
+            self._connection.close()
+
+    def drop(self) -> None:
+        """For the connection: close the body alone."""
+        self._response.close()
+
+
+class _BoundedLines(io.BufferedReader):
+    """What a response is read from, with an end to the lines that bring no body.
+
+    :mod:`http.client` bounds the length of a line and the headers of a response, but takes any number of interim
+    responses, and of trailers.
+    """
+
+    _lines = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._lines += 1
+        if self._lines > _LINES:
+            raise http.client.HTTPException(f"more than {_LINES} lines of headers")
+        return super().readline(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self._lines = 0
+        return super().read1(size)
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **keywords: Any) -> None:
+        super().__init__(sock, *args, **keywords)
+        self.fp: io.BufferedReader = _BoundedLines(self.fp.detach())
+
+
+def _failed(address: Address, error: BaseException) -> ConnectionFailed:
+    reason = "no answer in time" if isinstance(error, TimeoutError) else printable(str(error)) or type(error).__name__
+    return ConnectionFailed(f"{address.url}: {reason}")
+
+
+class Connection:
+    """A connection to one server, opened when it is needed.
+
+    One thread at a time; one request at a time, whose response is read or closed before the next.
+
+    Args:
+        address: where to.
+        timeout: seconds without a single octet after which to give up.
+        ssl_context: for ``https``; Python's default checks certificates and names.
+
+    Attributes:
+        address: where to.
+        http: what it is made of.
+        opened: how many connections were made so far.
+    """
+
+    def __init__(
+        self, address: Address, *, timeout: float | None = 60.0, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        self.address = address
+        self.http: http.client.HTTPConnection
+        if address.scheme == "https":
+            context = ssl_context or ssl.create_default_context()
+            self.http = http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
+        else:
+            self.http = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+        self.http.response_class = _HTTPResponse
+        self._open: Response | None = None
+        self.opened = 0
+
+    def close(self) -> None:
+        """Close the connection, and what was not read of a response; the next request opens another."""
+        self.http.close()
+        if self._open is not None:
+            self._open.drop()
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: Sequence[Source] = (),
+        *,
+        length: int | None = None,
+        repeatable: bool = False,
+    ) -> Response:
+        """Send a request and wait for the head of its response.
+
+        Args:
+            method: the HTTP method.
+            target: what follows the path of the address, quoted.
+            headers: besides ``Host``, ``User-Agent``, ``Authorization`` and those about the body.
+            body: sources, one after the other.
+            length: of the whole body; otherwise found out from the sources, and where that fails the body is sent in
+                chunks, which not every server takes.
+            repeatable: whether the request may be sent again when a connection that was kept turns out to be closed.
+
+        Raises:
+            ConnectionFailed: no connection, no answer, or none that is HTTP.
+            LocalProtocolError: the response before has not been read, or the sources gave another length.
+        """
+        if self._open is not None and not self._open.ended:
+            raise LocalProtocolError("the response before has neither been read to its end nor closed")
+        if length is None and body:
+            sizes = [size_of(source) for source in body]
+            length = None if None in sizes else sum(filter(None, sizes))
+        kept = self._keep(fresh=not repeatable and bool(body))
+        framing: list[tuple[str, str]] = []
+        if body or method not in ("GET", "HEAD"):
+            framing = [("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))]
+        try:
+            response = self._exchange(method, target, [*headers, *framing], body, length)
+        except _SourceFailed as failed:
+            self.close()
+            raise failed.cause from None
+        except _FAILURES as error:
+            self.close()
+            if kept and repeatable and isinstance(error, ConnectionError):
+                return self.request(method, target, headers, body, length=length)
+            raise _failed(self.address, error) from error
+        except BaseException:
+            self.close()
+            raise
+        self._open = Response(self, response)
+        return self._open
+
+    def _keep(self, *, fresh: bool) -> bool:
+        """Keep the connection if it still stands; otherwise the next request opens one."""
+        sock = self.http.sock
+        if sock is not None and not fresh:
+            with selectors.DefaultSelector() as selector:
+                # Whatever is there to read now is no response; most often it is the end.
+                selector.register(sock, selectors.EVENT_READ)
+                if not selector.select(0):
+                    return True
+        self.close()
+        self.opened += 1
+        return False
+
+    def _exchange(
+        self, method: str, target: str, headers: list[tuple[str, str]], body: Sequence[Source], length: int | None
+    ) -> http.client.HTTPResponse:
+        path = self.address.path or "/" * target.startswith("?")
+        self.http.putrequest(method, path + target, skip_accept_encoding=True)
+        self.http.putheader("User-Agent", _USER_AGENT)
+        if self.address.authorization is not None:
+            self.http.putheader("Authorization", self.address.authorization)
+        for name, value in headers:
+            self.http.putheader(name, value)
+        self.http.endheaders()
+        if self._send_body(body, length):
+            return self.http.getresponse()
+        # The server hung up, but it may have said why before.
+        response = self.http.getresponse()
+        self.http.close()
+        return response
+
+    def _send_body(self, body: Sequence[Source], length: int | None) -> bool:
+        """Send the body; says whether all of it could be sent."""
+        sent = 0
+        for source in body:
+            with closing(pieces_of(source)) as pieces:
+                while piece := _next_piece(pieces):
+                    sent += len(piece)
+                    if length is not None and sent > length:
+                        raise LocalProtocolError(f"the data are longer than the {length} octets announced")
+                    if not self._send(b"%x\r\n%s\r\n" % (len(piece), piece) if length is None else piece):
+                        return False
+        if length is not None and sent < length:
+            raise LocalProtocolError(f"the data end after {sent} of the {length} octets announced")
+        return not body or length is not None or self._send(b"0\r\n\r\n")
+
+    def _send(self, data: bytes) -> bool:
+        with suppress(ConnectionError):
+            self.http.send(data)
+            return True
+        return False
