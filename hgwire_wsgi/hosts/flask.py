@@ -1,0 +1,35 @@
+"""Mount a wire application inside a Flask application.
+
+The requests never become Flask requests: ``before_request`` functions, sessions, ``MAX_CONTENT_LENGTH`` and the
+parsing of forms do not apply to them, so a push of any size streams.  Flask's own authentication does not apply
+either; who may pull and push is for the wire application's policy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+from . import mount_point
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from flask import Flask
+
+__all__ = ["mount"]
+
+
+def mount(flask_app: Flask, wire: WSGIApplication, prefix: str = "/hg") -> None:
+    """Serve ``wire`` under a prefix of a Flask application.
+
+    Args:
+        flask_app: its ``wsgi_app`` is replaced, as Flask documents for middleware; ``flask_app`` itself stays usable.
+        wire: a ``WireApp``, or one wrapped in a middleware of yours.
+        prefix: where; ``SCRIPT_NAME`` and ``PATH_INFO`` are shifted accordingly.
+
+    Raises:
+        ValueError: if ``prefix`` is not a prefix.
+    """
+    dispatcher = DispatcherMiddleware(flask_app.wsgi_app, {mount_point(prefix): wire})
+    flask_app.wsgi_app = dispatcher  # type: ignore[method-assign]  # The way that Flask documents.

@@ -1,0 +1,77 @@
+"""Factories for PasteDeploy, whose ``.ini`` files Pyramid's ``pserve`` and other loaders read.
+
+::
+
+    [app:hg]
+    use = call:hgwire_wsgi.hosts.paste:app_factory
+    root = /srv/hg
+    config =
+        web.allow-push = alice, bob
+
+Settings of both factories:
+
+``root``
+    a repository, served at ``/``, or a folder of repositories, each served at its path below it; or
+``repositories``
+    lines of ``name = path`` instead, for repositories that are in different places;
+``config``
+    lines of ``section.name = value``, Mercurial configuration for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from .. import WireApp, WireMiddleware
+from ..repositories.mercurial import MercurialProvider
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+__all__ = ["app_factory", "filter_factory"]
+
+
+def app_factory(global_conf: Mapping[str, str], **settings: str) -> WireApp:
+    """``paste.app_factory``: an application that answers wire requests only.
+
+    Args:
+        global_conf: the ``[DEFAULT]`` section; not used.
+        **settings: see the module.
+
+    Raises:
+        ValueError: for an unknown setting, a malformed line, and neither or both of ``root`` and ``repositories``.
+    """
+    root = settings.pop("root", None)
+    repositories = dict(_pair(line) for line in _lines(settings.pop("repositories", "")))
+    config = ["=".join(_pair(line)) for line in _lines(settings.pop("config", ""))]
+    if settings:
+        raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
+    if (root is None) == (not repositories):
+        raise ValueError("give either root or repositories")
+    return WireApp(MercurialProvider(repositories if root is None else root, config=config))
+
+
+def filter_factory(global_conf: Mapping[str, str], **settings: str) -> Callable[[WSGIApplication], WireMiddleware]:
+    """``paste.filter_factory``: wire requests are answered, all others go to the next application.
+
+    Args:
+        global_conf: the ``[DEFAULT]`` section; not used.
+        **settings: see the module.
+
+    Raises:
+        ValueError: as for :func:`app_factory`.
+    """
+    wire = app_factory(global_conf, **settings)
+    return lambda pages: WireMiddleware(pages, wire=wire)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _pair(line: str) -> tuple[str, str]:
+    name, equals, value = line.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"not of the form name = value: {line!r}")
+    return name.strip(), value.strip()

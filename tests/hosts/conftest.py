@@ -1,0 +1,108 @@
+"""What a mounted application sees, without Mercurial."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hgwire_wsgi.cli.demo import make_demonstration
+
+with warnings.catch_warnings(), contextlib.suppress(ImportError):
+    # Pyramid 2.1 imports pkg_resources, which newer releases of setuptools warn about.
+    warnings.simplefilter("ignore")
+    importlib.import_module("pyramid.config")
+
+
+class Witness:
+    """A WSGI application that remembers each request's environ, and how much of the body had been read before it."""
+
+    def __init__(self) -> None:
+        self.environs: list[dict[str, Any]] = []
+        self.closed = 0
+        self.sent = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self.environs.append(environ)
+        start_response("200 Script output follows", [("Content-Type", "application/mercurial-0.1")])
+        return _Reply(self)
+
+
+class _Reply:
+    def __init__(self, witness: Witness) -> None:
+        self.witness = witness
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in (b"one", b"two"):
+            self.witness.sent += 1
+            yield chunk
+
+    def close(self) -> None:
+        self.witness.closed += 1
+
+
+class CountingBody(io.RawIOBase):
+    """A body of one gigabyte that nobody should read."""
+
+    asked = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        self.asked += 1
+        return b"x" * (65536 if size is None or size < 0 else min(size, 65536))
+
+
+@pytest.fixture
+def witness() -> Witness:
+    return Witness()
+
+
+@pytest.fixture
+def push_environ() -> dict[str, Any]:
+    """The environ of a large push; ``PATH_INFO`` and ``SCRIPT_NAME`` are to be set."""
+    return {
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": "cmd=unbundle",
+        "CONTENT_TYPE": "application/mercurial-0.1",
+        "CONTENT_LENGTH": str(1 << 30),
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": CountingBody(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+
+
+@pytest.fixture
+def call() -> Any:
+    """Call a WSGI application; gives status, header list and the iterable it returned."""
+
+    def call(app: Any, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:
+        started: list[Any] = []
+        body = app(environ, lambda status, headers, exc_info=None: started.append((status, headers)))
+        return (*started[0], body)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demonstration repository that no test changes."""
+    root = tmp_path_factory.mktemp("demonstration") / "demo"
+    make_demonstration(root)
+    return root
