@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from cli_support import environment
+
+from hgwire_wsgi import __version__, cli
+from hgwire_wsgi.cli import SUBCOMMANDS, CommandLineError, Subcommand, main
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_a_module_with_both_functions(name: str) -> None:
+    module = importlib.import_module(f"hgwire_wsgi.cli.{SUBCOMMANDS[name].module}")
+    parser = argparse.ArgumentParser()
+    module.configure(parser)
+    assert callable(module.run)
+    assert module.run.__doc__ and module.configure.__doc__
+
+
+def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    for name, subcommand in SUBCOMMANDS.items():
+        assert name in printed
+        assert subcommand.summary.split(",")[0] in " ".join(printed.split())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"hgwire {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["commands", "--nonsense"]])
+def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: hgwire" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_what_cannot_be_done_is_said_in_one_line(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        @staticmethod
+        def configure(parser: Any) -> None:
+            pass
+
+        @staticmethod
+        def run(args: Any) -> int:
+            raise CommandLineError("no can do", code=code)
+
+    monkeypatch.setitem(SUBCOMMANDS, "fail", Subcommand("fail", "fail"))
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name, package: Failing)
+    assert main(["fail"]) == code
+    assert capsys.readouterr().err == "hgwire: no can do\n"
+
+
+def test_only_the_named_subcommand_is_imported() -> None:
+    program = (
+        "import sys\n"
+        "from hgwire_wsgi.cli import main\n"
+        "main(['commands'])\n"
+        "sys.exit(' '.join({'gunicorn', 'mercurial', 'webob', 'hgwire_wsgi.cli.serve'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hgwire_wsgi", "--version"], env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"hgwire {__version__}\n")

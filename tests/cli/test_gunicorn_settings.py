@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+config = pytest.importorskip("gunicorn.config")
+
+from hgwire_wsgi.cli import gunicorn_settings  # noqa: E402
+from hgwire_wsgi.cli.gunicorn_app import Server  # noqa: E402
+
+SETTINGS = {
+    name: value
+    for name, value in vars(gunicorn_settings).items()
+    if not name.startswith("_") and not isinstance(value, ModuleType)
+}
+
+
+def load() -> None:
+    raise AssertionError("nothing is loaded before a worker asks")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_name_is_a_setting_of_gunicorn(name: str) -> None:
+    # Releases before 25 have no control socket to disable.
+    assert name in config.Config().settings or name == "control_socket_disable"
+
+
+def test_every_setting_has_its_reason_beside_it() -> None:
+    body = ast.parse(Path(gunicorn_settings.__file__).read_text()).body
+    for statement, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.Assign):
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant), ast.unparse(statement)
+
+
+def test_the_server_takes_them_and_what_the_caller_changes() -> None:
+    server = Server(load, {"workers": 5, "bind": "127.0.0.1:1"})
+    for name, value in {**SETTINGS, "workers": 5}.items():
+        if name in server.cfg.settings and name != "worker_class":
+            assert getattr(server.cfg, name) == value, name
+    assert server.cfg.worker_class_str == "gthread"
+    assert server.cfg.address == [("127.0.0.1", 1)]
+
+
+def test_neither_environment_nor_command_line_nor_file_changes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("threads = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads=4")
+    monkeypatch.setattr("sys.argv", ["hgwire", "--threads=5"])
+    assert Server(load, {}).cfg.threads == gunicorn_settings.threads
+
+
+def test_the_application_is_made_when_a_worker_asks() -> None:
+    made = object()
+    assert Server(lambda: made, {}).wsgi() is made  # type: ignore[arg-type, return-value]  # Any object will do.
