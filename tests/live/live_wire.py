@@ -1,0 +1,92 @@
+"""Requests written by hand, over one connection that is kept alive."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class Answer:
+    """One HTTP answer, read to its end."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as a person would read it."""
+        return self.body.decode(errors="replace")
+
+
+class Wire:
+    """One keep-alive connection to a server.
+
+    Args:
+        port: of the server on loopback.
+        path: of the repository.
+    """
+
+    def __init__(self, port: int, path: str) -> None:
+        self.port = port
+        self.path = path
+        self.connections = 0
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._connection.close()
+
+    def send(
+        self,
+        query: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        path: str | None = None,
+    ) -> Answer:
+        """Send one request and read the answer to its end.
+
+        Args:
+            query: the query string, as it is.
+            method: of the request.
+            headers: its headers; Content-Length comes from the body unless it is among them.
+            body: its body.
+            path: another path than the repository's.
+        """
+        if self._connection.sock is None:
+            self.connections += 1
+        target = (self.path if path is None else path) + (f"?{query}" if query else "")
+        self._connection.request(method, target, body=body, headers=dict(headers or {}))
+        response = self._connection.getresponse()
+        content = response.read()
+        seen = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, response.reason, seen, content)
+
+    def command(self, name: str, method: str = "GET", body: bytes | None = None, **arguments: str) -> Answer:
+        """Run a command with its arguments in a header, as clients send them."""
+        import urllib.parse
+
+        encoded = urllib.parse.urlencode(sorted(arguments.items()))
+        headers = {"X-HgArg-1": encoded} if encoded else {}
+        if body is not None:
+            headers["Content-Type"] = "application/mercurial-0.1"
+        return self.send(f"cmd={name}", method=method, headers=headers, body=body)
+
+
+def raw(port: int, data: bytes) -> bytes:
+    """Send octets over a connection of their own and return all that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(data)
+        received = bytearray()
+        while chunk := connection.recv(65536):
+            received += chunk
+        return bytes(received)

@@ -1,0 +1,97 @@
+"""hgweb's access rules as a client meets them: our application against hgweb, with the same client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from live_hg import octets
+from live_pair import Pair, Side
+
+USERS = ["", "alice:pw@", "bob:pw@", "alice:wrong@"]
+
+#: Rules, and who of USERS may read; None is not asked, to save time.
+READ = {
+    "allow_read = alice": [False, True, False, False],
+    "allow_read = *": [True, True, None, None],
+    "deny_read = bob": [False, True, False, None],
+    "deny_read = *": [False, False, None, None],
+    "allow_read = alice, bob\ndeny_read = bob": [False, True, False, None],
+    "allow-pull = no": [False, False, None, None],
+    "allow-pull = yes\nallow_read = alice bob": [False, None, True, None],
+}
+
+#: Rules, on a server whose own configuration lets everybody push, and who of USERS may.
+PUSH = {
+    "allow-push =": [False, False, None, None],
+    "allow-push = alice": [False, True, False, False],
+    "allow-push = *\ndeny_push = bob": [False, True, False, None],
+    "deny_push = *": [False, False, None, None],
+    "allow_push = alice": [False, True, None, None],
+    "push_ssl = yes": [False, False, None, None],
+    "push_ssl = yes\nallow-push =": [False, None, None, None],
+    "allow_read = alice\nallow-push = bob": [None, False, False, None],
+    "allow-pull = no": [None, False, None, None],
+}
+
+
+@pytest.mark.parametrize("rule", READ)
+def test_who_may_read(pair: Pair, rule: str) -> None:
+    """As nobody, as two users, and with a wrong password."""
+
+    def scenario(side: Side) -> list[bool | None]:
+        url = side.serve("public-only", hgrc=f"[web]\n{rule}\n").url
+
+        def may_read(user: str) -> bool:
+            return side.hg("identify", url.replace("//", f"//{user}", 1), ok=(0, 20, 100, 255)).code == 0
+
+        return [None if expected is None else may_read(user) for user, expected in zip(USERS, READ[rule], strict=True)]
+
+    assert pair.same(scenario) == READ[rule]
+
+
+@pytest.mark.parametrize("rule", PUSH)
+def test_who_may_push(pair: Pair, rule: str) -> None:
+    """As the same; a refused push changes nothing."""
+
+    def scenario(side: Side) -> list[bool | None]:
+        allowed: list[bool | None] = []
+        for number, (user, expected) in enumerate(zip(USERS, PUSH[rule], strict=True)):
+            if expected is None:
+                allowed.append(None)
+                continue
+            served = side.serve("public-only", hgrc=f"[web]\n{rule}\n", suffix=f"-{number}")
+            before = octets(served.path)
+            work = side.checkout("drafts", f"work{number}")
+            url = served.url.replace("//", f"//{user}", 1)
+            allowed.append(side.hg("push", url, cwd=work, ok=(0, 1, 20, 100, 255)).code == 0)
+            assert (octets(served.path) != before) == allowed[-1]
+        return allowed
+
+    assert pair.same(scenario) == PUSH[rule]
+
+
+def test_pushing_a_bookmark_needs_the_permission_to_push(pair: Pair) -> None:
+    def scenario(side: Side) -> Any:
+        served = side.serve(hgrc="[web]\nallow-push = alice\n")
+        work = side.checkout("history")
+        side.scribe("bookmark", "-f", "-r", "0", "old", repo=work)
+        before = octets(served.path)
+        for config in ((), ("devel.legacy.exchange=bundle1",)):
+            side.hg("push", "-B", "old", served.url, cwd=work, config=config, ok=(1, 2, 255))
+        assert octets(served.path) == before
+        side.hg("push", "-B", "old", served.url.replace("//", "//alice:pw@", 1), cwd=work, ok=(0, 1))
+        return side.state(served.path)["bookmarks"]
+
+    assert any(line.startswith("old ") for line in pair.same(scenario))
+
+
+def test_a_user_name_reaches_the_hooks(pair: Pair) -> None:
+    def scenario(side: Side) -> Any:
+        hook = "sh -c 'echo by $HG_URL $REMOTE_USER $HG_SOURCE'"
+        served = side.serve(hgrc=f"[web]\nallow-push = alice\n[hooks]\npretxnchangegroup.who = {hook}\n")
+        url = served.url.replace("//", "//alice:pw@", 1)
+        side.hg("push", url, cwd=side.checkout("ahead"))
+
+    pair.same(scenario)
+    assert "remote: by remote:http:" in pair.sides["ours"].transcript[0].out

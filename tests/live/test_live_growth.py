@@ -1,0 +1,191 @@
+"""Clones after a push get an older bundle first and what it lacks next, and are what a whole clone would be."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from live_hg import environment, run_hg
+from live_servers import require
+
+from hgwire_wsgi import CacheSettings, WireApp
+
+SERVER_HGRC = "[web]\npush_ssl = no\nallow-push = *\n[experimental]\nevolution = all\n"
+HGRC = "[ui]\nusername = Live Test <live@example.com>\n[devel]\ndefault-date = 0 0\n[experimental]\nevolution = all\n"
+STATE = "{node} {phase} {bookmarks} {obsolete}\\n"
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@attrs.define
+class Forge:
+    """A server in this process, and what it was asked."""
+
+    folder: Path
+    url: str
+    bundles: list[int | None]
+    environ: dict[str, str]
+    commits: int = 0
+
+    def hg(self, *args: str, ok: tuple[int, ...] = (0,)) -> str:
+        return run_hg(args, environ=self.environ, cwd=self.folder, code_ok=ok).out
+
+    def commit(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.commits += 1
+            name = f"file{self.commits}"
+            (self.folder / "work" / name).write_text(name * 2000)
+            self.hg("-R", "work", "commit", "-A", "-m", name)
+
+    def state(self, repository: str) -> str:
+        return self.hg("-R", repository, "log", "-r", "sort(all(), node)", "-T", STATE)
+
+    def clone(self) -> list[int | None]:
+        """Clone, compare with the server, and tell the sizes of the bundles that came; ``None`` is one being made."""
+        self.bundles.clear()
+        name = f"clone{len(list(self.folder.iterdir()))}"
+        self.hg("clone", "-q", "-U", self.url, name)
+        assert self.state(name) == self.state("served")
+        self.hg("-R", name, "verify", "-q")
+        return list(self.bundles)
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[Forge]:
+    """A repository of some size, of which one clone was made."""
+    require("hg", "waitress")
+    from waitress.server import create_server
+
+    from hgwire_wsgi.repositories.mercurial import MercurialProvider
+
+    environ = environment(tmp_path / "home", HGRC)
+    run_hg(["init", "served"], environ=environ, cwd=tmp_path, code_ok=(0,))
+    (tmp_path / "served" / ".hg" / "hgrc").write_text(
+        "[web]\npush_ssl=no\nallow-push=*\n[experimental]\nevolution=all\n"
+    )
+    app = WireApp(MercurialProvider(tmp_path / "served"), cache=CacheSettings(folder=tmp_path / "cache"))
+    bundles: list[int | None] = []
+
+    def watched(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if environ["QUERY_STRING"] == "cmd=getbundle":
+                length = dict(headers).get("Content-Length")
+                bundles.append(None if length is None else int(length))
+            return start_response(status, headers, exc_info)
+
+        return app(environ, start)
+
+    server = create_server(watched, host="127.0.0.1", port=0)  # type: ignore[no-untyped-call]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    forge = Forge(tmp_path, f"http://127.0.0.1:{server.effective_port}/", bundles, environ)
+    forge.hg("clone", "-q", forge.url, "work")
+    forge.commit(20)
+    forge.hg("-R", "work", "push", "-q")
+    # Incompressible content, so that the bundle is not one of the short ones.
+    (tmp_path / "work" / "noise").write_bytes(random.Random(0).randbytes(300_000))
+    forge.hg("-R", "work", "commit", "-A", "-m", "noise")
+    forge.hg("-R", "work", "push", "-q")
+    forge.clone()
+    yield forge
+    server.close()
+
+
+def test_a_clone_after_a_push_gets_the_older_bundle_and_the_rest(forge: Forge) -> None:
+    (whole,) = forge.clone()
+    assert whole is not None and whole > 300_000
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    first, rest = forge.clone()
+    assert first == whole
+    assert rest is not None and rest < 10_000
+    assert forge.clone() == [first, rest]
+    forge.hg("-R", "work", "update", "-q", "0")
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q", "-f")
+    assert forge.clone()[0] == whole, "two heads now"
+
+
+def test_when_much_is_new_a_bundle_is_made(forge: Forge) -> None:
+    (whole,) = forge.clone()
+    forge.commit(8)
+    forge.hg("-R", "work", "push", "-q")
+    assert len(forge.clone()) == 1
+    (larger,) = forge.clone()
+    assert whole is not None and larger is not None and larger > whole
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    assert forge.clone()[0] == larger
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("bookmark", "-R", "served", "-r", "0", "mark"),
+        ("phase", "-R", "served", "--force", "--draft", "tip"),
+        ("phase", "-R", "served", "--force", "--secret", "tip"),
+        ("--config", "extensions.strip=", "strip", "-R", "served", "--no-backup", "tip"),
+    ],
+    ids=["bookmark", "draft", "secret", "strip"],
+)
+def test_what_else_has_changed_is_in_the_clone(forge: Forge, change: tuple[str, ...]) -> None:
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    forge.hg(*change)
+    forge.bundles.clear()
+    forge.hg("clone", "-q", "-U", forge.url, "compared")
+    visible = forge.hg("-R", "served", "log", "-r", "sort(all() - secret(), node)", "-T", "{node} {bookmarks}\\n")
+    assert forge.hg("-R", "compared", "log", "-r", "sort(all(), node)", "-T", "{node} {bookmarks}\\n") == visible
+    forge.hg("-R", "compared", "verify", "-q")
+
+
+def test_obsolescence_markers_come_with_the_clone(forge: Forge) -> None:
+    (forge.folder / "served" / ".hg" / "hgrc").write_text(SERVER_HGRC + "[phases]\npublish = no\n")
+    forge.clone()
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    forge.hg("-R", "work", "commit", "--amend", "-m", "amended")
+    forge.hg("-R", "work", "push", "-q", "-f")
+    forge.clone()
+    markers = forge.hg("-R", "served", "debugobsolete")
+    assert markers
+    newest = max(forge.folder.glob("clone*"), key=lambda path: path.stat().st_mtime)
+    assert forge.hg("-R", newest.name, "debugobsolete") == markers
+
+
+def test_only_clients_that_ask_again_get_a_part(forge: Forge) -> None:
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    forge.bundles.clear()
+    forge.hg("clone", "-q", "-U", "--config", "devel.legacy.exchange=bundle1", forge.url, "old")
+    assert len(forge.bundles) == 1
+    assert forge.state("old") == forge.state("served")
+    tip = forge.hg("-R", "served", "log", "-r", "tip", "-T", "{node}")
+    forge.bundles.clear()
+    forge.hg("clone", "-q", "-U", "-r", tip, forge.url, "revision")
+    assert forge.state("revision") == forge.state("served")
+
+
+def test_a_streamed_clone_is_made_once(forge: Forge) -> None:
+    """Making one takes the repository's lock, which is no change."""
+    sizes = []
+    for name in ("first", "second"):
+        forge.bundles.clear()
+        forge.hg("clone", "-q", "-U", "--stream", forge.url, name)
+        sizes += forge.bundles
+    assert sizes[0] is None
+    assert sizes[1] is not None
+    assert forge.state("second") == forge.state("served")
+
+
+def test_a_clone_of_a_part_is_no_base_for_whole_ones(forge: Forge) -> None:
+    (whole,) = forge.clone()
+    forge.hg("clone", "-q", "-U", "-r", "10", forge.url, "part")
+    forge.commit()
+    forge.hg("-R", "work", "push", "-q")
+    assert forge.clone()[0] == whole
