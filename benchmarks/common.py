@@ -1,0 +1,385 @@
+"""What the benchmarks share: servers under the same gunicorn settings, real clients, recorded requests, and load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import attrs
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.update(HGRCPATH="", HGPLAIN="1", LC_ALL="C.UTF-8")
+
+OPEN = ("web.push_ssl=no", "web.allow-push=*")
+"""Settings of the server that let anybody push."""
+
+APP = """
+import json, sys
+sys.path.insert(0, {root!r})
+with open("app.json") as file:
+    settings = json.load(file)
+path, kind = settings["path"], settings["kind"]
+if kind == "hgwire":
+    from hgwire_wsgi import WireApp
+    from hgwire_wsgi.cache.settings import CacheSettings
+    from hgwire_wsgi.repositories.mercurial import MercurialProvider
+    provider = MercurialProvider(path, config=settings["config"])
+    application = WireApp(provider, cache=CacheSettings(**settings["cache"]))
+elif kind == "hgweb":
+    from mercurial import extensions, ui as uimod
+    from mercurial.hgweb import hgweb
+    ui = uimod.ui.load()
+    for item in settings["config"]:
+        key, value = item.split("=")
+        section, name = key.split(".")
+        ui.setconfig(section.encode(), name.encode(), value.encode())
+    extensions.loadall(ui)
+    extensions.populateui(ui)
+    application = hgweb(path.encode(), baseui=ui)
+else:
+    # The limit: the same octets with the same headers, and nothing else; a long answer is a file.
+    answers = {{}}
+    for question, headers, body in settings["answers"]:
+        with open(body, "rb") as file:
+            content = file.read()
+        answers[question] = [tuple(header) for header in headers], body, content
+
+    def application(environ, start_response):
+        question = environ["QUERY_STRING"] + environ.get("HTTP_X_HGARG_1", "")
+        headers, name, body = answers[question]
+        start_response("200 OK", list(headers))
+        if len(body) > 65536:
+            return environ["wsgi.file_wrapper"](open(name, "rb", buffering=0), 262144)
+        return [body]
+"""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# Requests.
+
+
+@attrs.frozen
+class Request:
+    """A request as a client sent it."""
+
+    query: str
+    headers: tuple[tuple[str, str], ...]
+
+    @property
+    def command(self) -> str:
+        """The command it names."""
+        return self.query.partition("cmd=")[2].partition("&")[0]
+
+    @property
+    def question(self) -> str:
+        """What an answer depends on."""
+        return self.query + dict(self.headers).get("X-Hgarg-1", "")
+
+
+HEADS = Request("cmd=heads", ())
+"""A request that costs little."""
+
+
+@attrs.frozen
+class Reply:
+    """The answer to a request; ``first`` and ``last`` are seconds to its first and last octet."""
+
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    size: int
+    first: float
+    last: float
+
+
+def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
+    """Send a request over a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    connection.connect()
+    start = time.perf_counter()
+    connection.request("GET", f"/?{request.query}", headers=dict(request.headers))
+    response = connection.getresponse()
+    buffer = bytearray(1 << 18)
+    pieces: list[bytes] = []
+    size, first = 0, 0.0
+    while count := response.readinto(buffer):
+        first = first or time.perf_counter() - start
+        size += count
+        if keep:
+            pieces.append(bytes(buffer[:count]))
+    last = time.perf_counter() - start
+    connection.close()
+    if response.status != 200:
+        raise SystemExit(f"{request.query}: {response.status} {response.reason}: {b''.join(pieces)[:300]!r}")
+    hop_by_hop = {"connection", "date", "server", "transfer-encoding", "content-length"}
+    headers = [(name, value) for name, value in response.getheaders() if name.lower() not in hop_by_hop]
+    return Reply((*headers, ("Content-Length", str(size))), b"".join(pieces), size, first or last, last)
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def record(repository: Path, action: Callable[[str], object]) -> list[Request]:
+    """The requests that an action sends to the URL it is given, which is that of a repository."""
+    from mercurial.hgweb import hgweb
+
+    seen: list[Request] = []
+    inner = hgweb(str(repository).encode())
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        headers = [
+            (key[5:].replace("_", "-").title(), value)
+            for key, value in environ.items()
+            if key.startswith("HTTP_") and key not in ("HTTP_HOST", "HTTP_CONNECTION")
+        ]
+        seen.append(Request(environ["QUERY_STRING"], tuple(headers)))
+        return inner(environ, start_response)
+
+    with make_server("127.0.0.1", 0, app, handler_class=_Quiet) as listener:
+        thread = threading.Thread(target=listener.serve_forever, daemon=True)
+        thread.start()
+        try:
+            action(f"http://127.0.0.1:{listener.server_port}/")
+        finally:
+            listener.shutdown()
+            thread.join()
+    return seen
+
+
+def clone_request(repository: Path) -> Request:
+    """The ``getbundle`` of a full clone."""
+    with tempfile.TemporaryDirectory() as folder:
+        requests = record(repository, lambda url: hg("clone", "-q", "-U", url, f"{folder}/clone"))
+    return next(request for request in requests if request.command == "getbundle")
+
+
+# Clients.
+
+
+def hg_program() -> str:
+    """The ``hg`` of this interpreter, or else the one on the path."""
+    executable = shutil.which("hg", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+    if executable is None:
+        raise SystemExit("no hg found")
+    return executable
+
+
+def hg(*arguments: str) -> str:
+    """Run a client to its end and return what it prints."""
+    command = [hg_program(), "--config", "ui.username=bench", "--config", "ui.clonebundles=no", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout
+
+
+@attrs.frozen
+class Load:
+    """What a load generator saw: replies for each second, and how many of them."""
+
+    rate: float
+    replies: int
+
+
+def load(port: int, request: Request, seconds: float, connections: int = 8) -> Load:
+    """Send one request again and again over some connections, with ``wrk`` if it is installed.
+
+    A reply that began before the end is counted only if it is complete then, as ``wrk`` does.
+    """
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        return _load(port, request, seconds, connections)
+    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "120s"]
+    for name, value in request.headers:
+        command += ["-H", f"{name}: {value}"]
+    said = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}/?{request.query}"], check=True, capture_output=True, text=True
+    ).stdout
+    failures = [line for line in said.splitlines() if "Non-2xx" in line or "Socket errors" in line]
+    if failures:
+        raise SystemExit(f"{request.query[:60]}: {failures}")
+    counted = re.search(r"(\d+) requests in", said)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    assert counted and rate, said
+    return Load(float(rate[1]), int(counted[1]))
+
+
+def _load(port: int, request: Request, seconds: float, connections: int) -> Load:
+    until = time.monotonic() + seconds
+    counts = [0] * connections
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        buffer = bytearray(1 << 18)
+        while time.monotonic() < until:
+            connection.request("GET", f"/?{request.query}", headers=dict(request.headers))
+            response = connection.getresponse()
+            while response.readinto(buffer):
+                pass
+            if response.status == 200 and time.monotonic() < until:
+                counts[number] += 1
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return Load(sum(counts) / seconds, sum(counts))
+
+
+# Servers.
+
+
+@attrs.frozen
+class Server:
+    """A server under gunicorn."""
+
+    port: int
+    workers: tuple[int, ...]
+    """Process IDs."""
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Of the repository."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def cache(self) -> Path:
+        """The folder of bundles, if it has any."""
+        return self.folder / "cache"
+
+    def cpu(self) -> float:
+        """CPU seconds of all workers so far."""
+        return sum(map(cpu_seconds, self.workers))
+
+    def memory(self, field: str = "VmRSS") -> float:
+        """MiB of all workers; ``VmHWM`` is the peak."""
+        return sum(memory_mib(worker, field) for worker in self.workers)
+
+    def forget_peak(self) -> None:
+        """Let the peak of memory start anew."""
+        for worker in self.workers:
+            Path(f"/proc/{worker}/clear_refs").write_text("5")
+
+    def warm_up(self, request: Request = HEADS) -> None:
+        """Let every worker answer something, so that what is done once in a process is done."""
+        threads = [
+            threading.Thread(target=lambda: [fetch(self.port, request) for _ in range(6)])
+            for _ in range(4 * len(self.workers))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far, those of its ended threads included, to the nanosecond."""
+    # A process's clock has its inverted ID and a kind, here that of the scheduler: clock_getcpuclockid(3).
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """A figure of ``/proc/PID/status``."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"no {field} in /proc")
+
+
+@contextmanager
+def server(
+    kind: str,
+    repository: Path,
+    *,
+    workers: int = 1,
+    threads: int = 4,
+    cache: dict[str, Any] | None = None,
+    answers: dict[Request, Reply] | None = None,
+) -> Iterator[Server]:
+    """Run a server, the same way whatever it serves.
+
+    Args:
+        kind: ``hgwire``, ``hgweb``, or ``limit`` (answers that are known beforehand).
+        repository: to serve.
+        workers: gthread workers.
+        threads: of each.
+        cache: settings of our caches; an empty folder, given up afterwards, unless they name one.
+        answers: for the last kind.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
+        folder = Path(temporary)
+        (folder / "app.py").write_text(APP.format(root=str(ROOT)))
+        kept = []
+        for number, (request, answer) in enumerate((answers or {}).items()):
+            body = folder / f"answer{number}"
+            body.write_bytes(answer.body)
+            kept.append((request.question, answer.headers, str(body)))
+        settings = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
+        settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
+        (folder / "app.json").write_text(json.dumps(settings))
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", str(workers), "--threads", str(threads)]
+        command += ["-b", f"127.0.0.1:{port}", "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
+        command += ["--timeout", "600", "--log-level", "error", "app:application"]
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True)
+        try:
+            yield Server(port, _ready(process, port, workers), folder)
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _ready(process: subprocess.Popen[bytes], port: int, workers: int) -> tuple[int, ...]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            children = []
+        if len(children) == workers:
+            return tuple(map(int, children))
+        time.sleep(0.05)
+    raise SystemExit("the server did not start")
+
+
+# Figures.
+
+
+def median(figures: Sequence[float]) -> float:
+    """The median; a benchmark on a shared machine has no use for the mean."""
+    return statistics.median(figures)
+
+
+def busy() -> str:
+    """How much else goes on here."""
+    return "load " + " ".join(f"{figure:.1f}" for figure in os.getloadavg())

@@ -1,0 +1,192 @@
+"""Compression of bundles: engines, levels, other libraries for zlib, threads for zstd; alone, and in a first clone.
+
+Usage: python benchmarks/engines.py [REPOSITORY...] [--changesets N]
+
+It needs the extra ``mercurial``; ``zlib-ng`` and ``isal`` are measured where they are installed.  The repositories are
+only read.  Last comes a synthetic history of N changesets (50,000), which is made for the occasion.
+
+Columns: *alone* is the engine fed with the chunks that Mercurial makes, from memory: seconds of processor, MB/s of
+input, and by how much it shrinks.  *clone* is ``getbundle`` of everything in process, without a cache: seconds of
+processor, seconds to the first 64 KiB and to the last octet, and by how many MiB the process grew at most.  Each run is
+a process of its own, and each figure the best of ``--repeat`` runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import os
+import pickle
+import resource
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import zstandard
+from common import Request, clone_request
+from synthetic import history
+
+from hgwire_wsgi import Offer, WireApp
+from hgwire_wsgi.cache.settings import CacheSettings
+from hgwire_wsgi.compression import BZIP2, NONE, ZLIB, ZSTD, Engine
+
+CHUNK = 64 * 1024
+
+
+@attrs.frozen
+class Row:
+    """One way to compress."""
+
+    label: str
+    engine: Engine
+
+
+def rows() -> list[Row]:
+    """What is compared."""
+
+    def zlib_of(module: Any, level: int) -> Engine:
+        return attrs.evolve(ZLIB, start=lambda _: module.compressobj(level))
+
+    def zstd_of(level: int, threads: int) -> Engine:
+        return attrs.evolve(ZSTD, start=lambda _: zstandard.ZstdCompressor(level=level, threads=threads).compressobj())
+
+    found = [Row("none", NONE)]
+    found += [Row(f"zstd {level}", zstd_of(level, 0)) for level in (1, 2, 3, 4, 5, 7, 9, 15)]
+    found += [
+        Row(f"zstd {level}, {threads} threads", zstd_of(level, threads)) for level in (3, 9, 15) for threads in (1, 2)
+    ]
+    found += [Row(f"zlib {level}", zlib_of(zlib, level)) for level in (1, 6, 9)]
+    if importlib.util.find_spec("zlib_ng"):
+        from zlib_ng import zlib_ng
+
+        found += [Row(f"zlib-ng {level}", zlib_of(zlib_ng, level)) for level in (1, 6, 9)]
+    if importlib.util.find_spec("isal"):
+        from isal import isal_zlib
+
+        found += [Row(f"isal {level}", zlib_of(isal_zlib, level)) for level in (0, 2, 3)]
+    return [*found, Row("zstd as served", ZSTD), Row("zlib as served", ZLIB), Row("bzip2 as served", BZIP2)]
+
+
+def clone(repository: Path, request: Request, engine: Engine) -> Iterator[bytes]:
+    """The reply to the ``getbundle`` of a full clone."""
+    from hgwire_wsgi.repositories.mercurial import MercurialProvider
+
+    app = WireApp(MercurialProvider(repository), offer=Offer(engines=(engine,)), cache=CacheSettings(memory=0, disk=0))
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": request.query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in request.headers},
+        "HTTP_X_HGPROTO_1": f"0.1 0.2 comp={engine.name}",
+    }
+    status: list[str] = []
+    body: Any = app(environ, lambda line, headers, *_: status.append(line))
+    yield from body
+    body.close()
+    assert status[0].startswith("200 "), status
+
+
+def chunks_of(repository: Path, request: Request) -> list[bytes]:
+    """The chunks of a clone as Mercurial makes them, before they are compressed and joined."""
+    made: list[bytes] = []
+
+    class Recorder:
+        def compress(self, data: bytes) -> bytes:
+            made.append(data)
+            return data
+
+        def flush(self) -> bytes:
+            return b""
+
+    for _ in clone(repository, request, attrs.evolve(NONE, start=lambda _: Recorder())):
+        pass
+    return made
+
+
+@attrs.frozen
+class Figures:
+    """What was measured; seconds, octets."""
+
+    cpu: float
+    first: float
+    last: float
+    size: int
+    grown: int
+
+
+def measure(chunks: Callable[[], Iterator[bytes]]) -> Figures:
+    """Take all chunks in a process of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        start = time.perf_counter()
+        size, first = 0, 0.0
+        for chunk in chunks():
+            size += len(chunk)
+            if not first and size >= CHUNK:
+                first = time.perf_counter() - start
+        last = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        os.write(writer, pickle.dumps(Figures(cpu, first, last, size, (after.ru_maxrss - before.ru_maxrss) * 1024)))
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    figures: Figures = pickle.loads(answer)
+    return figures
+
+
+def best(chunks: Callable[[], Iterator[bytes]], repeat: int) -> Figures:
+    """The best of several runs, each figure by itself."""
+    runs = [measure(chunks) for _ in range(repeat)]
+    return Figures(*(min(getattr(run, field.name) for run in runs) for field in attrs.fields(Figures)))
+
+
+def report(title: str, repository: Path, repeat: int) -> None:
+    """Measure with the bundle of one repository."""
+    request = clone_request(repository)
+    chunks = chunks_of(repository, request)
+    total = sum(map(len, chunks))
+    print(f"\n{title}: {total:,} octets in {len(chunks):,} chunks")
+    print(f"{'':18}{'alone':>8}{'MB/s':>8}{'ratio':>7}{'size':>12}   {'clone':>6}{'first':>7}{'last':>7}{'MiB':>6}")
+    for row in rows():
+        alone = best(lambda row=row: row.engine.compress(chunks), repeat)  # type: ignore[misc]
+        whole = best(lambda row=row: clone(repository, request, row.engine), repeat)  # type: ignore[misc]
+        print(
+            f"{row.label:18}{alone.cpu:8.3f}{total / max(alone.cpu, 1e-3) / 1e6:8.0f}{total / alone.size:7.3f}"
+            f"{alone.size:12,}   {whole.cpu:6.2f}{whole.first:7.2f}{whole.last:7.2f}{whole.grown / 2**20:6.0f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("repositories", nargs="*", type=Path, metavar="REPOSITORY")
+    parser.add_argument("--changesets", type=int, default=50_000, metavar="N", help="of the synthetic history; 0: none")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N")
+    args = parser.parse_args()
+    for repository in args.repositories:
+        report(repository.name, repository, args.repeat)
+    if args.changesets:
+        with tempfile.TemporaryDirectory() as folder:
+            report(f"{args.changesets:,} synthetic changesets", history(args.changesets, Path(folder)), args.repeat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,413 @@
+"""What a herd of clients costs: ours beside hgweb under the same gunicorn settings in one run, and beside the limit.
+
+Usage: python benchmarks/herd.py REPOSITORY [--repeat N] [--only NAME...] [--large]
+
+It needs the extras ``mercurial`` and ``serve``, and ``wrk`` for figures not bounded by a client in Python.  The
+repository is only read: what is pushed to is a copy.  Every figure is a median of ``--repeat`` rounds in which the
+servers take turns.  CPU is that of the workers, from ``/proc``.  The limit is a bare WSGI application that returns
+the same octets with the same headers, or the same file given to ``wsgi.file_wrapper``.
+
+Requests go to 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlencode
+
+import attrs
+import common
+from common import HEADS, Reply, Request, Server, clone_request, fetch, hg, load, median, record, server
+from synthetic import history
+
+PROTOCOL = "0.1 0.2 comp=zstd,zlib,none,bzip2 partial-pull"
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Of the command line."""
+
+    repository: Path
+    repeat: int
+    clients: int
+    wave: int
+    large: bool
+    scratch: Path
+
+
+def title(text: str, *columns: str) -> None:
+    """The head of a table, with what else goes on here."""
+    print(f"\n{text}  ({common.busy()})\n{'':30}" + "".join(f"{column:>15}" for column in columns), flush=True)
+
+
+def row(label: str, *figures: float | str, form: str = "15.2f") -> None:
+    """A line of a table."""
+    words = (f"{figure:>15}" if isinstance(figure, str) else format(figure, form) for figure in figures)
+    print(f"{label:30}" + "".join(words), flush=True)
+
+
+def times(better: float) -> str:
+    """A ratio, as an aim is given."""
+    return f"x {better:.2f}" if better < 10 else f"x {better:.0f}"
+
+
+def ratio(ours: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the ratios of each round: what else goes on here changes from round to round."""
+    return median([mine / other for mine, other in zip(ours, others, strict=True)])
+
+
+def small(options: Options) -> None:
+    """Small commands: replies for each second, and what one costs."""
+    head = hg("-R", str(options.repository), "log", "-r", "tip", "-T", "{node}").strip()
+    arguments = {
+        "capabilities": {},
+        "heads": {},
+        "branchmap": {},
+        "listkeys": {"namespace": "phases"},
+        "known": {"nodes": head},
+        "batch": {"cmds": f"heads ;known nodes={head}"},
+    }
+    requests = []
+    for command, given in arguments.items():
+        headers = [("Accept", "application/mercurial-0.1"), ("X-Hgproto-1", PROTOCOL)]
+        headers += [("X-Hgarg-1", urlencode(given))] if given else []
+        requests.append(Request(f"cmd={command}", tuple(headers)))
+    title("small commands, replies a second", "hgwire", "hgweb", "bare app", "of hgweb", "of bare", "CPU us", "bare")
+    with ExitStack() as stack:
+        ours = stack.enter_context(server("hgwire", options.repository))
+        answers = {request: fetch(ours.port, request) for request in requests}
+        servers = {
+            "hgwire": ours,
+            "bare": stack.enter_context(server("limit", options.repository, answers=answers)),
+            "hgweb": stack.enter_context(server("hgweb", options.repository)),
+        }
+        for running in servers.values():
+            running.warm_up(requests[0])
+        for request in requests:
+            rates: dict[str, list[float]] = {name: [] for name in servers}
+            costs: dict[str, list[float]] = {name: [] for name in servers}
+            for _ in range(options.repeat):
+                for name, running in servers.items():
+                    before = running.cpu()
+                    seen = load(running.port, request, 2)
+                    rates[name].append(seen.rate)
+                    costs[name].append((running.cpu() - before) / max(seen.replies, 1) * 1e6)
+            rate = {name: median(figures) for name, figures in rates.items()}
+            cost = {name: median(figures) for name, figures in costs.items()}
+            print(
+                f"{request.command:30}{rate['hgwire']:15.0f}{rate['hgweb']:15.0f}{rate['bare']:15.0f}"
+                f"{times(rate['hgwire'] / rate['hgweb']):>15}{ratio(rates['hgwire'], rates['bare']):15.0%}"
+                f"{cost['hgwire']:15.0f}{cost['bare']:15.0f}",
+                flush=True,
+            )
+
+
+def measured(running: Server, action: Callable[[], object], count: int = 1) -> float:
+    """CPU seconds of a server for one of so many actions."""
+    before = running.cpu()
+    for _ in range(count):
+        action()
+    return (running.cpu() - before) / count
+
+
+Operation = Callable[[str], object]
+"""What a client does with a URL."""
+
+
+def compare(options: Options, label: str, operation: Operation, count: int) -> None:
+    """Server CPU of a client's operation that is repeated: ours, hgweb's, and what gunicorn itself takes for it.
+
+    Args:
+        options: as given.
+        label: of the line.
+        operation: of the client; it may be repeated.
+        count: how often it is repeated for one figure, but for hgweb's if that takes long.
+    """
+    figures: dict[str, list[float]] = {"hgwire": [], "hgweb": [], "limit": []}
+    requests = record(options.repository, operation)
+    answers: dict[Request, Reply] = {}
+    with ExitStack() as stack:
+        servers = {}
+        for kind in figures:
+            running = stack.enter_context(server(kind, options.repository, answers=answers))
+            running.warm_up(HEADS if kind != "limit" else requests[0])
+            operation(running.url)
+            if kind == "hgwire":
+                answers = {request: fetch(running.port, request) for request in requests}
+            servers[kind] = running
+        for _ in range(options.repeat):
+            for kind, running in servers.items():
+                turn = functools.partial(operation, running.url)
+                figures[kind].append(measured(running, turn, max(1, count // 4) if kind == "hgweb" else count))
+    ours, theirs, limit = (median(figures[kind]) * 1000 for kind in figures)
+    # Below this it is the noise of the clock.
+    beyond = max(ours - limit, 0.02)
+    row(label, ours, theirs, limit, times(theirs / ours), times((theirs - limit) / beyond))
+
+
+COLUMNS = ("hgwire ms", "hgweb ms", "limit ms", "better", "beyond limit")
+
+
+def clone(options: Options) -> None:
+    """A full clone that others made before."""
+    title("repeated clone, server CPU", *COLUMNS)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def operation(url: str, *flags: str) -> None:
+            hg("clone", "-q", "-U", *flags, url, f"{folder}/clone")
+            shutil.rmtree(f"{folder}/clone")
+
+        compare(options, "clone", operation, 4)
+        compare(options, "clone --stream", lambda url: operation(url, "--stream"), 8)
+
+
+def generator(options: Options) -> None:
+    """The ``getbundle`` of a clone from a load generator: replies for each second."""
+    request = clone_request(options.repository)
+    title("getbundle of a clone, replies a second", "hgwire", "hgweb", "file", "of hgweb", "of file", "CPU ms", "file")
+    with ExitStack() as stack:
+        ours = stack.enter_context(server("hgwire", options.repository, workers=2))
+        ours.warm_up()
+        fetch(ours.port, request)
+        reply = fetch(ours.port, request)
+        servers = {
+            "hgwire": ours,
+            "hgweb": stack.enter_context(server("hgweb", options.repository, workers=2)),
+            "file": stack.enter_context(server("limit", options.repository, workers=2, answers={request: reply})),
+        }
+        for name, running in servers.items():
+            if name != "file":
+                running.warm_up()
+            fetch(running.port, request)
+        rates: dict[str, list[float]] = {name: [] for name in servers}
+        costs: dict[str, list[float]] = {name: [] for name in servers}
+        for _ in range(options.repeat):
+            for name, running in servers.items():
+                before = running.cpu()
+                seen = load(running.port, request, 20 if name == "hgweb" else 4)
+                # What began before the end of the load is none of the next one's.
+                _settle(running)
+                rates[name].append(seen.rate)
+                costs[name].append((running.cpu() - before) / max(seen.replies, 1) * 1e3)
+        rate = {name: median(figures) for name, figures in rates.items()}
+        row(
+            f"{reply.size / 1e6:.1f} MB, 8 connections",
+            *rate.values(),
+            times(rate["hgwire"] / rate["hgweb"]),
+            f"{ratio(rates['hgwire'], rates['file']):.0%}",
+            median(costs["hgwire"]),
+            median(costs["file"]),
+        )
+
+
+def _settle(running: Server) -> None:
+    before = -1.0
+    deadline = time.monotonic() + 60
+    while running.cpu() != before and time.monotonic() < deadline:
+        before = running.cpu()
+        time.sleep(0.3)
+
+
+def herd(options: Options) -> None:
+    """Many real clients, none of which waits for another: bundles made, CPU, memory."""
+    clients, wave = options.clients, options.wave
+    title(f"{clients} clones, {wave} at a time", "hgwire", "hgweb")
+    figures: dict[str, tuple[float, ...]] = {}
+    entries = 0
+    for kind in ("hgwire", "hgweb"):
+        with server(kind, options.repository, workers=2) as running, tempfile.TemporaryDirectory() as folder:
+            running.warm_up()
+            running.forget_peak()
+            memory, cpu, start = running.memory(), running.cpu(), time.monotonic()
+            waiting = [str(Path(folder) / f"clone{number}") for number in range(clients)]
+            for begin in range(0, clients, wave):
+                _clone_at_once(running.url, waiting[begin : begin + wave])
+            figures[kind] = running.cpu() - cpu, time.monotonic() - start, running.memory("VmHWM") - memory
+            if kind == "hgwire":
+                entries = sum(path.stat().st_size > 65536 for path in running.cache.rglob("*") if path.is_file())
+                running.forget_peak()
+                memory = running.memory()
+                _clone_at_once(running.url, [f"{name}again" for name in waiting[:wave]])
+                again = running.memory("VmHWM") - memory
+    row("bundles made", str(entries), str(clients))
+    for number, label in enumerate(("server CPU s", "wall s", "growth of memory, MiB")):
+        row(label, *(figures[kind][number] for kind in figures))
+    row("... once it is made", again)
+
+
+def _clone_at_once(url: str, targets: list[str]) -> None:
+    program = common.hg_program()
+    running = [
+        subprocess.Popen([program, "--config", "ui.clonebundles=no", "clone", "-q", "-U", url, target])
+        for target in targets
+    ]
+    failed = [client.wait(900) for client in running]
+    if any(failed):
+        raise SystemExit(f"clones failed: {failed}")
+    for target in targets:
+        shutil.rmtree(target)
+
+
+def pull(options: Options) -> None:
+    """Pulls that bring nothing, or what others pulled before."""
+    title("repeated pull, server CPU", *COLUMNS)
+    tip = int(hg("-R", str(options.repository), "log", "-r", "tip", "-T", "{rev}"))
+    for behind in (0, 50, 1000):
+        with tempfile.TemporaryDirectory() as folder:
+            old, new = f"{folder}/old", f"{folder}/new"
+            upto = ["-r", str(max(0, tip - behind))] if behind else []
+            hg("clone", "-q", "-U", "--pull", *upto, str(options.repository), old)
+
+            def operation(url: str, old: str = old, new: str = new, behind: int = behind) -> None:
+                if not behind:
+                    hg("-R", old, "pull", "-q", url)
+                    return
+                shutil.copytree(old, new)
+                hg("-R", new, "pull", "-q", url)
+                shutil.rmtree(new)
+
+            compare(options, f"{behind} changesets" if behind else "no-op", operation, 8)
+
+
+def push(options: Options) -> None:
+    """A clone right after a push of one changeset, which makes every bundle an old one."""
+    title("clone after a push of one changeset, server CPU", "hgwire ms", "hgweb ms", "better")
+    for length in (None, 5000):
+        source = options.repository if length is None else history(length, options.scratch)
+        figures: dict[str, list[float]] = {"hgwire": [], "hgweb": []}
+        for kind in figures:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                served, work = folder / "served", folder / "work"
+                shutil.copytree(source, served)
+                hg("clone", "-q", str(source), str(work))
+                with server(kind, served) as running:
+                    running.warm_up()
+                    hg("clone", "-q", "-U", running.url, str(folder / "clone"))
+                    for number in range(options.repeat):
+                        shutil.rmtree(folder / "clone")
+                        (work / "pushed").write_text(f"{number}\n")
+                        hg("-R", str(work), "commit", "-q", "-A", "-m", f"push {number}")
+                        hg("-R", str(work), "push", "-q", "-f", running.url)
+                        before = running.cpu()
+                        hg("clone", "-q", "-U", running.url, str(folder / "clone"))
+                        figures[kind].append(running.cpu() - before)
+                        tips = {
+                            hg("-R", str(path), "log", "-r", "tip", "-T", "{node}") for path in (work, folder / "clone")
+                        }
+                        assert len(tips) == 1, "the clone lacks what was pushed"
+        mine, theirs = (median(figures[kind]) * 1000 for kind in figures)
+        row("the repository" if length is None else f"synthetic, {length}", mine, theirs, times(theirs / max(mine, 1)))
+
+
+def first(options: Options) -> None:
+    """The first clone: seconds to its first octet and to its last, and CPU; the process is warm, the cache empty."""
+    request = clone_request(options.repository)
+    kinds = {"hgwire": {}, "no cache": {"disk": 0}, "hgweb": {}}
+    title("first clone", *kinds, "ratio")
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
+    for _ in range(options.repeat):
+        for name, cache in kinds.items():
+            kind = "hgweb" if name == "hgweb" else "hgwire"
+            with server(kind, options.repository, cache=cache) as running:
+                running.warm_up()
+                before = running.cpu()
+                reply = fetch(running.port, request, keep=False)
+                _settle(running)
+                figures[name].append((reply.first * 1000, reply.last * 1000, (running.cpu() - before) * 1000))
+    for number, label in enumerate(("first octet, ms", "last octet, ms", "server CPU, ms")):
+        seen = [median([figure[number] for figure in figures[name]]) for name in kinds]
+        row(label, *seen, f"{seen[2] / seen[0]:.2f}")
+
+
+def growth(options: Options) -> None:
+    """What a clone costs that is made already, at several lengths of history."""
+    title(
+        "getbundle of a clone",
+        "MB",
+        "kept: CPU ms",
+        "ms for a MB",
+        "made: CPU ms",
+        "hgweb: CPU ms",
+        "heads: us",
+        "hgweb: us",
+    )
+    for length in (1000, 10_000, 100_000) if options.large else (1000, 10_000):
+        source = history(length, options.scratch)
+        request = clone_request(source)
+        with server("hgwire", source) as ours, server("hgweb", source) as theirs:
+            ask = functools.partial(fetch, ours.port, request, keep=False)
+            ours.warm_up()
+            theirs.warm_up()
+            made = measured(ours, ask)
+            size = ask().size
+            # So many that some ticks of the clock pass, and no more octets than a few GB.
+            count = max(20, min(1000, int(2e9 / size)))
+            kept = median([measured(ours, ask, count) for _ in range(options.repeat)])
+            hgweb = measured(theirs, functools.partial(fetch, theirs.port, request, keep=False))
+            small_ours, small_theirs = (
+                median([measured(running, functools.partial(fetch, running.port, HEADS), 300) for _ in range(3)])
+                for running in (ours, theirs)
+            )
+        row(
+            f"{length} changesets",
+            size / 1e6,
+            kept * 1000,
+            kept * 1e9 / size,
+            made * 1000,
+            hgweb * 1000,
+            small_ours * 1e6,
+            small_theirs * 1e6,
+        )
+
+
+PARTS: dict[str, Callable[[Options], None]] = {
+    "small": small,
+    "clone": clone,
+    "load": generator,
+    "herd": herd,
+    "pull": pull,
+    "push": push,
+    "first": first,
+    "growth": growth,
+}
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of each measurement (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--clients", type=int, default=50, help="of the herd (default: 50)")
+    parser.add_argument("--wave", type=int, default=10, help="how many of them run at once (default: 10)")
+    parser.add_argument("--large", action="store_true", help="a history of 100,000 changesets too")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "hgwire-benchmarks")
+    given = parser.parse_args()
+    options = Options(
+        repository=given.repository.resolve(),
+        repeat=given.repeat,
+        clients=given.clients,
+        wave=given.wave,
+        large=given.large,
+        scratch=given.scratch.resolve(),
+    )
+    # Whoever ends this ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for name, part in PARTS.items():
+        if not given.only or name in given.only:
+            part(options)
+
+
+if __name__ == "__main__":
+    main()
