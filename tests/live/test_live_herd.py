@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -151,35 +152,38 @@ def test_a_worker_killed_while_it_makes_a_bundle(
     """Clients of other workers end with a right clone; those of the killed one do too, or fail and say so."""
     server, cache = herd_of_clones
     environ = environment(tmp_path / "home", CLIENT_HGRC)
-    targets = [tmp_path / f"clone{number}" for number in range(6)]
-    clients = [
-        subprocess.Popen(
-            [str(beside_python("hg")), "clone", "-q", "-U", server.base, str(target)],
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for target in targets
-    ]
+    clients: list[subprocess.Popen[str]] = []
     bereft: set[int] = set()
-    try:
+    with contextlib.ExitStack() as ends:
+
+        def clone() -> None:
+            command = [str(beside_python("hg")), "clone", "-q", "-U", server.base, str(target_of(len(clients)))]
+            pipe = subprocess.PIPE
+            client = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+            clients.append(ends.enter_context(client))
+            ends.callback(client.kill)
+
+        def target_of(number: int) -> Path:
+            return tmp_path / f"clone{number}"
+
+        for _ in range(5):
+            clone()
         deadline = time.monotonic() + 40
         for _ in range(deaths):
             part, maker = stopped_maker(cache, deadline)
-            # Nothing else may happen to the entry now: wait for those who follow it in other processes.
+            # Nothing else may happen to the entry now.  Whoever comes while its maker is stopped is served by another
+            # worker: there is somebody who follows it in another process.
+            clone()
             while not followers_of(part, server) and time.monotonic() < deadline:
                 time.sleep(0.005)
             assert followers_of(part, server)
             bereft.update(clients_of(maker, clients))
             os.kill(maker, signal.SIGKILL)
         said = [client.communicate(timeout=60)[1] for client in clients]
-    finally:
-        for client in clients:
-            client.kill()
     right = workshop.hg.state(workshop.original("long-clone"))
     whole = 0
-    for number, (client, target, words) in enumerate(zip(clients, targets, said, strict=True)):
+    for number, (client, words) in enumerate(zip(clients, said, strict=True)):
+        target = target_of(number)
         if client.returncode == 0:
             assert workshop.hg.state(target) == right
             workshop.hg("verify", "-q", repo=target)
