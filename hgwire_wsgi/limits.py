@@ -26,6 +26,9 @@ class Limits:
     A ``known`` with 100,000 nodes takes 4.1 MB; servers bound headers far below, so this guards posted arguments.
     """
 
+    command_arguments: int = _bound(256)
+    """Arguments of one command.  No command of Mercurial has fifteen; each costs many times its octets here."""
+
     batch_commands: int = _bound(50_000)
     """Sub-commands of one ``batch``.  largefiles asks for one ``statlfile`` per file, thousands at a time."""
 
@@ -67,9 +70,6 @@ class Limits:
 
     command_name: int = _bound(255)
     """Name of a framed command.  The longest that Mercurial knows has 19 characters."""
-
-    command_arguments: int = _bound(256)
-    """Arguments of one framed command.  No command of Mercurial has ten; each costs a dictionary entry here."""
 
     command_argument_bytes: int = _bound(4 * 1024 * 1024)
     """Argument names and values of all framed commands of an exchange that are still being received."""

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 import attrs
 
 from .compression import DEFAULT_ENGINES, NONE, ZLIB, Engine
-from .errors import NotAcceptable, RequestError, UnsupportedMediaType
+from .errors import BodyTooLarge, NotAcceptable, RequestError, UnsupportedMediaType
 
 __all__ = [
     "HG_ERROR",
@@ -25,6 +25,7 @@ __all__ = [
     "Offer",
     "choose_encoding",
     "choose_plain_encoding",
+    "content_length",
     "media_type_version",
     "parse_form",
     "posted_arguments_length",
@@ -115,18 +116,18 @@ class Encoding:
     engine: Engine | None
 
 
-def _join_numbered(environ: Mapping[str, Any], key: str) -> tuple[str, int]:
-    """Join the values of headers ``<key>1``, ``<key>2``, …, and count them.  A gap ends them."""
-    first: str | None = environ.get(key + "1")
-    if first is None:
-        return "", 0
-    values = [first]
+_CACHED_LENGTH = 1024
+"""Clients send some 60 octets.  What is longer is not cached: a thousand headers could be several megabytes."""
+
+
+def _numbered(environ: Mapping[str, Any], key: str) -> list[str]:
+    """The values of headers ``<key>1``, ``<key>2``, …  A gap ends them."""
+    values: list[str] = []
     while (value := environ.get(f"{key}{len(values) + 1}")) is not None:
         values.append(value)
-    return "".join(values), len(values)
+    return values
 
 
-@functools.lru_cache(maxsize=256)
 def _parse_client_protocol(value: str) -> ClientProtocol:
     tokens = tuple(token for token in value.split(" ") if token)
     media_types = frozenset(_VERSIONS).intersection(tokens) or frozenset({"0.1"})
@@ -136,14 +137,17 @@ def _parse_client_protocol(value: str) -> ClientProtocol:
     return ClientProtocol(tokens, media_types)
 
 
+_cached_client_protocol = functools.lru_cache(maxsize=256)(_parse_client_protocol)
+
+
 def read_client_protocol(environ: Mapping[str, Any]) -> ClientProtocol:
     """Read ``X-HgProto-<N>`` of a WSGI environ.
 
     The headers are joined before they are split at spaces, so a value may break anywhere.  Of several ``comp``
     parameters the first counts.  Names are compared exactly.
     """
-    value, count = _join_numbered(environ, "HTTP_X_HGPROTO_")
-    return _parse_client_protocol(value) if count else ClientProtocol()
+    value = "".join(_numbered(environ, "HTTP_X_HGPROTO_"))
+    return (_cached_client_protocol if len(value) <= _CACHED_LENGTH else _parse_client_protocol)(value)
 
 
 def choose_encoding(offer: Offer, client: ClientProtocol, *, prefer_uncompressed: bool = False) -> Encoding:
@@ -213,33 +217,58 @@ def media_type_version(offer: Offer, content_type: str | None, *, required: bool
     return version
 
 
-def parse_form(value: str) -> list[tuple[str, bytes]]:
+def parse_form(value: str, most: int | None = None) -> list[tuple[str, bytes]]:
     """Parse ``application/x-www-form-urlencoded`` text, as WSGI hands it over, to names and octets.
 
     Only ``&`` separates.  Blank values and names without ``=`` are kept; malformed escapes stand for themselves.
+
+    Raises:
+        RequestError: for more than ``most`` pairs, or characters that are no octets.
     """
     if not value:
         return []
-    pairs = parse_qsl(value, keep_blank_values=True, encoding="latin-1", errors="strict", separator="&")
+    try:
+        pairs = parse_qsl(value, keep_blank_values=True, encoding="latin-1", max_num_fields=most, separator="&")
+    except ValueError:
+        raise RequestError(f"more than {most} arguments") from None
     try:
         return [(name, data.encode("latin-1")) for name, data in pairs]
     except UnicodeEncodeError:
         raise RequestError("the server hands on octets as other characters than WSGI says") from None
 
 
-def read_header_arguments(environ: Mapping[str, Any], limit: int) -> list[tuple[str, bytes]]:
+def read_header_arguments(environ: Mapping[str, Any], limit: int, most: int | None = None) -> list[tuple[str, bytes]]:
     """Read the arguments in ``X-HgArg-<N>``, joined before they are parsed, so an escape may be broken in two.
 
     Raises:
-        RequestError: for more than ``limit`` octets, or for a header sent twice.  Servers join repeated headers with a
-            comma, which no client leaves unescaped in a value.
+        RequestError: for more than ``limit`` octets or ``most`` arguments, or for a header sent twice.  Servers join
+            repeated headers with a comma, which no client leaves unescaped in a value.
     """
-    value, _ = _join_numbered(environ, "HTTP_X_HGARG_")
+    value = "".join(_numbered(environ, "HTTP_X_HGARG_"))
     if len(value) > limit:
         raise RequestError(f"arguments exceed {limit} octets")
     if "," in value:
         raise RequestError("an X-HgArg header was sent twice, or holds an unescaped comma")
-    return parse_form(value)
+    return parse_form(value, most)
+
+
+def _parse_length(header: str, value: str, limit: int, too_long: type[RequestError]) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise RequestError(f"{header} is not a number of octets")
+    if len(value) > 18 or int(value) > limit:
+        raise too_long(f"{header} exceeds {limit} octets")
+    return int(value)
+
+
+def content_length(environ: Mapping[str, Any], limit: int) -> int | None:
+    """How long a request body is by its ``Content-Length``; ``None`` when absent.
+
+    Raises:
+        RequestError: for what is not a decimal number.
+        BodyTooLarge: if it exceeds ``limit``.
+    """
+    value = environ.get("CONTENT_LENGTH")
+    return _parse_length("Content-Length", value, limit, BodyTooLarge) if value else None
 
 
 def posted_arguments_length(environ: Mapping[str, Any], limit: int) -> int:
@@ -249,13 +278,7 @@ def posted_arguments_length(environ: Mapping[str, Any], limit: int) -> int:
         RequestError: for what is not a decimal number, or exceeds ``limit``.
     """
     value = environ.get("HTTP_X_HGARGS_POST")
-    if value is None:
-        return 0
-    if not (value.isascii() and value.isdigit()):
-        raise RequestError("X-HgArgs-Post is not a number of octets")
-    if len(value) > 18 or int(value) > limit:
-        raise RequestError(f"X-HgArgs-Post exceeds {limit} octets")
-    return int(value)
+    return 0 if value is None else _parse_length("X-HgArgs-Post", value, limit, RequestError)
 
 
 def vary(environ: Mapping[str, Any]) -> str:
@@ -263,7 +286,7 @@ def vary(environ: Mapping[str, Any]) -> str:
 
     With ``X-HgArg-3`` added the reply could be another, so a cache must compare that too.
     """
-    return _vary(_join_numbered(environ, "HTTP_X_HGARG_")[1], _join_numbered(environ, "HTTP_X_HGPROTO_")[1])
+    return _vary(len(_numbered(environ, "HTTP_X_HGARG_")), len(_numbered(environ, "HTTP_X_HGPROTO_")))
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.compression import BZIP2, ENGINES, NONE, ZLIB, ZSTD, Engine
-from hgwire_wsgi.errors import NotAcceptable, RequestError, UnsupportedMediaType
+from hgwire_wsgi.errors import BodyTooLarge, NotAcceptable, RequestError, UnsupportedMediaType
 from hgwire_wsgi.negotiation import (
     MEDIA_TYPE_01,
     MEDIA_TYPE_02,
@@ -21,6 +21,7 @@ from hgwire_wsgi.negotiation import (
     Offer,
     choose_encoding,
     choose_plain_encoding,
+    content_length,
     media_type_version,
     parse_form,
     posted_arguments_length,
@@ -131,6 +132,12 @@ class TestClientProtocol:
 
     def test_many_headers(self) -> None:
         assert read_client_protocol(numbered("HGPROTO", *"0.2 comp=zstd")) == client("0.2 comp=zstd")
+
+    def test_what_is_long_is_not_kept(self) -> None:
+        short, long = "0.2 comp=zstd", "0.2 comp=zstd" + " a" * 1000
+        assert client(short) is client(short)
+        assert client(long) == client(long)
+        assert client(long) is not client(long)
 
     def test_a_gap_ends_them(self) -> None:
         assert read_client_protocol({"HTTP_X_HGPROTO_1": "0.1", "HTTP_X_HGPROTO_3": " 0.2"}) == client("0.1")
@@ -319,6 +326,19 @@ class TestPostedLength:
     def test_too_long(self, value: str) -> None:
         with pytest.raises(RequestError, match="exceeds 100 octets"):
             posted_arguments_length({"HTTP_X_HGARGS_POST": value}, 100)
+
+
+class TestContentLength:
+    @pytest.mark.parametrize(("value", "length"), [(None, None), ("", None), ("0", 0), ("100", 100)])
+    def test_length(self, value: str | None, length: int | None) -> None:
+        assert content_length({} if value is None else {"CONTENT_LENGTH": value}, 100) == length
+
+    def test_malformed_or_too_long(self) -> None:
+        with pytest.raises(RequestError, match="Content-Length is not a number"):
+            content_length({"CONTENT_LENGTH": "-1"}, 100)
+        for value in ("101", "9" * 5000):
+            with pytest.raises(BodyTooLarge, match="Content-Length exceeds 100 octets"):
+                content_length({"CONTENT_LENGTH": value}, 100)
 
 
 class TestVary:

@@ -15,7 +15,14 @@ import attrs
 from ..compression import ENGINES, DecodingReader, Engine, Readable
 from ..errors import BodyTruncated, RequestError, UnsupportedMediaType
 from ..limits import Limits
-from ..negotiation import Offer, media_type_version, parse_form, posted_arguments_length, read_header_arguments
+from ..negotiation import (
+    Offer,
+    content_length,
+    media_type_version,
+    parse_form,
+    posted_arguments_length,
+    read_header_arguments,
+)
 from .batch import SubCommand, split_commands
 from .registry import CommandRegistry, stricter
 
@@ -92,7 +99,8 @@ def classify(
     query = environ.get("QUERY_STRING") or ""
     if len(query) > limits.argument_bytes:
         raise RequestError(f"arguments exceed {limits.argument_bytes} octets")
-    pairs = parse_form(query)
+    most = limits.command_arguments
+    pairs = parse_form(query, most)
     named = [value for name, value in pairs if name == "cmd"]
     if not any(named):
         return None
@@ -100,9 +108,9 @@ def classify(
         raise RequestError("the query string names cmd more than once")
     posted = posted_arguments_length(environ, limits.argument_bytes) if offer.post_args else 0
     if posted:
-        given = parse_form(_read_posted(environ, posted, offer, limits).decode("latin-1"))
+        given = parse_form(_read_posted(environ, posted, offer, limits).decode("latin-1"), most)
     else:
-        given = read_header_arguments(environ, limits.argument_bytes)
+        given = read_header_arguments(environ, limits.argument_bytes, most)
     arguments: dict[str, bytes] = {}
     for name, value in given:
         if name == "cmd":
@@ -136,7 +144,9 @@ def describe(
 def _read_posted(environ: MutableMapping[str, Any], size: int, offer: Offer, limits: Limits) -> bytes:
     """Read the arguments off the front of the body, and put back what was read."""
     version = media_type_version(offer, environ.get("CONTENT_TYPE"), required=False)
-    length = _content_length(environ)
+    length = content_length(environ, limits.body)
+    if length is None and not environ.get("wsgi.input_terminated"):
+        length = 0
     if version == "0.1" and length is not None and size > length:
         raise RequestError("X-HgArgs-Post exceeds the length of the body")
     recorder = _Recorder(environ["wsgi.input"], length, limits.argument_bytes + _READ_AHEAD)
@@ -148,16 +158,6 @@ def _read_posted(environ: MutableMapping[str, Any], size: int, offer: Offer, lim
     if len(data) < size:
         raise RequestError("X-HgArgs-Post exceeds the length of the body")
     return data
-
-
-def _content_length(environ: Mapping[str, Any]) -> int | None:
-    """Where the body ends, ``None`` where ``wsgi.input`` does; the same rules as for every body."""
-    declared = environ.get("CONTENT_LENGTH")
-    if not declared:
-        return None if environ.get("wsgi.input_terminated") else 0
-    if not (declared.isascii() and declared.isdigit() and len(declared) <= 18):
-        raise RequestError("Content-Length is not a number of octets")
-    return int(declared)
 
 
 def open_payload(source: Readable, version: str, offer: Offer, limits: Limits) -> Readable:

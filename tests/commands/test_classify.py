@@ -98,6 +98,16 @@ class TestQuery:
         with pytest.raises(RequestError, match="exceed 17 octets"):
             ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=17))
 
+    def test_number(self) -> None:
+        """Each pair of a form costs far more than its two octets."""
+        limits = Limits(command_arguments=3)
+        assert ask("cmd=x&a&b", HTTP_X_HGARG_1="a&b&c", limits=limits).arguments.keys() == {"a", "b", "c"}
+        for query, headers in (("cmd=x&a&b&c", {}), ("cmd=x", {"HTTP_X_HGARG_1": "a&a&a&a"})):
+            with pytest.raises(RequestError, match="more than 3 arguments"):
+                ask(query, limits=limits, **headers)
+        with pytest.raises(RequestError, match="more than 3 arguments"):
+            ask("cmd=x", b"a&&&b", HTTP_X_HGARGS_POST="5", limits=limits)
+
 
 class TestHeaders:
     def test_go_before_the_query(self) -> None:
