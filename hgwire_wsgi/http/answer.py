@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..errors import HgWireError
+from ..errors import RequestError
 from ..limits import Limits
 from .body import RequestBody, ResponseBody
 
@@ -17,6 +17,10 @@ NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """No browser may guess that a reply is a page; repositories hold what anybody pushed."""
 
 
+_ANY_BODY = Limits(body=10**18)
+"""What is only dropped is bounded by ``drain`` alone: a client that sends too much should learn so."""
+
+
 def answer(
     status: str,
     headers: list[tuple[str, str]],
@@ -26,11 +30,11 @@ def answer(
     limits: Limits,
     body: RequestBody | None = None,
 ) -> Iterable[bytes]:
-    """Send a short answer, after what is left of the request."""
+    """Send a short answer, once what is left of the request was read; if it has no end that we know, the last."""
     try:
-        cut = not (body or RequestBody(environ, limits)).drain(limits.drain)
-    except HgWireError:
-        cut = False
+        cut = not (body or RequestBody(environ, _ANY_BODY)).drain(limits.drain)
+    except RequestError:
+        cut = True
     return send(status, headers, iter([content]), [], environ, start_response, cut=cut)
 
 

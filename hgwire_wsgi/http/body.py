@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..compression import Readable
-from ..errors import BodyTooLarge, BodyTruncated, HgWireError, LengthRequired, RequestError
+from ..errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
 from ..limits import Limits
+from ..negotiation import content_length
 from .uwsgi import chunked_input
 
 __all__ = ["BoundedReader", "RequestBody", "ResponseBody", "coalesce"]
@@ -36,17 +37,9 @@ class RequestBody:
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
         self._source = environ.get("wsgi.input")
-        self._limit = limits.body
-        self._consumed = 0
-        self._left: int | None = None
-        declared = environ.get("CONTENT_LENGTH")
-        if declared:
-            if not (declared.isascii() and declared.isdigit()):
-                raise RequestError("Content-Length is not a number of octets")
-            if len(declared) > 18 or int(declared) > limits.body:
-                raise BodyTooLarge(f"the request body exceeds {limits.body} octets")
-            self._left = int(declared)
-        elif not environ.get("wsgi.input_terminated"):
+        self._limit = self._room = limits.body
+        self._left = content_length(environ, limits.body)
+        if self._left is None and not environ.get("wsgi.input_terminated"):
             if not environ.get("HTTP_TRANSFER_ENCODING"):
                 self._left = 0
             elif (chunks := chunked_input(environ)) is not None:
@@ -61,44 +54,44 @@ class RequestBody:
             BodyTruncated: if the client went away before the end.
             BodyTooLarge: if a body of undeclared length passes the bound.
         """
+        data = self._read(size)
+        self._room -= len(data)
+        if self._room < 0:
+            raise BodyTooLarge(f"the request body exceeds {self._limit} octets")
+        return data
+
+    def _read(self, size: int) -> bytes:
         if self._left is not None:
             size = min(size, self._left)
         if size <= 0 or self._source is None:
             return b""
         try:
             data: bytes = self._source.read(size)
-        except HgWireError:
-            raise
         except Exception as error:  # every server has its own exceptions for a lost client or a bad chunk
             self._left = 0
             raise BodyTruncated("the request body is cut short or malformed") from error
-        self._consumed += len(data)
-        if self._left is None:
-            if not data:
-                self._left = 0
-            elif self._consumed > self._limit:
-                raise BodyTooLarge(f"the request body exceeds {self._limit} octets")
-        elif data:
+        if not data:
+            left, self._left = self._left, 0
+            if left:
+                raise BodyTruncated("the request body is shorter than its Content-Length")
+        elif self._left is not None:
             self._left -= len(data)
-        else:
-            self._left = 0
-            raise BodyTruncated("the request body is shorter than its Content-Length")
         return data
 
     def drain(self, limit: int) -> bool:
-        """Read and drop what is left, up to ``limit`` octets.
+        """Read and drop what is left, up to ``limit`` octets, also of a body that passes its bound.
 
         Returns:
             Whether nothing is left, be it that the client went away; if not, the connection cannot be used again.
         """
         try:
             while limit > 0:
-                data = self.read(min(limit, _READ_SIZE))
+                data = self._read(min(limit, _READ_SIZE))
                 if not data:
                     return True
                 limit -= len(data)
         except RequestError:
-            return True
+            pass
         return self._left == 0
 
 
@@ -166,7 +159,7 @@ class ResponseBody:
         except StopIteration:
             if self._cut:
                 self._cut = False
-                raise BodyTooLarge("the unread rest of the request is too long; closing the connection") from None
+                raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
             raise
         except Exception:
             _log.exception("a response failed after it had begun; the connection is cut")

@@ -255,6 +255,23 @@ def test_undrained_connection_is_cut(provider: FakeProvider) -> None:
     assert provider.held == 0
 
 
+def test_what_is_too_long_is_drained_all_the_same(provider: FakeProvider) -> None:
+    exchange = Exchange(WireApp(provider, limits=Limits(body=10)), "cmd=heads", body=b"unread" * 10)
+    assert exchange.status == "413 Content-Length exceeds 10 octets"
+    assert exchange.input.read() == b""
+    assert exchange.read() == b"0\nContent-Length exceeds 10 octets\n"
+
+
+@pytest.mark.parametrize("headers", [{"CONTENT_LENGTH": "x"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_connection_is_cut_behind_a_body_without_a_known_end(provider: FakeProvider, headers: dict[str, str]) -> None:
+    for path in ("/repo", "/none"):
+        exchange = Exchange(WireApp(provider), "cmd=heads", path=path, REQUEST_METHOD="POST", **headers)
+        assert exchange.status[0] == "4"
+        with pytest.raises(Exception, match="closing the connection"):
+            exchange.read()
+    assert provider.held == 0
+
+
 def test_head_is_get_without_a_body(provider: FakeProvider) -> None:
     app = WireApp(provider)
     get, head = Exchange(app, "cmd=heads"), Exchange(app, "cmd=heads", REQUEST_METHOD="HEAD")

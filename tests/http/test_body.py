@@ -86,6 +86,15 @@ def test_drain_stops_at_its_limit() -> None:
     assert body(b"x" * 10, CONTENT_LENGTH="10").drain(10)
 
 
+def test_drain_does_not_mind_how_long_a_body_may_be() -> None:
+    source = body(b"x" * 30, Limits(body=10), **{"wsgi.input_terminated": True})
+    with pytest.raises(BodyTooLarge):
+        source.read(20)
+    assert source.drain(100)
+    endless = body(b"x" * 30, Limits(body=10), **{"wsgi.input_terminated": True})
+    assert not endless.drain(20)
+
+
 def test_drain_of_a_lost_client_leaves_nothing_to_read() -> None:
     assert body(b"x", CONTENT_LENGTH="10").drain(100)
 

@@ -539,8 +539,11 @@ def test_a_body_without_a_length() -> None:
         **{"wsgi.input": io.BytesIO(commands("heads")), "wsgi.input_terminated": True},
     )
     assert Answer(exchange).replies[1].ended
-    answer = ask(make_app(), "ro/heads", b"", CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
-    assert answer.text[0] == 411
+    refused = begin(make_app(), "ro/heads", b"", CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
+    assert refused.status == "411 Length Required"
+    assert next(refused.response).startswith(b"this server takes no chunked request bodies")
+    with pytest.raises(Exception, match="closing the connection"):
+        next(refused.response)
 
 
 # Encoded streams.
