@@ -7,6 +7,7 @@ compared with what comes now, octet by octet, so nobody ever gets two halves of 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -52,7 +53,7 @@ class StreamChanged(BackendError):
 
 
 class _NoRoom(Exception):
-    """The disk is full, or broken, or the stream is larger than all the store may hold."""
+    """The disk is full, or broken, the stream is larger than all the store may hold, or others keep all makers busy."""
 
 
 @attrs.frozen
@@ -136,6 +137,15 @@ class Flight:
             self._complained = True
             _log.warning("the bundle cache cannot be written, bundles are served without it: %s", error)
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Complain of a system that is out of disk or threads; it is no failure, only a reason to do without."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            self._complain(error)
+            raise _NoRoom from error
+
     def _make(self, digest: str, part: Part, make: Make, is_valid: Callable[[], bool]) -> bytes | Chunks:
         try:
             chunks = make()
@@ -144,30 +154,32 @@ class Flight:
             part.abandon()
             raise
         try:
-            part.write(first)
-        except OSError as error:
-            self._complain(error)
-            part.abandon()
-            return _chained(first, chunks)
-        if len(first) < self._chunk:
-            chunks.close()
-            _finish(part, is_valid)
-            return first
-        if not self._makers.acquire(blocking=False):
-            part.abandon()
-            return _chained(first, chunks)
-        try:
-            descriptor = part.open()
-            production = self._productions[digest] = _Production(_inode(descriptor), size=part.size)
-            work = (digest, part, chunks, production, is_valid)
-            threading.Thread(target=self._produce, args=work, name="hgwire-maker", daemon=True).start()
-        except (OSError, RuntimeError) as error:
-            self._complain(error)
-            self._makers.release()
-            self._productions.pop(digest, None)
+            with self._writing():
+                part.write(first)
+                if len(first) < self._chunk:
+                    _close(chunks)
+                    _finish(part, is_valid)
+                    return first
+                descriptor, production = self._start(digest, part, chunks, is_valid)
+        except _NoRoom:
             part.abandon()
             return _chained(first, chunks)
         return self._follow(digest, descriptor, production, make, is_valid)
+
+    def _start(self, digest: str, part: Part, chunks: Chunks, is_valid: Callable[[], bool]) -> tuple[int, _Production]:
+        """Have a stream made in a thread, and tell how to follow it."""
+        if not self._makers.acquire(blocking=False):
+            raise _NoRoom
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._makers.release)
+            descriptor = part.open()
+            undo.callback(os.close, descriptor)
+            production = self._productions[digest] = _Production(_inode(descriptor), size=part.size)
+            undo.callback(self._productions.pop, digest, None)
+            work = (digest, part, chunks, production, is_valid)
+            threading.Thread(target=self._produce, args=work, name="hgwire-maker", daemon=True).start()
+            undo.pop_all()
+        return descriptor, production
 
     def _produce(
         self,
@@ -183,31 +195,37 @@ class Flight:
                 if part.size + len(chunk) > self.store.capacity:
                     self._too_large.put(digest, True, 0)
                     raise _NoRoom
-                try:
+                with self._writing():
                     part.write(chunk)
-                except OSError as error:
-                    self._complain(error)
-                    raise _NoRoom from error
                 production.report(part.size)
-            _finish(part, is_valid)
-        except _NoRoom as error:
-            failure = error
-            part.abandon()
+            with self._writing():
+                _finish(part, is_valid)
         except BaseException as error:
-            _log.exception("making a stream failed")
+            if not isinstance(error, _NoRoom):
+                _log.exception("making a stream failed")
             failure = error
             part.abandon()
         finally:
-            try:
-                chunks.close()
-            except Exception:
-                _log.exception("cleaning up after a stream failed")
+            _close(chunks)
             self._makers.release()
             if self._productions.get(digest) is production:
                 del self._productions[digest]
             production.end(failure)
 
     def _follow(
+        self,
+        digest: str,
+        descriptor: int,
+        production: _Production | None,
+        make: Make,
+        is_valid: Callable[[], bool],
+    ) -> bytes | Chunks:
+        """Wait until a stream begins, so that a failure to make it anew is raised here, not while it is sent."""
+        stream = self._read(digest, descriptor, production, make, is_valid)
+        first = next(stream, b"")
+        return _chained(first, stream) if first else b""
+
+    def _read(
         self,
         digest: str,
         descriptor: int,
@@ -238,7 +256,11 @@ class Flight:
 
 
 def _finish(part: Part, is_valid: Callable[[], bool]) -> None:
-    """Complete a part: it was made, and others wait for it, whatever has become of what it was made from."""
+    """Complete a part: it was made, and others wait for it, whatever has become of what it was made from.
+
+    Raises:
+        OSError: as :meth:`Part.finish`.
+    """
     try:
         keep = is_valid()
     except Exception as error:
@@ -269,9 +291,18 @@ def _wait(descriptor: int, production: _Production | None, position: int) -> boo
     return is_complete(descriptor) or os.fstat(descriptor).st_size > position
 
 
+def _close(chunks: Chunks) -> None:
+    try:
+        chunks.close()
+    except Exception:
+        _log.exception("cleaning up after a stream failed")
+
+
 def _chained(first: bytes, chunks: Chunks) -> Chunks:
-    yield first
-    yield from chunks
+    with contextlib.closing(chunks):
+        yield first
+        del first
+        yield from chunks
 
 
 def _iterated(stream: Whole | bytes | Chunks) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ import logging
 import os
 import re
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +34,6 @@ __all__ = ["Part", "Store"]
 _log = logging.getLogger("hgwire_wsgi")
 
 _COMPLETE_MODE = 0o400
-_PART_MODE = 0o600
 _STALE_SECONDS = 3600
 """After this time a file that has no name yet is one whose process died; it takes a moment to give it one."""
 
@@ -64,15 +64,21 @@ _SYNCED_SIZE = 64 * 1024
 _SHARE = 8
 """The folder is looked through each time an eighth of its free room has been added, by each process for itself."""
 
+_RESERVE = 16
+"""Looking through the folder leaves a sixteenth of it free.  A full one would be looked through for each small bundle
+that is added, and that takes a second where there are some hundred thousand."""
+
 
 def _usage(found: os.stat_result) -> int:
     """What a file takes of the disk."""
     return max(found.st_size, found.st_blocks * 512)
 
 
-def _own_name(path: str) -> str:
-    """A name that only this thread uses, for a file that is to be at a path."""
-    return f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+def _create(path: str) -> tuple[int, str]:
+    """Create a file that is to be at a path, under a name that nobody else uses."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".new")
 
 
 class Part:
@@ -88,8 +94,8 @@ class Part:
         self.size = 0
 
     def open(self) -> int:
-        """A descriptor to read what is written, apart from the one that holds the lock."""
-        return os.open(self._path + ".part", os.O_RDWR | os.O_CLOEXEC)
+        """A descriptor to ``pread`` what is written; it shares the lock, so never ask :func:`has_maker` of it."""
+        return os.dup(self._descriptor)
 
     def write(self, data: bytes) -> None:
         """Append.
@@ -104,34 +110,36 @@ class Part:
             view = view[written:]
 
     def finish(self, *, keep: bool) -> None:
-        """Mark as complete for whoever follows; give it its name, unless it is not worth keeping."""
+        """Mark as complete for whoever follows; give it its name, unless it is not worth keeping.
+
+        Raises:
+            OSError: such as a full disk; :meth:`abandon` must follow.
+        """
+        if not keep or self.size > self._store.capacity:
+            # First, so that whoever kills this process does not leave a complete part.
+            self._remove()
         os.fchmod(self._descriptor, _COMPLETE_MODE)
-        part = self._path + ".part"
-        try:
-            if not self._is_named():
-                keep = False
-            elif keep and self.size <= self._store.capacity:
-                if self.size >= _SYNCED_SIZE:
-                    # Else a loss of power could leave a short file under the name of a complete one.
-                    os.fdatasync(self._descriptor)
-                os.rename(part, self._path)
-            else:
-                os.unlink(part)
-        except FileNotFoundError:
-            keep = False
-        usage = _usage(os.fstat(self._descriptor))
-        os.close(self._descriptor)
-        if keep:
-            self._store.account(usage)
+        if self._is_named():
+            if self.size >= _SYNCED_SIZE:
+                # Else a loss of power could leave a short file under the name of a complete one.
+                os.fdatasync(self._descriptor)
+            with contextlib.suppress(FileNotFoundError):  # the folder was emptied just now
+                os.rename(self._path + ".part", self._path)
+                self._store.account(_usage(os.fstat(self._descriptor)))
+        self.abandon()
 
     def abandon(self) -> None:
         """Give up: whoever follows finds out, and makes another."""
         with contextlib.suppress(OSError):
-            if self._is_named():
-                os.unlink(self._path + ".part")
-            # A process that was forked meanwhile has the lock too, and would keep followers waiting.
+            self._remove()
+        # Other descriptors have the lock too, also those of a process that was forked meanwhile.
+        with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
+
+    def _remove(self) -> None:
+        if self._is_named():
+            os.unlink(self._path + ".part")
 
     def _is_named(self) -> bool:
         """Whether the name of the part is still that of this one; not so after the folder was emptied."""
@@ -200,19 +208,18 @@ class Store:
             OSError: such as on a full disk.
         """
         path = self.path(digest)
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        own = _own_name(path)
+        descriptor, own = _create(path)
         try:
-            descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PART_MODE)
             with open(descriptor, "wb") as file:
                 file.write(data)
                 os.fchmod(descriptor, _COMPLETE_MODE)
+            usage = _usage(os.stat(own))
             os.rename(own, path)
-            self.account(_usage(os.stat(path)))
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(own)
             raise
+        self.account(usage)
 
     def join(self, digest: str) -> Part | int:
         """Make an entry, or follow whoever makes it.
@@ -228,7 +235,7 @@ class Store:
         while True:
             if (descriptor := self.open(digest)) is not None:
                 return descriptor
-            if (made := self._create(path, part)) is not None:
+            if (made := self._make(path, part)) is not None:
                 # The last maker may have finished since we looked.
                 if (descriptor := self.open(digest)) is None:
                     return made
@@ -244,11 +251,9 @@ class Store:
             self._remove(part, descriptor)
             os.close(descriptor)
 
-    def _create(self, path: str, part: str) -> Part | None:
+    def _make(self, path: str, part: str) -> Part | None:
         """Make a new part under a name of its own, locked, and give it its name if that is free."""
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        own = _own_name(path)
-        descriptor = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PART_MODE)
+        descriptor, own = _create(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.link(own, part)
@@ -276,14 +281,17 @@ class Store:
             self.trim()
 
     def trim(self) -> None:
-        """Remove the least recently used entries beyond the capacity, and parts whose makers died."""
+        """Remove the least recently used entries until a reserve is free, and parts whose makers died.
+
+        The entry that was used last stays: alone it may be larger than what the reserve leaves.
+        """
         if not self._trimming.acquire(blocking=False):
             return
         try:
             entries = sorted(self._entries())
             total = sum(size for _, size, _ in entries)
-            for _, size, path in entries:
-                if total <= self.capacity:
+            for _, size, path in entries[:-1]:
+                if total <= self.capacity - self.capacity // _RESERVE:
                     break
                 with contextlib.suppress(OSError):
                     os.unlink(path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hgwire_wsgi.cache.flight import Chunks, Flight, StreamChanged, Whole
-from hgwire_wsgi.cache.store import Part, Store
+from hgwire_wsgi.cache.store import Part, Store, has_maker
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -57,6 +57,22 @@ class Maker:
                 yield chunk
         finally:
             self.closed += 1
+
+
+class Stubborn:
+    """A stream that cannot clean up."""
+
+    def __init__(self, data: bytes) -> None:
+        self.chunks = chunked(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self.chunks)
+
+    def close(self) -> None:
+        raise ValueError("cannot clean up")
 
 
 def always() -> bool:
@@ -376,28 +392,87 @@ def test_without_threads_streams_are_made_for_their_clients(flight: Flight, monk
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    descriptors = os.listdir("/dev/fd")
     for _ in range(6):
         assert read(flight.get(DIGEST, Maker(), always)) == DATA
+    assert os.listdir("/dev/fd") == descriptors
 
 
 def test_followers_of_a_maker_that_cannot_clean_up_come_to_an_end(flight: Flight) -> None:
-    class Stubborn:
-        def __init__(self) -> None:
-            self.chunks = chunked(DATA)
-
-        def __iter__(self) -> Iterator[bytes]:
-            return self
-
-        def __next__(self) -> bytes:
-            return next(self.chunks)
-
-        def close(self) -> None:
-            raise ValueError("cannot clean up")
-
     results: list[bytes] = []
-    stream = flight.get(DIGEST, Stubborn, always)
+    stream = flight.get(DIGEST, lambda: Stubborn(DATA), always)
     reader = threading.Thread(target=lambda: results.append(read(stream)), daemon=True)
     reader.start()
     reader.join(30)
     assert results == [DATA]
     wait_until(lambda: flight._makers._value == 4)
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)])
+def test_an_entry_that_cannot_get_its_name_is_sent_nevertheless(
+    flight: Flight, store: Store, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    os.makedirs(store.path(DIGEST))
+    descriptors = os.listdir("/dev/fd")
+    for _ in range(2):
+        assert read(flight.get(DIGEST, Maker(DATA[:size]), always)) == DATA[:size]
+        wait_until(lambda: flight._makers._value == 4)
+        wait_until(lambda: not [path for path in store.folder.rglob("*") if path.is_file()])
+    assert caplog.text.count("cannot be written") == 1
+    assert "failed" not in caplog.text
+    wait_until(lambda: os.listdir("/dev/fd") == descriptors)
+
+
+def test_a_short_stream_that_cannot_clean_up_is_kept(flight: Flight) -> None:
+    assert read(flight.get(DIGEST, lambda: Stubborn(DATA[:10]), always)) == DATA[:10]
+    assert isinstance(flight.get(DIGEST, Maker(), always), Whole)
+
+
+def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
+    flight: Flight, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = store.join(DIGEST)
+    assert isinstance(part, Part)
+
+    def gives_up(descriptor: int) -> bool:
+        monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", has_maker)
+        part.abandon()
+        return has_maker(descriptor)
+
+    def fail() -> Generator[bytes, None, None]:
+        raise ValueError("early")
+        yield b""
+
+    monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", gives_up)
+    with pytest.raises(ValueError, match="early"):
+        flight.get(DIGEST, fail, always)
+
+
+def test_an_empty_stream_that_another_one_makes(flight: Flight, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = store.join(DIGEST)
+    assert isinstance(part, Part)
+
+    def finishes(descriptor: int) -> bool:
+        part.finish(keep=True)
+        return False
+
+    monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", finishes)
+    assert flight.get(DIGEST, Maker(), always) == b""
+
+
+def test_a_client_follows_its_own_maker_though_the_folder_was_emptied(flight: Flight, store: Store) -> None:
+    others: list[Part] = []
+
+    def emptied() -> Generator[bytes, None, None]:
+        os.unlink(store.path(DIGEST) + ".part")
+        other = store.join(DIGEST)
+        assert isinstance(other, Part)
+        others.append(other)
+        return chunked(DATA)
+
+    results: list[bytes] = []
+    reader = threading.Thread(target=lambda: results.append(read(flight.get(DIGEST, emptied, always))), daemon=True)
+    reader.start()
+    reader.join(30)
+    others[0].abandon()
+    assert results == [DATA]

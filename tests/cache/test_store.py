@@ -16,7 +16,7 @@ DIGEST = "ab" + "0" * 62
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", 3 * 4096 + 100)
+    return Store(tmp_path / "cache", 4 * 4096 - 1)
 
 
 def make(store: Store, digest: str, data: bytes, *, keep: bool = True) -> None:
@@ -143,6 +143,71 @@ def test_the_least_recently_used_entries_go(store: Store) -> None:
     os.close(descriptor)
     make(store, names[0], b"x" * 4096)
     assert files(store) == sorted([names[0], names[1], names[3]])
+
+
+def test_a_full_folder_is_not_looked_through_for_every_small_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "cache", 64 << 20)
+    for number in range(64):
+        name = f"{number:02x}" + DIGEST[2:]
+        make(store, name, b"")
+        os.chmod(store.path(name), 0o600)
+        os.truncate(store.path(name), 1 << 20)
+    store.trim()
+    trims = 0
+    trim = Store.trim
+
+    def count(self: Store) -> None:
+        nonlocal trims
+        trims += 1
+        trim(self)
+
+    monkeypatch.setattr(Store, "trim", count)
+    for number in range(50):
+        store.put(f"{number:064x}", b"small")
+    assert trims <= 1
+    assert sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()) <= store.capacity
+
+
+def test_an_entry_that_fills_the_folder_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", 4096 * 10)
+    make(store, DIGEST, b"x" * 4096 * 10)
+    assert files(store) == [DIGEST]
+
+
+def test_a_file_left_behind_under_a_name_of_ours_is_no_obstacle(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of different containers may have the same number, and one may have been killed."""
+
+    def kill(*paths: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "link", kill)
+        killed.setattr(os, "unlink", lambda path: None)
+        with pytest.raises(KeyboardInterrupt):
+            store.join(DIGEST)
+    assert len(files(store)) == 1
+    make(store, DIGEST, b"data")
+    assert DIGEST in files(store)
+
+
+def test_a_part_that_is_not_worth_keeping_is_never_found_complete(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker may be killed at any moment, and what is found complete is taken for the entry."""
+    part = store.join(DIGEST)
+    assert isinstance(part, Part)
+    part.write(b"data")
+    mark, found = os.fchmod, []
+
+    def look(descriptor: int, mode: int) -> None:
+        mark(descriptor, mode)
+        found.extend(files(store))
+
+    monkeypatch.setattr(os, "fchmod", look)
+    part.finish(keep=False)
+    assert found == []
 
 
 def test_parts_of_dead_makers_are_swept(store: Store) -> None:
