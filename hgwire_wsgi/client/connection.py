@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import os
+import re
 import selectors
 import socket
 import ssl
@@ -20,7 +21,17 @@ from .._version import __version__
 from ..compression import Readable
 from ..errors import ConnectionFailed, LocalProtocolError
 
-__all__ = ["Address", "Connection", "Response", "Source", "pieces_of", "printable", "size_of", "utf8"]
+__all__ = [
+    "Address",
+    "BoundedResponse",
+    "Connection",
+    "Response",
+    "Source",
+    "pieces_of",
+    "printable",
+    "size_of",
+    "utf8",
+]
 
 Source: TypeAlias = bytes | Readable | Iterable[bytes]
 """What a request can carry: octets, a file that is read from where it stands, or pieces as they are made."""
@@ -32,6 +43,8 @@ _USER_AGENT = f"mercurial/proto-1.0 (hgwire {__version__})"
 _LINES = 1000
 # ValueError: the reader of chunks passes what it cannot make of their sizes on to the file below.
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
+# What http.client takes for no part of a host.
+_NO_HOST = re.compile(r"[\x00-\x20\x7f]")
 
 
 @runtime_checkable
@@ -143,7 +156,7 @@ class Address:
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise LocalProtocolError(f"not a URL: {error}") from None
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not host or _NO_HOST.search(host):
             raise LocalProtocolError("not a URL of a repository: it must begin with http:// or https:// and a host")
         if auth is None and parts.username is not None:
             auth = unquote(parts.username), unquote(parts.password or "")
@@ -154,10 +167,15 @@ class Address:
         return cls(parts.scheme, host, port, path, authorization)
 
     @property
+    def authority(self) -> str:
+        """Host and port as they stand in the URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """The URL, without the password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}{'' if self.port is None else f':{self.port}'}{self.path}"
+        return f"{self.scheme}://{self.authority}{self.path}"
 
 
 class Response:
@@ -235,7 +253,9 @@ class _BoundedLines(io.BufferedReader):
         return super().read1(size)
 
 
-class _HTTPResponse(http.client.HTTPResponse):
+class BoundedResponse(http.client.HTTPResponse):
+    """What :class:`Connection` has its responses made of."""
+
     def __init__(self, sock: socket.socket, *args: Any, **keywords: Any) -> None:
         super().__init__(sock, *args, **keywords)
         self.fp: io.BufferedReader = _BoundedLines(self.fp.detach())
@@ -269,10 +289,10 @@ class Connection:
         self.http: http.client.HTTPConnection
         if address.scheme == "https":
             context = ssl_context or ssl.create_default_context()
-            self.http = http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
+            self.http = http.client.HTTPSConnection(address.authority, timeout=timeout, context=context)
         else:
-            self.http = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
-        self.http.response_class = _HTTPResponse
+            self.http = http.client.HTTPConnection(address.authority, timeout=timeout)
+        self.http.response_class = BoundedResponse
         self._open: Response | None = None
         self.opened = 0
 

@@ -66,7 +66,10 @@ class TestAddress:
     def test_credentials_given_apart_go_first(self) -> None:
         assert Address.parse("http://a:b@host", ("u", "p@")).authorization == "Basic dTpwQA=="
 
-    @pytest.mark.parametrize("url", ["host/repo", "ftp://host", "http://", "http://u:secret@host:port/", "http://[::1"])
+    @pytest.mark.parametrize(
+        "url",
+        ["host/repo", "ftp://host", "http://", "http://u:secret@host:port/", "http://[::1", "http://u:secret@ho st/"],
+    )
     def test_what_is_no_url(self, url: str) -> None:
         with pytest.raises(LocalProtocolError) as caught:
             Address.parse(url)
@@ -76,6 +79,19 @@ class TestAddress:
     def test_what_is_no_unicode(self, url: str) -> None:
         with pytest.raises(LocalProtocolError, match=r"^not UTF-8: "):
             Address.parse(url)
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("http://[::1]/r", ("::1", 80)),
+            ("https://[::1]/r", ("::1", 443)),
+            ("https://[::1]:8443/r", ("::1", 8443)),
+            ("http://host:8000", ("host", 8000)),
+        ],
+    )
+    def test_where_a_connection_goes(self, url: str, expected: tuple[str, int]) -> None:
+        http = connect(url).http
+        assert (http.host, http.port) == expected
 
     def test_password_is_not_shown(self) -> None:
         address = Address.parse("http://u:secret@[::1]:81/r")
