@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import attrs
 
+from ..commands.classify import read_exactly
 from ..commands.standard import STANDARD_COMMANDS
 from ..errors import CommandRefused, LimitExceeded
 from ..limits import Limits
@@ -25,7 +26,6 @@ A ``branchmap`` of 100,000 heads has 5 MB.
 """
 
 _MESSAGE_BYTES = 16 * 1024
-_DEFAULT_LIMITS = Limits()
 
 COMMANDS = {command.name: command for command in STANDARD_COMMANDS}
 """The standard commands, of which a client knows how they are called and answered."""
@@ -159,17 +159,17 @@ def read_all(reply: Reply, limit: int) -> bytes:
     Raises:
         LimitExceeded: it has more than ``limit`` octets.
     """
-    pieces = []
-    room = limit
+    # Not a list of pieces, which may be of two octets each and cost twenty times as much as what is in them.
+    data = bytearray()
     with reply:
         for piece in reply:
-            room -= len(piece)
-            if room < 0:
+            data += piece
+            if len(data) > limit:
                 raise LimitExceeded(f"the reply has more than {limit} octets")
-            pieces.append(piece)
-    return b"".join(pieces)
+    return bytes(data)
 
 
+@attrs.define(eq=False, repr=False)
 class Client(abc.ABC):
     """A client of one repository, for one thread.  A context manager, which closes the connection.
 
@@ -180,23 +180,28 @@ class Client(abc.ABC):
         ssl_context: for ``https``; Python's default checks certificates and names.
         limits: bounds on what the server may make this side hold or decode.
 
+    Attributes:
+        connection: what it talks through.
+
     Raises:
         LocalProtocolError: for what is no HTTP URL.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        auth: tuple[str, str] | None = None,
-        timeout: float | None = 60.0,
-        ssl_context: ssl.SSLContext | None = None,
-        limits: Limits = _DEFAULT_LIMITS,
-    ) -> None:
-        self.connection = Connection(Address.parse(url, auth), timeout=timeout, ssl_context=ssl_context)
-        self.limits = limits
+    _url: str
+    _auth: tuple[str, str] | None = attrs.field(default=None, kw_only=True)
+    _timeout: float | None = attrs.field(default=60.0, kw_only=True)
+    _ssl_context: ssl.SSLContext | None = attrs.field(default=None, kw_only=True)
+    limits: Limits = attrs.field(factory=Limits, kw_only=True)
+    connection: Connection = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        address = Address.parse(self._url, self._auth)
+        self.connection = Connection(address, timeout=self._timeout, ssl_context=self._ssl_context)
 
     @abc.abstractmethod
+    def run(self, call: Call) -> Reply:
+        """Run a command, as :meth:`call` does."""
+
     def call(
         self,
         name: str,
@@ -221,6 +226,7 @@ class Client(abc.ABC):
             ConnectionFailed: it did not answer at all.
             RemoteProtocolError: what it answered is no reply.
         """
+        return self.run(Call(name, arguments or {}, data, permission))
 
     @abc.abstractmethod
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
@@ -266,11 +272,7 @@ def refusal(response: Response, *, kind: str = "") -> CommandRefused:
     """The error that a response stands for, from its body if a person can read that, else from its status line."""
     text = ""
     if response.media_type != "text/html":
-        pieces, room = [], _MESSAGE_BYTES
-        while room > 0 and (piece := response.read(room)):
-            pieces.append(piece)
-            room -= len(piece)
-        text = printable(b"".join(pieces)).strip()
+        text = printable(read_exactly(response, _MESSAGE_BYTES)).strip()
         if response.status != 200 or response.media_type == HG_ERROR:
             # As the reply to a push this says that nothing was pushed.
             text = text.removeprefix("0\n").strip()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from urllib.parse import urlencode
 
+import attrs
+
 from ..commands.batch import escape, unescape
-from ..compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine, Readable
+from ..commands.classify import read_exactly
+from ..compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine
 from ..errors import CommandRefused, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from ..limits import Limits
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02
-from .base import _DEFAULT_LIMITS, COMMANDS, REPLY_BYTES, Call, Client, Outcome, Reply, read_all, refusal
+from .base import COMMANDS, REPLY_BYTES, Call, Client, Outcome, Reply, read_all, refusal
 from .capabilities import Capabilities
 from .connection import PIECE, Response, Source
 
@@ -21,6 +24,15 @@ DECODED_ENGINES = (ZSTD, ZLIB, NONE, BZIP2)
 """What replies are accepted in unless told otherwise, in the order in which Mercurial's own client lists them."""
 
 _HANDSHAKE = "capabilities"
+_CAPABILITIES_BYTES = 1024 * 1024
+"""Most octets of that reply, which is taken apart.  Mercurial's own has less than 1 KiB."""
+
+_IDLE_BYTES = 16 * 1024 * 1024
+"""Most octets that decompress to nothing: without a bound, a server could make a client read for ever.
+
+A format gives something after each of its blocks; the largest are those of bzip2, with 900 kB.
+"""
+
 _PLAIN_STREAMS = frozenset({"stream_out"})
 """Streams that version 0.1 sends as they are; it compresses all others, without saying so."""
 
@@ -45,6 +57,11 @@ def argument_headers(name: str, value: str, limit: int) -> list[tuple[str, str]]
     ]
 
 
+def _by_name(engines: Iterable[Engine]) -> Mapping[str, Engine]:
+    return {engine.name: engine for engine in engines}
+
+
+@attrs.define(eq=False, repr=False)
 class V1Client(Client):
     """Speaks HTTP version 1.
 
@@ -55,47 +72,27 @@ class V1Client(Client):
         engines: compression engines to accept, in the order to name them; the server chooses.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        auth: tuple[str, str] | None = None,
-        timeout: float | None = 60.0,
-        ssl_context: ssl.SSLContext | None = None,
-        limits: Limits = _DEFAULT_LIMITS,
-        engines: Sequence[Engine] = DECODED_ENGINES,
-    ) -> None:
-        super().__init__(url, auth=auth, timeout=timeout, ssl_context=ssl_context, limits=limits)
-        self._engines = {engine.name: engine for engine in engines}
-        self._capabilities: Capabilities | None = None
+    _engines: Mapping[str, Engine] = attrs.field(default=DECODED_ENGINES, converter=_by_name, kw_only=True)
+    _capabilities: Capabilities | None = attrs.field(default=None, init=False)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the server can do, asked once."""
         if self._capabilities is None:
             reply = self._reply(self._request(Call(_HANDSHAKE), Capabilities()), compressed=False)
-            self._capabilities = Capabilities(read_all(reply, REPLY_BYTES))
+            self._capabilities = Capabilities(read_all(reply, _CAPABILITIES_BYTES))
         return self._capabilities
 
-    def call(
-        self,
-        name: str,
-        arguments: Mapping[str, bytes | str] | None = None,
-        *,
-        data: Source | None = None,
-        permission: str | None = None,
-        compressed: bool | None = None,
-    ) -> Reply:
-        """Run a command, as :meth:`Client.call` has it.
+    def run(self, call: Call, *, compressed: bool | None = None) -> Reply:
+        """Run a command, as :meth:`Client.call` does.
 
         Args:
-            name, arguments, data, permission: as there.
+            call: the command.
             compressed: whether a reply in 0.1 is compressed, which nothing in it says.  Known for the standard
                 commands; of another one a stream of unknown length counts as compressed if it begins as zlib does.
         """
-        call = Call(name, arguments or {}, data, permission)
-        if compressed is None and name in COMMANDS:
-            compressed = COMMANDS[name].reply == "stream" and name not in _PLAIN_STREAMS
+        if compressed is None and call.name in COMMANDS:
+            compressed = COMMANDS[call.name].reply == "stream" and call.name not in _PLAIN_STREAMS
         return self._reply(self._request(call, self.capabilities), compressed=compressed)
 
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
@@ -107,16 +104,17 @@ class V1Client(Client):
         if unfit or len(calls) < 2 or "batch" not in self.capabilities:
             return list(self._one_by_one(calls, limit))
         cmds = b";".join(map(_batch_command, calls))
-        replies = self.call_bytes("batch", {"cmds": cmds}, limit=limit).split(b";")
-        if len(replies) != len(calls):
-            raise RemoteProtocolError(f"the server gave {len(replies)} replies to a batch of {len(calls)} commands")
-        return [Outcome(unescape(reply)) for reply in replies]
+        replies = self.call_bytes("batch", {"cmds": cmds}, limit=limit)
+        # Before they are split: a separator costs one octet there, and an object here.
+        if (count := replies.count(b";") + 1) != len(calls):
+            raise RemoteProtocolError(f"the server gave {count} replies to a batch of {len(calls)} commands")
+        return [Outcome(unescape(reply)) for reply in replies.split(b";")]
 
     def _one_by_one(self, calls: Iterable[Call], limit: int) -> Iterator[Outcome]:
         room = limit
         for call in calls:
             try:
-                reply = self.call(call.name, call.arguments, data=call.data, permission=call.permission)
+                reply = self.run(call)
             except CommandRefused as error:
                 yield Outcome(error=error)
             else:
@@ -159,63 +157,64 @@ class V1Client(Client):
         media_type = response.media_type
         if response.status != 200 or media_type == HG_ERROR:
             raise refusal(response)
-        source: Readable = response
         engine: Engine | None = None
+        start = b""
         try:
             if media_type == MEDIA_TYPE_02:
                 engine = self._named_engine(response)
             elif media_type != MEDIA_TYPE_01:
                 shown = media_type or "no media type"
                 raise RemoteProtocolError(f"{self.connection.address.url}: the reply is {shown}, not {MEDIA_TYPE_01}")
-            elif compressed or (compressed is None and "Content-Length" not in response.headers):
-                start = response.read(2)
-                while len(start) == 1 and (more := response.read(1)):
-                    start += more
-                source = _Pushed(start, response)
-                if compressed or _begins_as_zlib(start):
+            elif compressed:
+                engine = ZLIB
+            elif compressed is None and "Content-Length" not in response.headers:
+                start = read_exactly(response, 2)
+                if _begins_as_zlib(start):
                     engine = ZLIB
         except BaseException:
             response.close()
             raise
-        reader = source if engine is None else DecodingReader(source, engine, self.limits)
-        return Reply(
-            iter(lambda: reader.read(PIECE), b""),
-            response.close,
-            media_type=media_type,
-            engine=None if engine is None else engine.name,
-        )
+        pieces: Iterator[bytes] = iter(lambda: response.read(PIECE), b"")
+        if start:
+            pieces = chain([start], pieces)
+        if engine is None:
+            return Reply(pieces, response.close, media_type=media_type)
+        return Reply(_decode(pieces, engine, self.limits), response.close, media_type=media_type, engine=engine.name)
 
     def _named_engine(self, response: Response) -> Engine:
         """Read which engine a reply in 0.2 says it is compressed with."""
-        length = _read_exactly(response, 1)[0]
-        name = _read_exactly(response, length).decode("latin-1")
+        length = read_exactly(response, 1)
+        octets = read_exactly(response, length[0]) if length else b""
+        if not octets or len(octets) < length[0]:
+            raise RemoteProtocolError("the reply does not begin with the name of a compression engine")
+        name = octets.decode("latin-1")
         engine = self._engines.get(name)
         if engine is None:
             raise RemoteProtocolError(f"the reply is compressed with {name[:40]!r}, which was not asked for")
         return engine
 
 
-class _Pushed:
-    """A source of which some octets were read already."""
+@attrs.define
+class _Idle:
+    """What a decoder reads from, and how many octets it has taken without giving any."""
 
-    def __init__(self, start: bytes, source: Readable) -> None:
-        self._start = start
-        self._source = source
+    pieces: Iterator[bytes]
+    octets: int = 0
 
     def read(self, size: int, /) -> bytes:
-        if not self._start:
-            return self._source.read(size)
-        data, self._start = self._start[:size], self._start[size:]
+        data = next(self.pieces, b"")
+        self.octets += len(data)
+        if self.octets > _IDLE_BYTES:
+            raise LimitExceeded(f"the server sent {self.octets} octets in a row that decompress to nothing")
         return data
 
 
-def _read_exactly(response: Response, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (piece := response.read(size - len(data))):
-        data += piece
-    if len(data) < size or not size:
-        raise RemoteProtocolError("the reply does not begin with the name of a compression engine")
-    return data
+def _decode(pieces: Iterator[bytes], engine: Engine, limits: Limits) -> Iterator[bytes]:
+    source = _Idle(pieces)
+    reader = DecodingReader(source, engine, limits)
+    while piece := reader.read(PIECE):
+        source.octets = 0
+        yield piece
 
 
 def _begins_as_zlib(start: bytes) -> bool:

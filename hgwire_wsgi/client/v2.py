@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from urllib.parse import quote
@@ -21,12 +20,12 @@ from ..framing import (
     Profile,
     ResponseData,
     ResponseError,
+    Revision,
     SendFrames,
     TextOutput,
     encode_frame,
 )
-from ..limits import Limits
-from .base import _DEFAULT_LIMITS, REPLY_BYTES, Call, Client, Outcome, Reply, refusal
+from .base import REPLY_BYTES, Call, Client, Outcome, Reply, refusal
 from .connection import PIECE, Response, Source, pieces_of, printable, size_of
 
 __all__ = ["APIS", "TEXT_BYTES", "Exchange", "Part", "V2Client"]
@@ -141,6 +140,7 @@ def _drop(atom: Atom) -> None:
     """What becomes of text output unless the caller wants it."""
 
 
+@attrs.define(eq=False, repr=False)
 class V2Client(Client):
     """Speaks HTTP version 2.
 
@@ -152,35 +152,17 @@ class V2Client(Client):
         encodings: names of the profiles that replies may be encoded with, best first.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        auth: tuple[str, str] | None = None,
-        timeout: float | None = 60.0,
-        ssl_context: ssl.SSLContext | None = None,
-        limits: Limits = _DEFAULT_LIMITS,
-        api: str = "exp-http-v2-0001",
-        on_text: Callable[[Atom], object] = _drop,
-        profile: Profile | None = None,
-        encodings: Sequence[str] = ("zstd-8mb", "zlib"),
-    ) -> None:
-        super().__init__(url, auth=auth, timeout=timeout, ssl_context=ssl_context, limits=limits)
-        self.api = api
-        self._revision = APIS[api]
-        self._on_text = on_text
-        self._profile = profile
-        self._encodings = tuple(encodings)
+    api: str = attrs.field(default="exp-http-v2-0001", validator=attrs.validators.in_(APIS), kw_only=True)
+    _on_text: Callable[[Atom], object] = attrs.field(default=_drop, kw_only=True)
+    _profile: Profile | None = attrs.field(default=None, kw_only=True)
+    _encodings: Sequence[str] = attrs.field(default=("zstd-8mb", "zlib"), kw_only=True)
 
-    def call(
-        self,
-        name: str,
-        arguments: Mapping[str, bytes | str] | None = None,
-        *,
-        data: Source | None = None,
-        permission: str | None = None,
-    ) -> Reply:
-        exchange = self._send([Call(name, arguments or {}, data, permission)], name)
+    @property
+    def _revision(self) -> Revision:
+        return APIS[self.api]
+
+    def run(self, call: Call) -> Reply:
+        exchange = self._send([call], call.name)
         pieces = _single(exchange)
         # So that a refusal is raised here, not when the reply is read.
         first = next(pieces, b"")
@@ -198,7 +180,7 @@ class V2Client(Client):
         """Run several commands in one request; one that fails leaves the others alone."""
         if not calls:
             return []
-        collected: list[list[bytes]] = [[] for _ in calls]
+        collected = [bytearray() for _ in calls]
         errors: dict[int, CommandRefused] = {}
         room = limit
         exchange = self.exchange(calls)
@@ -209,13 +191,13 @@ class V2Client(Client):
                     raise LimitExceeded(f"the replies have more than {limit} octets")
                 if part.error is not None:
                     errors[part.call] = part.error
-                elif part.data:
-                    collected[part.call].append(part.data)
+                else:
+                    collected[part.call] += part.data
         finally:
             exchange.close()
         return [
-            Outcome(error=errors[number]) if number in errors else Outcome(b"".join(pieces))
-            for number, pieces in enumerate(collected)
+            Outcome(error=errors[number]) if number in errors else Outcome(bytes(data))
+            for number, data in enumerate(collected)
         ]
 
     def _send(self, calls: Sequence[Call], dispatch: str) -> Exchange:

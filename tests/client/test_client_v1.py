@@ -15,6 +15,7 @@ from wire_servers import PATIENCE, Recorder, endless, http, raw_server, serving
 
 from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, BytesResponse, CommandRegistry, Offer, StreamResponse, WireApp
 from hgwire_wsgi.client import Call, V1Client
+from hgwire_wsgi.client import v1 as v1_module
 from hgwire_wsgi.client.v1 import argument_headers
 from hgwire_wsgi.errors import (
     CommandRefused,
@@ -131,7 +132,7 @@ class TestReplies:
                 assert reply.read() == b"flood" * 13107 * 2
             with client.call("getbundle", {"common": NULL, "heads": NULL}) as reply:
                 assert reply.engine == "zlib"
-            with client.call("flood", {"size": "2"}, compressed=False) as reply:
+            with client.run(Call("flood", {"size": "2"}), compressed=False) as reply:
                 assert zlib.decompress(reply.read()) == b"flood" * 13107 * 2
 
     def test_plain_streams_in_01(self, connect: Connect) -> None:
@@ -388,8 +389,43 @@ class TestHostileServers:
             with pytest.raises(LimitExceeded):
                 client.call("heads")
 
+    @pytest.mark.parametrize(
+        ("start", "block"),
+        [(b"\x04zlibx\x9c", b"\x00\x00\x00\xff\xff"), (b"\x04zstd\x28\xb5\x2f\xfd\x00\x58", b"\x00\x00\x00")],
+    )
+    def test_blocks_without_end_that_hold_nothing(
+        self, connect: Connect, start: bytes, block: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(v1_module, "_IDLE_BYTES", MIB)
+        head = http(start, "application/mercurial-0.2")
+        with raw_server(OK_01, endless(head, block)) as (url, _), pytest.raises(LimitExceeded, match="to nothing"):
+            connect(url).call_bytes("getbundle")
+
+    def test_separators_without_end(self, connect: Connect) -> None:
+        with raw_server(in_01(b"batch"), in_01(b";" * MIB)) as (url, _):
+            client = connect(url)
+            assert client.capabilities
+            tracemalloc.start()
+            with pytest.raises(RemoteProtocolError, match="1048577 replies to a batch of 2"):
+                client.call_many([Call("heads"), Call("heads")])
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 4 * MIB
+
 
 class TestMemory:
+    def test_of_tiny_pieces(self, connect: Connect) -> None:
+        chunks = b"2\r\nab\r\n" * 20_000 + b"0\r\n\r\n"
+        answer = http(chunks, "application/mercurial-0.1", more="Transfer-Encoding: chunked\r\n")
+        with raw_server(OK_01, answer) as (url, _):
+            client = connect(url)
+            assert client.capabilities
+            tracemalloc.start()
+            assert client.call_bytes("heads") == b"ab" * 20_000
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < MIB // 2
+
     def test_of_a_long_reply(self, connect: Connect) -> None:
         """A bomb of 200 MiB costs a few MiB of memory, however fast it comes."""
         bomb = b"".join(ZSTD.compress(bytes(MIB) for _ in range(200)))
