@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Before the conftest.py of the live tests imports them.
+pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
+
 os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
 
 

@@ -11,12 +11,11 @@ import pytest
 
 # Under --import-mode=importlib the folder of a test is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-pytest.register_assert_rewrite("live_hg", "live_pair")
 
-from live_hg import Scribe, environment  # noqa: E402
-from live_pair import Pair  # noqa: E402
-from live_repos import Workshop  # noqa: E402
-from live_servers import SIDES, Server, Site, require  # noqa: E402
+from live_hg import Scribe, environment
+from live_pair import Pair
+from live_repos import Workshop
+from live_servers import SIDES, Server, Site, require
 
 #: As an administrator would set it for all repositories; one repository's .hg/hgrc overrides it.
 SERVER_HGRC = """\
@@ -24,7 +23,7 @@ SERVER_HGRC = """\
 push_ssl = no
 allow-push = *
 [ui]
-timeout = 5
+timeout = 60
 """
 
 StartServer = Callable[..., Server]

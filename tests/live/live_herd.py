@@ -28,7 +28,7 @@ BASE_NOISE = 700_000
 
 SERVER_HGRC = "[phases]\npublish = no\n"
 
-_RACES = re.compile("changed while pushing|push race|waiting for lock|lock|please try again", re.IGNORECASE)
+_RACES = re.compile(r"changed while pushing|push race|\block|please try again", re.IGNORECASE)
 _ATTEMPTS = 40
 _DUMP = "{node} {p1node} {p2node} {phase} {branch} {desc|firstline}\\n"
 

@@ -6,18 +6,18 @@ the command server (the *scribe*) only makes the repositories that scenarios beg
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import attrs
 from live_servers import beside_python
-
-CLIENT_SECONDS = 60
+from live_wait import PATIENCE
 
 LOG = (
     "{node} p={p1.node|short},{p2.node|short} {phase} branch={branch} bookmarks={bookmarks} tags={tags}"
@@ -75,11 +75,29 @@ def run_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path, code_ok: 
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=CLIENT_SECONDS,
+        timeout=PATIENCE,
     )
     outcome = Outcome(tuple(args), done.returncode, done.stdout.decode(), done.stderr.decode())
     assert code_ok is None or done.returncode in code_ok, outcome
     return outcome
+
+
+@contextlib.contextmanager
+def running_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a client whose output and errors come through one pipe; at the end of the block it is killed if it runs."""
+    with subprocess.Popen(
+        [str(beside_python("hg")), *args],
+        env=environ,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
 
 
 def normalise(text: str, names: dict[str, str]) -> str:
@@ -106,10 +124,16 @@ class Scribe:
         assert self._process.stdin and self._process.stdout
         self._in: IO[bytes] = self._process.stdin
         self._out: IO[bytes] = self._process.stdout
-        self._read()
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self) -> tuple[bytes, bytes]:
-        channel, length = struct.unpack(">cI", self._out.read(5))
+        head = self._out.read(5)
+        assert len(head) == 5, f"the command server has ended; see {self._errors.name}"
+        channel, length = struct.unpack(">cI", head)
         return channel, b"" if channel in b"IL" else self._out.read(length)
 
     def __call__(self, *args: str, repo: Path | None = None, code_ok: Sequence[int] = (0,)) -> str:

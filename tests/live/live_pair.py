@@ -15,7 +15,7 @@ CLIENT_HGRC = """\
 [ui]
 username = Live Test <live@example.com>
 interactive = no
-timeout = 5
+timeout = 60
 [devel]
 default-date = 0 0
 """
@@ -131,7 +131,7 @@ class Pair:
     def alone(self, scenario: Callable[[Side], Any]) -> Any:
         """Run the scenario on our side only: for what hgweb cannot do.  The server must log no traceback."""
         side = self.sides["ours"]
-        start = len(side.server.log())
+        start = side.server.logged
         value = scenario(side)
         log = side.server.log(start)
         assert OURS != "ours" or "Traceback" not in log, log

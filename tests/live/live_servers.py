@@ -1,12 +1,13 @@
 """Starting, finding ready, and stopping the WSGI servers of the live tests.
 
-Rules: a port is free when it is chosen; a server is ready when the page ``/.live`` answers with the token of this
-very start, so that a process of somebody else on the same port is never taken for ours; everything a server prints
-is kept in a file; a server is asked to stop, and killed with its whole process group only when it does not.
+Rules: the system gives a chosen port to nobody else; a server is ready when the page ``/.live`` answers with the token
+of this very start, so that a process of somebody else on the same port is never taken for ours; everything a server
+prints is kept in a file; a server is asked to stop, and killed with its whole process group only when it does not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -17,16 +18,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from live_wait import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-START_SECONDS = 20
-STOP_SECONDS = 10
 
 SIDES = ("ours", "hgweb")
 
@@ -87,7 +88,9 @@ def _gunicorn(port: int) -> list[str]:
         *(sys.executable, "-m", "gunicorn", "live_wsgi:application"),
         *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "1", "--threads", "8"),
         *("--limit-request-line", "8190", "--limit-request-fields", "1000"),
-        *("--keep-alive", "30", "--graceful-timeout", "2", "--no-control-socket"),
+        # No clock of the server's may end what a test has begun: connections wait for their next request, and a worker
+        # that was stopped, or starved, for its turn.
+        *("--keep-alive", "3600", "--timeout", "3600", "--graceful-timeout", "2", "--no-control-socket"),
     ]
 
 
@@ -97,8 +100,8 @@ def _uwsgi(port: int) -> list[str]:
         *(str(beside_python("uwsgi")), "--module", "live_wsgi:application", "--virtualenv", sys.prefix),
         *("--http", f"127.0.0.1:{port}", "--http-chunked-input"),
         *("--master", "--need-app", "--die-on-term", "--workers", "1", "--threads", "8"),
-        *("--buffer-size", "65535", "--http-keepalive=30"),
-        *("--lazy-apps", "--single-interpreter", "--http-timeout", "600", "--socket-timeout", "60"),
+        *("--buffer-size", "65535", "--http-keepalive=3600"),
+        *("--lazy-apps", "--single-interpreter", "--http-timeout", "3600", "--socket-timeout", "3600"),
     ]
 
 
@@ -110,10 +113,53 @@ COMMANDS = {"gunicorn": _gunicorn, "uwsgi": _uwsgi, "waitress": _waitress}
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that the system gives nobody for a minute, but lets a server have that asks for it by number.
+
+    A port that was merely free may be another server's, or a client's, before ours has started.  One with a connection
+    in TIME_WAIT is not free, and yet may be bound with SO_REUSEADDR, as servers do.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        address = listener.getsockname()
+        with socket.create_connection(address, PATIENCE) as client:
+            # Whoever closes first waits.
+            listener.accept()[0].close()
+            client.recv(1)
+        return int(address[1])
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="what processes do is read from /proc")
+
+
+def remote_ports(pid: int) -> set[int]:
+    """Return the far ends of the TCP connections of a process, from ``/proc``."""
+    return {far for _, far in _connections(pid)}
+
+
+def local_ports(pid: int) -> set[int]:
+    """Return the near ends of the TCP connections of a process, from ``/proc``."""
+    return {near for near, _ in _connections(pid)}
+
+
+def _connections(pid: int) -> Iterator[tuple[int, int]]:
+    inodes = {name[8:-1] for name in descriptors(pid) if name.startswith("socket:[")}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[9] in inodes:
+            near, far = (int(words[place].partition(":")[2], 16) for place in (1, 2))
+            yield near, far
+
+
+def descriptors(pid: int) -> Iterator[str]:
+    """Give what a process has open, from ``/proc``; nothing if it has ended."""
+    folder = f"/proc/{pid}/fd"
+    # Whatever is closed in between is not there, and what belongs to an ended process may not be looked at.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                yield os.readlink(f"{folder}/{name}")
 
 
 class Server:
@@ -161,7 +207,7 @@ class Server:
             raise
 
     def _wait(self, token: str) -> int:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 seen = self._who()
@@ -191,6 +237,16 @@ class Server:
         """Return what the server printed, from an octet on."""
         return self.log_path.read_bytes()[start:].decode(errors="replace")
 
+    @property
+    def logged(self) -> int:
+        """How many octets it has printed: where :meth:`log` begins to tell what comes after."""
+        return self.log_path.stat().st_size
+
+    def workers(self) -> list[int]:
+        """Return its child processes, from ``/proc``."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def resident(self) -> int:
         """Return the resident memory of the worker process, in octets."""
         status = Path(f"/proc/{self.worker}/status").read_text()
@@ -206,7 +262,7 @@ class Server:
         if self.process.poll() is None:
             self.terminate()
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import socket
+import urllib.parse
 from collections.abc import Mapping
 
 import attrs
+from live_wait import PATIENCE
 
 
 @attrs.frozen
@@ -36,7 +38,7 @@ class Wire:
         self.port = port
         self.path = path
         self.connections = 0
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
     def __enter__(self) -> Wire:
         return self
@@ -73,8 +75,6 @@ class Wire:
 
     def command(self, name: str, method: str = "GET", body: bytes | None = None, **arguments: str) -> Answer:
         """Run a command with its arguments in a header, as clients send them."""
-        import urllib.parse
-
         encoded = urllib.parse.urlencode(sorted(arguments.items()))
         headers = {"X-HgArg-1": encoded} if encoded else {}
         if body is not None:
@@ -82,10 +82,18 @@ class Wire:
         return self.send(f"cmd={name}", method=method, headers=headers, body=body)
 
 
-def raw(port: int, data: bytes) -> bytes:
-    """Send octets over a connection of their own and return all that comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+def raw(port: int, data: bytes, *, half_close: bool = False) -> bytes:
+    """Send octets over a connection of their own and return all that comes back until the server closes.
+
+    Args:
+        port: of the server on loopback.
+        data: to send.
+        half_close: say that no more will come.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(data)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
         received = bytearray()
         while chunk := connection.recv(65536):
             received += chunk

@@ -13,7 +13,7 @@ from live_repos import Workshop
 from live_servers import SIDES, Site
 from live_wire import Wire
 
-NO_HGRC = "[ui]\ntimeout = 5\n"
+NO_HGRC = "[ui]\ntimeout = 60\n"
 OPEN = ("web.push_ssl=no", "web.allow-push=*")
 
 
