@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from conftest import StartServer
 from live_herd import Herd, SharedScribe, View, at_once, build_base, in_scribe, one_by_one, plan, processes
-from live_hg import Scribe, environment
+from live_hg import Scribe, environment, running_hg
 from live_pair import CLIENT_HGRC
 from live_repos import Workshop
-from live_servers import Server, Site, beside_python
+from live_servers import Server, Site, descriptors, local_ports, needs_proc, remote_ports
+from live_wait import PATIENCE, wait_for
 
 MIB = 1 << 20
 CLIENTS = 4
 OPERATIONS = 60
+WORKERS = 3
+CAPACITY = 3 * MIB
 
-pytestmark = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who makes a bundle is read from /proc")
+pytestmark = needs_proc
 
 
 def test_clients_at_once_come_to_the_same_as_with_hgweb(
@@ -41,46 +45,88 @@ def test_clients_at_once_come_to_the_same_as_with_hgweb(
         served = folder / "served"
         scribe("clone", "-q", "-U", str(base), str(served))
         (served / ".hg" / "hgrc").write_text((base / ".hg" / "hgrc").read_text())
-        cache = {"folder": str(folder / "cache"), "disk": 3 * MIB, "memory": 2000}
-        site = Site(side=side, root=str(served), workers=3 if side == "ours" else 1, cache=cache)
+        kept = folder / "cache"
+        cache = {"folder": str(kept), "disk": CAPACITY, "memory": 2000}
+        site = Site(side=side, root=str(served), workers=WORKERS if side == "ours" else 1, cache=cache)
         server = start_server("gunicorn", site)
         if side == "ours":
             run = processes(environment(folder / "home", CLIENT_HGRC))
             herd = Herd(server.base, shared, run, folder)
             views = at_once(herd, base, plans)
-            assert sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file()) <= 3 * MIB
+            wait_for(lambda kept=kept: is_settled(kept), "all entries are complete")
         else:
             herd = Herd(server.base, shared, in_scribe(shared, folder), folder)
             views = one_by_one(herd, base, plans)
+        server.stop()
         assert "Traceback" not in server.log(), server.log()
         ends[side] = View.read(shared, served), views
         scribe("verify", "-q", repo=served)
         assert views == [ends[side][0].lasting()] * len(views)
     assert ends["ours"] == ends["hgweb"]
     assert len(ends["ours"][0].changesets) > OPERATIONS / 4
+    taken = sum(path.stat().st_size for path in (tmp_path / "ours" / "cache").rglob("*") if path.is_file())
+    # Each worker looks through the folder when it has added an eighth of the room that it knows of.
+    assert taken <= CAPACITY * (1 + WORKERS / 8)
 
 
 # Killed makers.
 
 
+HALF = 12
+"""Files of 24 that a maker gets through."""
+
+# Mercurial makes the part of a bundle that holds the files; here its process stops in the middle, unless that is over.
+HALT = """\
+import os, signal
+from mercurial import changegroup, extensions
+
+def halting(original, packer, *args, **more):
+    for number, item in enumerate(original(packer, *args, **more)):
+        if number == {half} and not os.path.exists({over!r}):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield item
+
+def extsetup(ui):
+    extensions.wrapfunction(changegroup.cgpacker, "generatefiles", halting)
+"""
+
+
+@attrs.frozen
+class Halting:
+    """A server whose workers stop in the middle of each bundle of 24 MiB, until there is a file that says otherwise."""
+
+    server: Server
+    cache: Path
+    over: Path
+
+    def maker(self) -> tuple[Path, int] | None:
+        """The entry that is being made, and its maker, once that has stopped."""
+        for part in self.cache.glob("*/*.part"):
+            maker = maker_of(part)
+            if maker is not None and is_stopped(maker):
+                return part, maker
+        return None
+
+    def followers(self, part: Path, maker: int) -> list[int]:
+        """The other workers that have an entry open."""
+        return [worker for worker in self.server.workers() if worker != maker and str(part) in descriptors(worker)]
+
+
 @pytest.fixture
-def herd_of_clones(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> Iterator[tuple[Server, Path]]:
-    """Three workers that serve 24 MiB, and the folder of their cache; nothing is in it yet."""
-    served = workshop.copy("long-clone", tmp_path / "served")
-    cache = tmp_path / "cache"
-    site = Site(side="ours", root=str(served), workers=3, cache={"folder": str(cache)})
-    yield start_server("gunicorn", site), cache
+def halting(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> Iterator[Halting]:
+    """Three workers; nothing is in their cache yet."""
+    extension, cache, over = tmp_path / "halt.py", tmp_path / "cache", tmp_path / "over"
+    extension.write_text(HALT.format(half=HALF, over=str(over)))
+    served = workshop.copy("long-clone", tmp_path / "served", f"[extensions]\nhalt = {extension}\n")
+    site = Site(side="ours", root=str(served), workers=WORKERS, cache={"folder": str(cache)})
+    server = start_server("gunicorn", site)
+    yield Halting(server, cache, over)
+    server.stop()
 
 
-def growing(cache: Path) -> Path | None:
-    """The entry that is being made, once there is something in it."""
-    for path in cache.glob("*/*.part"):
-        try:
-            if path.stat().st_size:
-                return path
-        except FileNotFoundError:
-            continue
-    return None
+def is_settled(cache: Path) -> bool:
+    """Whether no entry is being made, or waits for its name: a client has the last octet a little earlier."""
+    return not list(cache.glob("*/*.part"))
 
 
 def maker_of(part: Path) -> int | None:
@@ -89,97 +135,55 @@ def maker_of(part: Path) -> int | None:
         inode = part.stat().st_ino
     except FileNotFoundError:
         return None
-    for line in Path("/proc/locks").read_text().splitlines():
-        found = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +\S+:{inode} ", line)
-        if found:
-            return int(found[1])
-    return None
+    found = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) +\S+:{inode} ", Path("/proc/locks").read_text())
+    return int(found[1]) if found else None
 
 
-def followers_of(part: Path, server: Server) -> list[int]:
-    """The other workers that have an entry open."""
-    maker = maker_of(part)
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    found = []
-    for child in children:
-        for descriptor in Path(f"/proc/{child}/fd").iterdir():
-            try:
-                if os.readlink(descriptor) == str(part) and int(child) != maker:
-                    found.append(int(child))
-            except FileNotFoundError:
-                continue
-    return found
-
-
-def ports(pid: int, *, remote: bool) -> set[int]:
-    """The ports of a process's TCP connections, at this end or the other."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
-        except FileNotFoundError:
-            continue
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {int(line[2 if remote else 1].partition(":")[2], 16) for line in lines if line[9] in inodes}
-
-
-def clients_of(worker: int, clients: list[subprocess.Popen[str]]) -> list[int]:
-    """The clients, by their place in the list, that are connected to a worker."""
-    far = ports(worker, remote=True)
-    return [number for number, client in enumerate(clients) if far & ports(client.pid, remote=False)]
-
-
-def stopped_maker(cache: Path, deadline: float) -> tuple[Path, int]:
-    """Wait for a bundle that is being made, and stop its maker where it is."""
-    while time.monotonic() < deadline:
-        if (part := growing(cache)) is None:
-            time.sleep(0.001)
-            continue
-        if (maker := maker_of(part)) is None:
-            continue
-        os.kill(maker, signal.SIGSTOP)
-        if part.exists() and maker_of(part) == maker:
-            return part, maker
-        os.kill(maker, signal.SIGCONT)
-        pytest.fail("the bundle was made before its maker could be stopped")
-    pytest.fail("nobody makes a bundle")
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process has stopped."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return set(states) == {"T"}
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_a_worker_killed_while_it_makes_a_bundle(
-    herd_of_clones: tuple[Server, Path], workshop: Workshop, tmp_path: Path, deaths: int
+    halting: Halting, workshop: Workshop, tmp_path: Path, deaths: int
 ) -> None:
     """Clients of other workers end with a right clone; those of the killed one do too, or fail and say so."""
-    server, cache = herd_of_clones
+    server = halting.server
     environ = environment(tmp_path / "home", CLIENT_HGRC)
     clients: list[subprocess.Popen[str]] = []
     bereft: set[int] = set()
     with contextlib.ExitStack() as ends:
 
         def clone() -> None:
-            command = [str(beside_python("hg")), "clone", "-q", "-U", server.base, str(target_of(len(clients)))]
-            pipe = subprocess.PIPE
-            client = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
-            clients.append(ends.enter_context(client))
-            ends.callback(client.kill)
+            command = ["clone", "-q", "-U", server.base, str(target_of(len(clients)))]
+            clients.append(ends.enter_context(running_hg(command, environ=environ, cwd=tmp_path)))
 
         def target_of(number: int) -> Path:
             return tmp_path / f"clone{number}"
 
         for _ in range(5):
             clone()
-        deadline = time.monotonic() + 40
-        for _ in range(deaths):
-            part, maker = stopped_maker(cache, deadline)
+        for death in range(deaths):
+            part, maker = wait_for(halting.maker, "somebody makes a bundle")
+            assert part.stat().st_size > MIB
             # Nothing else may happen to the entry now.  Whoever comes while its maker is stopped is served by another
             # worker: there is somebody who follows it in another process.
             clone()
-            while not followers_of(part, server) and time.monotonic() < deadline:
-                time.sleep(0.005)
-            assert followers_of(part, server)
-            bereft.update(clients_of(maker, clients))
+            wait_for(functools.partial(halting.followers, part, maker), "somebody follows it")
+            far = remote_ports(maker)
+            bereft.update(number for number, client in enumerate(clients) if far & local_ports(client.pid))
+            if death == deaths - 1:
+                halting.over.touch()
             os.kill(maker, signal.SIGKILL)
-        said = [client.communicate(timeout=60)[1] for client in clients]
+            wait_for(lambda maker=maker: maker not in server.workers(), "it is dead")
+        said = [client.communicate(timeout=PATIENCE)[0] for client in clients]
     right = workshop.hg.state(workshop.original("long-clone"))
     whole = 0
     for number, (client, words) in enumerate(zip(clients, said, strict=True)):
@@ -193,6 +197,7 @@ def test_a_worker_killed_while_it_makes_a_bundle(
             assert client.returncode == 255 and "abort: " in words, words
             assert not target.exists() or not workshop.hg.state(target)["changesets"]
     assert whole, said
-    entries = [path for path in cache.glob("*/*") if path.stat().st_size > MIB]
-    assert len(entries) == 1 and ".part" not in entries[0].name, entries
+    wait_for(lambda: is_settled(halting.cache), "the bundle has its name")
+    entries = [path for path in halting.cache.glob("*/*") if path.stat().st_size > MIB]
+    assert len(entries) == 1, entries
     assert "Traceback" not in server.log(), server.log()
