@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
 import random
 import socket
 import struct
-import subprocess
 import threading
-import time
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import StartServer
-from live_hg import environment
+from live_hg import environment, run_hg, running_hg
 from live_pair import CLIENT_HGRC
 from live_repos import Workshop
-from live_servers import Server, Site, beside_python
+from live_servers import Server, Site, needs_proc, remote_ports
+from live_wait import PATIENCE, wait_for
 from live_wire import Wire
 
 MIB = 1024 * 1024
@@ -37,80 +40,64 @@ def server(site: Path, start_server: StartServer) -> Server:
     return start_server("gunicorn", Site(side="ours", root=str(site)))
 
 
-def begin_clone(port: int, path: str) -> socket.socket:
-    """Ask for everything, read a little of it, and return the connection."""
-    client = socket.create_connection(("127.0.0.1", port), timeout=30)
+@contextlib.contextmanager
+def begun_clone(port: int, path: str) -> Iterator[socket.socket]:
+    """Ask for everything, and read a little of it; the connection is closed at the end of the block."""
     arguments = f"common={NODE}&cg=1&bundlecaps=HG20"
-    client.sendall(f"GET {path}?cmd=getbundle HTTP/1.1\r\nHost: localhost\r\nX-HgArg-1: {arguments}\r\n\r\n".encode())
-    assert client.recv(15).startswith(b"HTTP/1.1 200")
-    client.recv(10_000)
-    return client
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        request = f"GET {path}?cmd=getbundle HTTP/1.1\r\nHost: localhost\r\nX-HgArg-1: {arguments}\r\n\r\n"
+        client.sendall(request.encode())
+        with client.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 200")
+            answer.read1(10_000)
+        yield client
+
+
+def reset_at_the_end(client: socket.socket) -> None:
+    """Let the connection be reset instead of closed."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_clients_that_vanish_leave_nothing_behind(server: Server, workshop: Workshop, site: Path) -> None:
     """More of them than there are threads or repository objects in any pool; then all threads at once."""
     for number in range(24):
-        client = begin_clone(server.port, "/long")
-        if number % 2:
-            # Reset instead of close.
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.close()
-    stuck = [begin_clone(server.port, "/long") for _ in range(7)]
-    for client in stuck:
-        client.close()
+        with begun_clone(server.port, "/long") as client:
+            if number % 2:
+                reset_at_the_end(client)
+    with contextlib.ExitStack() as stuck:
+        for _ in range(7):
+            stuck.enter_context(begun_clone(server.port, "/long"))
     node = workshop.hg("log", "-r", "tip", "-T", "{node}\n", repo=site / "long").encode()
-    answers: list[bytes] = []
 
-    def ask() -> None:
+    def ask(_: int) -> list[bytes]:
         with Wire(server.port, "/long") as wire:
-            answers.extend(wire.command("heads").body for _ in range(5))
+            return [wire.command("heads").body for _ in range(5)]
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert answers == [node] * 40
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(ask, range(8))) == [[node] * 5] * 8
     assert "Traceback" not in server.log(), server.log()
 
 
 def test_a_slow_client_does_not_hold_up_the_others(server: Server, workshop: Workshop, site: Path) -> None:
-    slow = [begin_clone(server.port, "/repo" if number % 2 else "/long") for number in range(4)]
-    with Wire(server.port, "/long") as wire:
+    with contextlib.ExitStack() as slow, Wire(server.port, "/long") as wire:
+        for number in range(4):
+            slow.enter_context(begun_clone(server.port, "/repo" if number % 2 else "/long"))
         assert wire.command("heads").status == 200
         # A commit is possible too: nobody who reads holds a lock.
         workshop.commit(site / "long", "while others read", small="x\n")
-        assert wire.command("heads").body.decode() == workshop.hg(
-            "log", "-r", "tip", "-T", "{node}\n", repo=site / "long"
-        )
-    for client in slow:
-        client.close()
+        node = workshop.hg("log", "-r", "tip", "-T", "{node}\n", repo=site / "long")
+        assert wire.command("heads").body.decode() == node
 
 
-def test_an_hg_killed_in_the_middle_of_a_clone(server: Server, site: Path, tmp_path: Path) -> None:
+def test_an_hg_killed_in_the_middle_of_a_clone(server: Server, tmp_path: Path) -> None:
+    """It stops itself when it has begun to read the bundle, and never goes on."""
     environ = environment(tmp_path / "home", CLIENT_HGRC)
-    target = tmp_path / "clone"
-    client = subprocess.Popen(
-        [str(beside_python("hg")), "clone", f"http://127.0.0.1:{server.port}/long", str(target)],
-        env=environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 30
-    # The first file of the store appears when data flow.
-    while not list(target.glob(".hg/store/data/*")) and client.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    killed_alive = client.poll() is None
-    client.kill()
-    client.wait()
-    assert killed_alive
-    again = subprocess.run(
-        [str(beside_python("hg")), "clone", "-q", f"http://127.0.0.1:{server.port}/repo", str(tmp_path / "again")],
-        env=environ,
-        capture_output=True,
-        timeout=60,
-    )
-    assert again.returncode == 0, again.stderr
+    command = ["clone", "--config", "hooks.pretxnopen.stop=kill -STOP $PPID", f"{server.base}/long", "clone"]
+    with running_hg(command, environ=environ, cwd=tmp_path) as client:
+        stopped_or_ended = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+        seen = wait_for(lambda: os.waitid(os.P_PID, client.pid, stopped_or_ended), "the client stops")
+        assert seen is not None and seen.si_code == os.CLD_STOPPED
+    run_hg(["clone", "-q", f"{server.base}/repo", "again"], environ=environ, cwd=tmp_path, code_ok=[0])
 
 
 def test_what_changes_on_disk_is_seen_on_the_same_connection(server: Server, workshop: Workshop, site: Path) -> None:
@@ -139,6 +126,7 @@ def test_what_changes_on_disk_is_seen_on_the_same_connection(server: Server, wor
         assert wire.connections == 1
 
 
+@needs_proc
 def test_a_push_that_breaks_off(server: Server, workshop: Workshop, site: Path, tmp_path: Path) -> None:
     """Nothing of it stays, no lock either, and the same push succeeds afterwards."""
     repo = workshop.copy("empty", site / "broken")
@@ -150,12 +138,14 @@ def test_a_push_that_breaks_off(server: Server, workshop: Workshop, site: Path, 
         f"Content-Type: application/mercurial-0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     for reset in (False, True):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as client:
             client.sendall(head.encode() + body[: len(body) // 2])
+            port = client.getsockname()[1]
+            wait_for(lambda port=port: port in remote_ports(server.worker), "the push has begun")
             if reset:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_at_the_end(client)
+        wait_for(lambda port=port: port not in remote_ports(server.worker), "the push is given up")
     with Wire(server.port, "/broken") as wire:
-        # The lock is waited for, so this comes after the abort of the others.
         assert wire.command("unbundle", "POST", body, heads="666f726365").body.startswith(b"1\n")
         assert wire.command("unbundle", "POST", body, heads="666f726365").status == 200
     assert len(workshop.hg.state(repo)["changesets"]) == 1
@@ -170,7 +160,7 @@ def hook(ui, repo, **more):
     here, there = {here!r}, {there!r}
     ui.write(b'begin {name}\\n')
     open(here, 'w').close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + {patience}
     while not os.path.exists(there) and time.monotonic() < deadline:
         time.sleep(0.005)
     ui.write(b'met: %d {name}\\n' % os.path.exists(there))
@@ -181,24 +171,22 @@ def hook(ui, repo, **more):
 
 def test_pushes_at_the_same_time_do_not_mix(server: Server, workshop: Workshop, site: Path, tmp_path: Path) -> None:
     """Two hooks wait for each other, in two repositories; each client gets the output of its own, and all of it."""
-    clients = {}
-    for name, other in (("red", "blue"), ("blue", "red")):
-        hook = tmp_path / f"{name}_hook.py"
-        hook.write_text(MEETING.format(here=str(tmp_path / name), there=str(tmp_path / other), name=name))
-        shell = f"sh -c 'echo shell {name}; echo error {name} >&2'"
-        hgrc = f"[hooks]\npretxnchangegroup.one = python:{hook}:hook\npretxnchangegroup.two = {shell}\n"
-        workshop.copy("history", site / name, hgrc)
-        work = workshop.copy("ahead", tmp_path / f"work-{name}")
-        clients[name] = subprocess.Popen(
-            [str(beside_python("hg")), "push", f"http://127.0.0.1:{server.port}/{name}"],
-            env=environment(tmp_path / f"home-{name}", CLIENT_HGRC),
-            cwd=work,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    said = {name: client.communicate(timeout=60)[0] for name, client in clients.items()}
-    for name, other in (("red", "blue"), ("blue", "red")):
+    pairs = (("red", "blue"), ("blue", "red"))
+    with contextlib.ExitStack() as ends:
+        clients = {}
+        for name, other in pairs:
+            here, there = str(tmp_path / name), str(tmp_path / other)
+            hook = tmp_path / f"{name}_hook.py"
+            hook.write_text(MEETING.format(here=here, there=there, name=name, patience=PATIENCE / 2))
+            shell = f"sh -c 'echo shell {name}; echo error {name} >&2'"
+            hgrc = f"[hooks]\npretxnchangegroup.one = python:{hook}:hook\npretxnchangegroup.two = {shell}\n"
+            workshop.copy("history", site / name, hgrc)
+            work = workshop.copy("ahead", tmp_path / f"work-{name}")
+            environ = environment(tmp_path / f"home-{name}", CLIENT_HGRC)
+            push = ["push", f"{server.base}/{name}"]
+            clients[name] = ends.enter_context(running_hg(push, environ=environ, cwd=work))
+        said = {name: client.communicate(timeout=PATIENCE)[0] for name, client in clients.items()}
+    for name, other in pairs:
         assert clients[name].returncode == 0, said
         for words in ("begin", "met: 1", "warned", "from a shell", "shell", "error"):
             assert f"remote: {words} {name}\n" in said[name], said
@@ -209,27 +197,21 @@ def test_many_clients_at_once(server: Server, workshop: Workshop, site: Path, tm
     """More clones at once than this machine has cores, of a repository that also receives a push."""
     repo = workshop.copy("history", site / "busy")
     environ = environment(tmp_path / "home", CLIENT_HGRC)
-    url = f"http://127.0.0.1:{server.port}/busy"
+    url = f"{server.base}/busy"
     work = workshop.copy("ahead", tmp_path / "work")
-    commands = [["clone", "-q", "-U", *flags, url, str(tmp_path / f"clone{flags}")] for flags in ([], ["--stream"])] * 2
-    commands[2:] = [[*command[:-1], command[-1] + "again"] for command in commands[2:]]
-    clients = [
-        subprocess.Popen(
-            [str(beside_python("hg")), *command],
-            env=environ,
-            cwd=work,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in [*commands, ["push", "-q", url]]
-    ]
-    said = [client.communicate(timeout=60)[0] for client in clients]
+    clones = {tmp_path / f"clone{number}": flags for number, flags in enumerate([[], ["--stream"]] * 2)}
+    commands = [["clone", "-q", "-U", *flags, url, str(target)] for target, flags in clones.items()]
+    with contextlib.ExitStack() as ends:
+        clients = [
+            ends.enter_context(running_hg(command, environ=environ, cwd=work))
+            for command in [*commands, ["push", "-q", url]]
+        ]
+        said = [client.communicate(timeout=PATIENCE)[0] for client in clients]
     assert [client.returncode for client in clients] == [0] * 5, said
     pushed = [line.split()[0] for line in workshop.hg.state(repo)["changesets"]]
     assert len(pushed) == 9
-    for command in commands:
-        cloned = [line.split()[0] for line in workshop.hg.state(Path(command[-1]))["changesets"]]
+    for target in clones:
+        cloned = [line.split()[0] for line in workshop.hg.state(target)["changesets"]]
         # A clone saw the repository before or after the push, nothing in between.
         assert cloned in (pushed[:7], pushed)
 
@@ -254,18 +236,18 @@ def heavy(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Path:
 
 
 class Growth:
-    """The most that a server's worker grew by while the block ran."""
+    """The most that a server's worker was seen to grow by while the block ran."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._start = server.resident()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.octets = 0
 
     def _watch(self) -> None:
-        start = self._server.resident()
         while not self._done.wait(0.02):
-            self.octets = max(self.octets, self._server.resident() - start)
+            self.octets = max(self.octets, self._server.resident() - self._start)
 
     def __enter__(self) -> Growth:
         self._thread.start()
@@ -276,7 +258,7 @@ class Growth:
         self._thread.join()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+@needs_proc
 def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: StartServer) -> None:
     """A streamed clone, a clone and a push of 200 MiB each, and what the worker may grow by.
 
@@ -284,40 +266,37 @@ def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: Start
     has not seen: the bound there allows for that, but not for a transfer that is held whole.
     """
     server = start_server("gunicorn", Site(side="ours", root=str(heavy)))
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("GET", "/heavy?cmd=capabilities")
-    connection.getresponse().read()
-
-    def clone(arguments: str, target: Path | None = None) -> tuple[int, int]:
-        unpack = zlib.decompressobj()
-        total = 0
-        with Growth(server) as growth, open(target or "/dev/null", "wb") as kept:
-            kept.write(b"HG10UN")
-            connection.request("GET", "/heavy?cmd=getbundle", headers={"X-HgArg-1": arguments})
-            answer = connection.getresponse()
-            while data := answer.read(MIB):
-                total += len(data)
-                kept.write(unpack.decompress(data))
-        return total, growth.octets
-
-    stream = f"common={NODE}&cg=0&stream=1&bundlecaps=HG20%2Cbundle2%3DHG20%250Astream%253Dv2"
-    total, grown = clone(stream)
-    assert total > 200 * MIB
-    assert grown < 32 * MIB, f"a streamed clone: {grown / MIB:.0f} MiB"
-
-    # Without bundlecaps the reply is the changegroup that a push with bundle1 consists of.
     body = heavy / "push"
-    total, grown = clone(f"common={NODE}", body)
-    assert total > 190 * MIB
-    cloned = grown
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
 
-    headers = {"X-HgArg-1": "heads=666f726365", "Content-Type": "application/mercurial-0.1"}
-    headers["Content-Length"] = str(body.stat().st_size)
-    with Growth(server) as growth, open(body, "rb") as source:
-        connection.request("POST", "/target?cmd=unbundle", body=source, headers=headers)
-        answer = connection.getresponse()
-        assert answer.read().startswith(b"1\n")
-    connection.close()
+        def clone(arguments: str, target: Path) -> tuple[int, int]:
+            unpack = zlib.decompressobj()
+            total = 0
+            with Growth(server) as growth, open(target, "wb") as kept:
+                kept.write(b"HG10UN")
+                connection.request("GET", "/heavy?cmd=getbundle", headers={"X-HgArg-1": arguments})
+                answer = connection.getresponse()
+                while data := answer.read(MIB):
+                    total += len(data)
+                    kept.write(unpack.decompress(data))
+            return total, growth.octets
+
+        connection.request("GET", "/heavy?cmd=capabilities")
+        connection.getresponse().read()
+        stream = f"common={NODE}&cg=0&stream=1&bundlecaps=HG20%2Cbundle2%3DHG20%250Astream%253Dv2"
+        total, grown = clone(stream, Path("/dev/null"))
+        assert total > 200 * MIB
+        assert grown < 32 * MIB, f"a streamed clone: {grown / MIB:.0f} MiB"
+
+        # Without bundlecaps the reply is the changegroup that a push with bundle1 consists of.
+        total, cloned = clone(f"common={NODE}", body)
+        assert total > 190 * MIB
+
+        headers = {"X-HgArg-1": "heads=666f726365", "Content-Type": "application/mercurial-0.1"}
+        headers["Content-Length"] = str(body.stat().st_size)
+        with Growth(server) as growth, open(body, "rb") as source:
+            connection.request("POST", "/target?cmd=unbundle", body=source, headers=headers)
+            assert connection.getresponse().read().startswith(b"1\n")
     body.unlink()
     assert cloned < 64 * MIB, f"a clone: {cloned / MIB:.0f} MiB"
     # Applying a bundle is all Mercurial's work, and grows by 100 MiB under hgweb too.
