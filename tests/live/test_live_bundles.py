@@ -14,6 +14,7 @@ import pytest
 from conftest import SERVER_HGRC, MakePair
 from live_pair import Pair, Served, Side
 from live_servers import OURS
+from live_wait import PATIENCE
 
 CLONE_BUNDLES = "[extensions]\nclonebundles =\n"
 
@@ -109,11 +110,10 @@ def test_an_inline_clone_bundle_in_a_sub_folder_and_refused_by_the_client(pair: 
     def scenario(side: Side) -> Any:
         served = side.serve("ahead", hgrc=CLONE_BUNDLES)
         inline(side, served, "sub/it.hg")
-        states = (
+        return (
             side.state(side.clone(served.url)),
             side.state(side.clone(served.url, "without", config=["ui.clonebundles=no"])),
         )
-        return states
 
     first, second = pair.same(scenario)
     assert first == second
@@ -193,7 +193,7 @@ def test_arguments_are_posted_where_that_is_offered(
 
     def scenario(side: Side) -> bool:
         url = side.serve().url
-        with urllib.request.urlopen(f"{url}?cmd=capabilities") as answer:
+        with urllib.request.urlopen(f"{url}?cmd=capabilities", timeout=PATIENCE) as answer:
             assert (b"httppostargs" in answer.read().split()) == offered
         said = side.hg("identify", "-r", "v1", "--debug", url, config=["devel.debug.peer-request=yes"])
         side.transcript.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import signal
@@ -14,6 +15,7 @@ from conftest import MakePair, StartServer
 from live_pair import Pair, Side
 from live_repos import Workshop
 from live_servers import Site
+from live_wait import PATIENCE
 from live_wire import Wire
 
 KINDS = ["gunicorn", "uwsgi", "waitress"]
@@ -125,20 +127,19 @@ def test_a_chunked_push_written_by_hand(
     data = bundle.read_bytes()
     assert len(data) > 1 << 20
     server = start_server(kind, Site(side="ours", root=str(target.parent)))
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"X-HgArg-1": "heads=666f726365", "Content-Type": "application/mercurial-0.1"}
-    connection.request("POST", "/repo?cmd=unbundle", body=chunks(data), headers=headers, encode_chunked=True)
-    answer = connection.getresponse()
-    said = answer.read()
-    assert (answer.status, said[:2]) == (200, b"1\n"), (said, server.log())
-    if kind == "uwsgi":
-        # Its router gives a connection with a chunked body up afterwards, and does not say so.
-        connection.close()
-    # Elsewhere the end of a chunked body is known: the connection serves on.
-    connection.request("GET", "/repo?cmd=heads")
-    node = workshop.hg("log", "-r", "tip", "-T", "{node}\n", repo=target)
-    assert connection.getresponse().read() == node.encode()
-    connection.close()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
+        connection.request("POST", "/repo?cmd=unbundle", body=chunks(data), headers=headers, encode_chunked=True)
+        answer = connection.getresponse()
+        said = answer.read()
+        assert (answer.status, said[:2]) == (200, b"1\n"), (said, server.log())
+        if kind == "uwsgi":
+            # Its router gives a connection with a chunked body up afterwards, and does not say so.
+            connection.close()
+        # Elsewhere the end of a chunked body is known: the connection serves on.
+        connection.request("GET", "/repo?cmd=heads")
+        node = workshop.hg("log", "-r", "tip", "-T", "{node}\n", repo=target)
+        assert connection.getresponse().read() == node.encode()
     assert "Traceback" not in server.log()
 
 
