@@ -14,7 +14,7 @@ import attrs
 from ..compression import Readable
 from ..errors import FrameTooLarge, LocalProtocolError, TruncatedFrame
 from ..limits import Limits
-from .header import HEADER_SIZE, LAYOUT, pack_header
+from .header import HEADER_SIZE, LAYOUT, pack_header, parse_header
 
 __all__ = ["DEFAULT_LIMITS", "Frame", "FrameBuffer", "encode_frame", "iter_chunks", "read_frame"]
 
@@ -123,8 +123,9 @@ class FrameBuffer:
 
     Plan: the piece at hand is read in place, with an offset; those fed meanwhile wait in a queue.  A payload that
     lies within one piece is sliced out of it, one that lies across several is joined out of them when all of it is
-    there.  So every octet is copied once, and the cost is linear whatever the pieces.  A frame that is too large is
-    refused when its header is there, so no more than one payload waits here beyond what was fed at once.
+    there; a header that lies across some joins them.  So no octet is copied more than twice, most of them once, and
+    the cost is linear whatever the pieces.  A frame that is too large is refused when its header is there, so no more
+    than one payload waits here beyond what was fed at once.
 
     Iterating gives the frames that are complete so far; feed more and iterate again.  Frames before a bad one are
     given first; then every call raises the same error.
@@ -133,22 +134,19 @@ class FrameBuffer:
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._most = limits.frame_payload
         self._piece = b""
-        self._offset = 0
         self._waiting: deque[bytes] = deque()
-        self._waiting_size = 0
-        # Of the frame whose payload is incomplete.
-        self._header: tuple[int, ...] | None = None
+        # Both count from the start of the piece at hand; all that was fed may end behind it, in those that wait.
+        self._offset = 0
+        self._end = 0
         self._error: FrameTooLarge | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take octets.  Parses nothing."""
-        if not data:
-            return
-        if self._offset == len(self._piece) and not self._waiting:
-            self._piece, self._offset = bytes(data), 0
-        else:
+        if self._offset == self._end:
+            self._piece, self._offset, self._end = bytes(data), 0, len(data)
+        elif data:
             self._waiting.append(bytes(data))
-            self._waiting_size += len(data)
+            self._end += len(data)
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.next_frame()) is not None:
@@ -160,18 +158,13 @@ class FrameBuffer:
         Raises:
             FrameTooLarge: its header announces more than ``limits.frame_payload``.
         """
-        piece, start = self._piece, self._offset
-        header = self._header
-        if header is None:
-            if start + HEADER_SIZE <= len(piece):
-                header = _unpack(piece, start)
-                start += HEADER_SIZE
-            elif len(piece) - start + self._waiting_size < HEADER_SIZE:
+        piece, offset = self._piece, self._offset
+        start = offset + HEADER_SIZE
+        if start > len(piece):
+            if start > self._end:
                 return None
-            else:
-                self._header = header = _unpack(self._take(HEADER_SIZE), 0)
-                piece, start = self._piece, self._offset
-        low, high, request_id, stream_id, stream_flags, type_flags = header
+            piece, offset, start = self._join_header(), 0, HEADER_SIZE
+        low, high, request_id, stream_id, stream_flags, type_flags = _unpack(piece, offset)
         length = low | high << 16
         if length > self._most:
             if self._error is None:
@@ -181,28 +174,35 @@ class FrameBuffer:
         if end <= len(piece):
             payload = piece[start:end]
             self._offset = end
+        elif end <= self._end:
+            payload = self._take(start, end)
         else:
-            self._offset = start
-            if len(piece) - start + self._waiting_size < length:
-                self._header = header
-                return None
-            payload = self._take(length)
-        self._header = None
+            return None
         return Frame(request_id, stream_id, stream_flags, type_flags >> 4, type_flags & 0x0F, payload)
 
-    def _take(self, size: int) -> bytes:
-        """The next ``size`` octets, which are there but not all in the piece at hand."""
-        parts = [memoryview(self._piece)[self._offset :]]
-        size -= len(parts[0])
-        piece = self._waiting.popleft()
-        self._waiting_size -= len(piece)
-        while len(piece) < size:
-            parts.append(memoryview(piece))
-            size -= len(piece)
+    def _join_header(self) -> bytes:
+        """The piece at hand, once it begins with the whole of the next header, whose octets are there."""
+        piece = self._piece[self._offset :]
+        while len(piece) < HEADER_SIZE:
+            piece += self._waiting.popleft()
+        self._piece = piece
+        self._end -= self._offset
+        self._offset = 0
+        return piece
+
+    def _take(self, start: int, end: int) -> bytes:
+        """What lies between, when it is there but ends behind the piece at hand; reading goes on after it."""
+        piece = self._piece
+        parts: list[bytes | memoryview] = [memoryview(piece)[start:]]
+        while True:
+            end -= len(piece)
+            self._end -= len(piece)
             piece = self._waiting.popleft()
-            self._waiting_size -= len(piece)
-        parts.append(memoryview(piece)[:size])
-        self._piece, self._offset = piece, size
+            if end <= len(piece):
+                break
+            parts.append(piece)
+        parts.append(memoryview(piece)[:end])
+        self._piece, self._offset = piece, end
         return b"".join(parts)
 
     def end(self) -> None:
@@ -210,10 +210,16 @@ class FrameBuffer:
 
         Raises:
             TruncatedFrame: part of a frame is left.
+            LocalProtocolError: a whole frame is, which was not taken.
         """
-        have = len(self._piece) - self._offset + self._waiting_size
-        if self._header is not None:
-            raise _truncated_payload(self._header[0] | self._header[1] << 16, have)
+        if self._error is not None:
+            raise self._error
+        have = self._end - self._offset
+        if have >= HEADER_SIZE:
+            length = parse_header(self._join_header()).length
+            if have >= HEADER_SIZE + length:
+                raise LocalProtocolError("received the end of the input before its frames were taken")
+            raise _truncated_payload(length, have - HEADER_SIZE)
         if have:
             raise _truncated_header(have)
 

@@ -136,8 +136,6 @@ class Reactor:
         if self._failure is not None:
             return self._failure
         try:
-            if self._buffer.next_frame() is not None:
-                raise LocalProtocolError("received the end of the input before its frames were taken")
             self._buffer.end()
             # A copy, for frames that are taken in other threads end requests meanwhile.
             for request in tuple(self.requests.values()):

@@ -158,9 +158,21 @@ class TestFrameBuffer:
         assert seen == [frame("1 1 stream-begin command-name eos heads")]
         # The header that says so is there, and nothing of its payload is awaited.
         buffer.feed(data)
-        with pytest.raises(FrameTooLarge) as second:
-            buffer.next_frame()
-        assert second.value is first.value
+        for again in (buffer.next_frame, buffer.end):
+            with pytest.raises(FrameTooLarge) as second:
+                again()
+            assert second.value is first.value
+
+    @pytest.mark.parametrize("split", [whole, single])
+    def test_end_before_the_frames_were_taken(self, split: object) -> None:
+        buffer = FrameBuffer()
+        for piece in split(ONE + ONE[:3]):  # type: ignore[operator]
+            buffer.feed(piece)
+        with pytest.raises(LocalProtocolError, match="before its frames were taken"):
+            buffer.end()
+        assert list(buffer) == [frame("1 1 stream-begin command-name eos heads")]
+        with pytest.raises(TruncatedFrame, match="got 3 of 8"):
+            buffer.end()
 
     @pytest.mark.parametrize("split", [whole, single])
     @pytest.mark.parametrize("size", range(1, len(ONE)))

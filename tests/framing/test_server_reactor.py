@@ -372,6 +372,8 @@ class TestEnd:
         next(actions)
         with pytest.raises(LocalProtocolError, match="before its frames were taken"):
             reactor.receive_eof()
+        assert list(actions) == [RunCommand(3, b"b", {}), RunCommand(5, b"c", {})]
+        assert reactor.receive_eof() is NOOP
 
     def test_nothing_follows(self) -> None:
         reactor = started(*COMMANDS)
