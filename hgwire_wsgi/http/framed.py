@@ -121,15 +121,16 @@ def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
 
     ``size`` is at least 4, so that any character fits.
     """
-    rest = output.decode("utf-8", "replace").encode("utf-8")
-    while rest:
-        end = len(rest)
-        if end > size:
-            end = rest.rfind(b"\n", 0, size) + 1 or size
-            while rest[end] & 0xC0 == 0x80:
+    text = output.decode("utf-8", "replace").encode("utf-8")
+    start = 0
+    while start < len(text):
+        end = start + size
+        if end < len(text):
+            end = text.rfind(b"\n", start, end) + 1 or end
+            while text[end] & 0xC0 == 0x80:
                 end -= 1
-        yield [Atom(b"%s", (rest[:end],))]
-        rest = rest[end:]
+        yield [Atom(b"%s", (text[start:end],))]
+        start = end
 
 
 def send_framed(

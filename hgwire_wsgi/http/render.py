@@ -23,6 +23,7 @@ from ..commands.standard import BATCH_RENDERERS
 from ..errors import HgWireError
 from ..negotiation import (
     HG_ERROR,
+    MEDIA_TYPE_02,
     ClientProtocol,
     Encoding,
     Offer,
@@ -57,18 +58,14 @@ def _encode(encoding: Encoding, chunks: Iterable[bytes]) -> Iterator[bytes]:
     if encoding.engine is None:
         return iter(chunks)
     compressed = encoding.engine.compress(chunks)
-    if encoding.media_type.endswith("0.2"):
+    if encoding.media_type == MEDIA_TYPE_02:
         return chain([encoding.engine.prefix], compressed)
     return compressed
 
 
-def _render_plain(data: bytes, offer: Offer, client: ClientProtocol) -> Rendered:
-    encoding = choose_plain_encoding(offer, client)
-    return Rendered(encoding.media_type, b"".join(_encode(encoding, [data])))
-
-
 def _render_bytes(response: Any, offer: Offer, client: ClientProtocol) -> Rendered:
-    return _render_plain(BATCH_RENDERERS[type(response)](response), offer, client)
+    encoding = choose_plain_encoding(offer, client)
+    return Rendered(encoding.media_type, b"".join(_encode(encoding, [BATCH_RENDERERS[type(response)](response)])))
 
 
 def _render_stream(response: StreamResponse, offer: Offer, client: ClientProtocol) -> Rendered:

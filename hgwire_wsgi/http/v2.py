@@ -17,6 +17,7 @@ from itertools import chain, groupby
 from typing import Any
 
 import attrs
+from webob.acceptparse import Accept
 
 from ..commands.classify import WireRequest, describe
 from ..compression import Readable
@@ -44,7 +45,7 @@ from .reflect import reflect
 from .render import status_line
 from .service import Call, Service, public, refuse_cross_site
 
-__all__ = ["RENDERERS", "V2Transport"]
+__all__ = ["V2Transport"]
 
 _TRANSPORT = "http-v2"
 _REVISION = EXP_0002
@@ -188,8 +189,8 @@ class _Exchange:
         """
         self.lease.release()
         limits = self.service.limits
-        streams = min(limits.open_streams, 127) if self.profile is None else limits.encoded_streams
-        lanes = range(2, 2 * streams + 1, 2)
+        streams = limits.open_streams if self.profile is None else limits.encoded_streams
+        lanes = range(2, 2 * min(streams, 127) + 1, 2)
         for independent, group in _groups(jobs):
             tasks: list[Task] = [partial(self._leased, job) for job in group]
             if independent and len(tasks) > 1:
@@ -364,10 +365,9 @@ class V2Transport:
 
 
 def _accepts(header: str, media_type: str) -> bool:
-    """Whether a media type is named in an ``Accept`` header, with a weight other than 0."""
-    for part in header.lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        weights = [value for key, _, value in (each.partition("=") for each in parameters) if key.strip() == "q"]
-        if name == media_type and not any(weight.strip().strip("0.") == "" for weight in weights):
-            return True
-    return False
+    """Whether a media type is itself named in an ``Accept`` header, with a weight other than 0."""
+    try:
+        ranges = list(Accept.parse(header))
+    except ValueError:
+        return False
+    return any(weight and name.partition(";")[0].strip().lower() == media_type for name, weight, _, _ in ranges)

@@ -252,6 +252,8 @@ def test_head_has_no_body() -> None:
         (f"{MEDIA_TYPE};q=0", False),
         (f"{MEDIA_TYPE}; q=0.000", False),
         (f"{MEDIA_TYPE}x", False),
+        (f'text/plain;x="a, {MEDIA_TYPE}"', False),
+        (f"{MEDIA_TYPE};;", False),
         ("application/*", False),
         ("", False),
     ],

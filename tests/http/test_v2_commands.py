@@ -40,7 +40,7 @@ from hgwire_wsgi.framing import (
     OutgoingStream,
     encode_frame,
 )
-from hgwire_wsgi.http.v2 import RENDERERS
+from hgwire_wsgi.http.framed import RENDERERS
 from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
 
 
