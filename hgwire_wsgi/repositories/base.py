@@ -203,24 +203,24 @@ def _missing(command: str) -> UnknownCommand:
     return UnknownCommand(f"this repository does not offer {command}")
 
 
-def _nothing() -> None:
-    pass
-
-
 class Lease:
     """A repository for the time of one request.
 
     Released once, however often it is asked to be; also usable in a ``with`` statement.
+
+    Args:
+        repository: the repository.
+        release: gives it back, if there is anything to give back.
     """
 
-    def __init__(self, repository: Repository, release: Callable[[], None]) -> None:
+    def __init__(self, repository: Repository, release: Callable[[], None] | None = None) -> None:
         self.repository = repository
-        self._release: Callable[[], None] | None = release
+        self._release = release
 
     def transfer(self) -> Lease:
         """Hand the duty to release over to another lease of the same repository; this one has none any more."""
         release, self._release = self._release, None
-        return Lease(self.repository, release or _nothing)
+        return Lease(self.repository, release)
 
     def release(self) -> None:
         """Give the repository back."""

@@ -11,12 +11,12 @@ Nothing here knows what a revision means; ``memory.py`` does.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterable, Iterator
 
 import attrs
 
+from ..commands.classify import read_exactly
 from ..compression import BZIP2, NONE, ZLIB, DecodingReader, Engine, Readable
 from ..errors import CommandFailed
 from ..limits import Limits
@@ -29,7 +29,6 @@ END = b"\0\0\0\0"
 _LENGTH = struct.Struct(">i")
 _HEADER = struct.Struct(">20s20s20s20s")
 _HUNK = struct.Struct(">III")
-_READ_SIZE = 64 * 1024
 
 _BUNDLES: dict[bytes, tuple[Engine, bytes]] = {
     b"UN": (NONE, b""),
@@ -149,7 +148,7 @@ class Reader:
         self._left -= size
         if self._left < 0:
             raise CommandFailed(f"the bundle exceeds {self._limit} octets")
-        data = _read_exactly(self._source, size)
+        data = read_exactly(self._source, size)
         if len(data) < size:
             raise CommandFailed("the bundle is cut short")
         return data
@@ -165,25 +164,16 @@ def open_bundle(source: Readable, limits: Limits) -> Readable:
     Raises:
         CommandFailed: if it is neither.
     """
-    magic = _read_exactly(source, 4)
+    magic = read_exactly(source, 4)
     if magic != b"HG10":
         if magic.startswith(b"\0"):
             return _Prefixed(magic, source)
         raise CommandFailed("this is no bundle that this repository understands; it takes HG10")
-    compression = _read_exactly(source, 2)
+    compression = read_exactly(source, 2)
     if compression not in _BUNDLES:
         raise CommandFailed("the bundle has an unknown compression")
     engine, prefix = _BUNDLES[compression]
     return DecodingReader(_Prefixed(prefix, source), engine, limits)
-
-
-def _read_exactly(source: Readable, size: int) -> bytes:
-    """Read ``size`` octets, or fewer where the source ends; what is allocated is what came, not what was claimed."""
-    buffer = io.BytesIO()
-    while size and (data := source.read(min(size, _READ_SIZE))):
-        buffer.write(data)
-        size -= len(data)
-    return buffer.getvalue()
 
 
 class _Prefixed:

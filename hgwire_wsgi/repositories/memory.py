@@ -289,8 +289,4 @@ class MemoryProvider(RepositoryProvider):
         repository = self._repositories.get(name)
         if repository is None:
             raise RepositoryNotFound("no such repository")
-        return Lease(repository.snapshot(), _nothing)
-
-
-def _nothing() -> None:
-    pass
+        return Lease(repository.snapshot())

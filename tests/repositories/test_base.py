@@ -102,5 +102,11 @@ def test_lease_can_be_handed_over() -> None:
     assert released == [1]
 
 
+def test_a_lease_may_have_nothing_to_release() -> None:
+    lease = Lease(Least())
+    lease.transfer().release()
+    lease.release()
+
+
 def test_pushkey_result() -> None:
     assert PushKeyResult(True) == PushKeyResult(True, b"")

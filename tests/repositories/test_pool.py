@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 
@@ -37,8 +38,7 @@ class Leasing(Pool[Opened, bytes]):
         return Held(self, name)
 
 
-def make(**options: float) -> Leasing:
-    return Leasing(Opened, lambda repository, state: repository.current, **options)  # type: ignore[arg-type]
+make = functools.partial(Leasing, Opened, lambda repository, state: repository.current)
 
 
 def test_a_repository_is_used_again() -> None:

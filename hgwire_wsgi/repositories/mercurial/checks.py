@@ -24,7 +24,7 @@ _BUNDLE1_ARGUMENTS = {"heads", "common", "bundlecaps"}
 def _check_cached_bundle(repo: Any, arguments: Mapping[str, bytes]) -> None:
     """Keep a bundle's path inside the folder of bundles; Mercurial 7.2 compares prefixes of names only."""
     root = os.path.realpath(repo.vfs.join(repo.ui.config(b"server", b"peer-bundle-cache-root")))
-    path = os.path.realpath(os.path.join(root, arguments["path"].replace(b"\0", b"/../..")))
+    path = os.path.realpath(os.path.join(root, arguments["path"]))
     if os.path.commonpath([root, path]) != root or path == root:
         raise InvalidArgument("get_cached_bundle_inline: path leaves the folder of bundles")
 
