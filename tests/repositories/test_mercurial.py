@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,42 @@ def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -
         assert after.version() != before.version()
     commands.override("marks", lambda context: b"after", cacheable=True)
     assert served.app._v1._repeats._replies._entries == {}
+
+
+def test_a_setting_from_between_two_equal_states_is_not_remembered(repo: Path) -> None:
+    hgrc = repo / ".hg" / "hgrc"
+    hgrc.write_text("[web]\nallow_read = alice\n")
+    provider = MercurialProvider(repo)
+    with provider.lease("") as before:
+        hgrc.write_text("[web]\nallow_read = *\n")
+        assert before.settings("web", "allow_read") == ["*"]
+    hgrc.write_text("[web]\nallow_read = alice\n")
+    with provider.lease("") as after:
+        assert after.state() == before.state()
+        assert after.settings("web", "allow_read") == ["alice"]
+
+
+def test_what_is_known_of_former_states_is_forgotten(repo: Path) -> None:
+    provider = MercurialProvider(repo)
+    known = []
+    for number in range(3):
+        (repo / ".hg" / "localtags").write_text(f"{number}")
+        with provider.lease("") as leased:
+            assert isinstance(leased, MercurialRepository)
+            assert "heads" in leased.commands()
+            known.append(weakref.ref(leased._facts))
+    del leased
+    assert [facts() is None for facts in known] == [True, True, False]
+
+
+def test_a_stricter_permission_of_an_extension_counts(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mercurial import wireprotov1server
+
+    for name in (b"heads", b"getbundle"):
+        monkeypatch.setattr(wireprotov1server.commands[name], "permission", b"push")
+    served = app(repo)
+    for command in ("heads", "getbundle"):
+        assert served.wire("/", command).status == 405, command
 
 
 def test_included_configuration_counts(repo: Path, tmp_path: Path) -> None:

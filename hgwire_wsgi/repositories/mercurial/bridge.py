@@ -153,17 +153,18 @@ def _declare(key: bytes, entry: Any) -> Command:
     name = key.decode("latin-1")
     permission = entry.permission.decode("ascii")
     handler = _bridge(name)
-    if name == "getbundle":
+    if standard := _STANDARD.get(name):
+        permission = stricter(permission, standard.permission)
+        cacheable = standard.cacheable and permission == "pull"
+        command = attrs.evolve(standard, handler=handler, permission=permission, cacheable=cacheable, delegated=False)
+        if name != "getbundle":
+            return command
         # Extensions add arguments; all others are dropped.
         kinds = {
             key.decode("ascii"): _KINDS.get(kind, "bytes") for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
         }
         arguments = tuple(Argument(key, kind, required=False) for key, kind in kinds.items())
-        return attrs.evolve(_STANDARD[name], handler=handler, arguments=arguments, rest=False, delegated=False)
-    if standard := _STANDARD.get(name):
-        permission = stricter(permission, standard.permission)
-        cacheable = standard.cacheable and permission == "pull"
-        return attrs.evolve(standard, handler=handler, permission=permission, cacheable=cacheable, delegated=False)
+        return attrs.evolve(command, arguments=arguments, rest=False)
     words = entry.args.decode("latin-1").split()
     return Command(
         name=name,

@@ -24,7 +24,15 @@ from .state import State, StateReader
 __all__ = ["MercurialProvider"]
 
 _KNOWN_REPOSITORIES = 4096 * 200
-"""How much is remembered of repositories between requests: the state of some four thousand."""
+"""How much is remembered of repositories between requests: the last state of some four thousand."""
+
+
+@attrs.define(eq=False)
+class _Known:
+    """What is remembered of a repository between requests; shared by all threads."""
+
+    reader: StateReader
+    facts: Facts = attrs.Factory(Facts)
 
 
 class MercurialProvider(RepositoryProvider):
@@ -62,8 +70,7 @@ class MercurialProvider(RepositoryProvider):
         else:
             raise ValueError(f"neither a repository nor a folder: {os.fspath(root)}")
         self._salt = _salt(self._ui)
-        self._readers: ByteLRU[StateReader] = ByteLRU(_KNOWN_REPOSITORIES)
-        self._facts: ByteLRU[Facts] = ByteLRU(_KNOWN_REPOSITORIES)
+        self._known: ByteLRU[_Known] = ByteLRU(_KNOWN_REPOSITORIES)
         self._pool = Pool(self._open, lambda opened, state: opened.state == state, leases=leases, idle=idle)
 
     def locate(self, path: str) -> tuple[str, str] | None:
@@ -86,12 +93,10 @@ class MercurialProvider(RepositoryProvider):
         return path if _is_repository(path) else None
 
     def lease(self, name: str) -> Lease:
-        state = self._read_state(name)
-        token = state.token
-        facts = self._facts.get((name, token))
-        if facts is None:
-            facts = Facts()
-            self._facts.put((name, token), facts, 0)
+        known = self._remember(name)
+        state, facts = known.reader.read(), known.facts
+        if facts.state != state:
+            facts = known.facts = Facts(state)
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, state))
 
         def release() -> None:
@@ -101,17 +106,17 @@ class MercurialProvider(RepositoryProvider):
         return Lease(repository, release)
 
     def version(self, name: str) -> object:
-        return self._read_state(name)
+        return self._remember(name).reader.read()
 
-    def _read_state(self, name: str) -> State:
-        reader = self._readers.get(name)
-        if reader is None:
+    def _remember(self, name: str) -> _Known:
+        known = self._known.get(name)
+        if known is None:
             path = self._path_of(name)
             if path is None:
                 raise RepositoryNotFound("no such repository")
-            reader = StateReader(path, self._salt)
-            self._readers.put(name, reader, 0)
-        return reader.read()
+            known = _Known(StateReader(path, self._salt))
+            self._known.put(name, known, 0)
+        return known
 
     def is_subresource(self, rest: str) -> bool:
         return rest.startswith((".hg/", ".git/"))

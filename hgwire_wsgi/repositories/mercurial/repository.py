@@ -92,8 +92,12 @@ class OpenRepository:
 
 @attrs.define(eq=False)
 class Facts:
-    """What is known of a repository in one state, gathered as it is asked for; shared by all threads."""
+    """What is known of a repository in one state, gathered as it is asked for; shared by all threads.
 
+    It is not for another time that comes to an equal token: what was gathered may be from a moment after the state.
+    """
+
+    state: State | None = None
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     unkept: frozenset[str] | None = None
