@@ -39,7 +39,7 @@ __all__ = [
 
 _READ_SIZE = 64 * 1024
 # zstd expands four octets to a block of 128 KiB at most and its decoder takes no bound on its output, so feeding it
-# 64 octets at a time bounds a piece to 2 MiB.  It is paid for with data that do not shrink: they come in as small pieces.
+# 64 octets at a time bounds a piece to 2 MiB.  The price: data that did not shrink come in pieces as small as that.
 _ZSTD_SLICE = 64
 
 

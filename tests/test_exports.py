@@ -83,8 +83,9 @@ def test_every_declared_name_exists_and_every_module_declares(name: str) -> None
 def test_names_that_cross_a_border_are_declared(name: str) -> None:
     """What another part of the package imports is declared by its module."""
     part = name.split(".")[:2]
-    tree = ast.parse(Path(importlib.util.find_spec(name).origin or "").read_text("utf-8"))  # type: ignore[union-attr]
-    package = name if name == "hgwire_wsgi" or (ROOT / Path(*name.split(".")[1:])).is_dir() else name.rpartition(".")[0]
+    module = load(name)
+    tree = ast.parse(Path(module.__file__ or "").read_text("utf-8"))
+    package = module.__package__ or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             target = importlib.util.resolve_name("." * node.level + (node.module or ""), package)

@@ -34,4 +34,4 @@ def test_frozen_and_by_keyword() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Limits().body = 1  # type: ignore[misc]  # that it refuses is what is tested
     with pytest.raises(TypeError):
-        Limits(1)  # type: ignore[misc]  # as above
+        Limits(1)  # type: ignore[call-arg]  # as above

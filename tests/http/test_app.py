@@ -19,6 +19,7 @@ from hgwire_wsgi import (
     CacheSettings,
     CommandContext,
     CommandRegistry,
+    HgWireError,
     LegacyStreamResponse,
     Limits,
     Offer,
@@ -194,13 +195,13 @@ def test_lease_ends_if_the_server_refuses_the_headers(provider: FakeProvider) ->
 
 
 @pytest.mark.parametrize("error", [CommandFailed("the reason"), PermissionDenied("the reason", status=403)])
-def test_early_failure_of_a_stream_has_its_own_status(provider: FakeProvider, error: Exception) -> None:
+def test_early_failure_of_a_stream_has_its_own_status(provider: FakeProvider, error: HgWireError) -> None:
     def chunks() -> Iterator[bytes]:
         raise error
         yield b""
 
     exchange = Exchange(WireApp(provider, commands=returning(StreamResponse(chunks()))), "cmd=x")
-    assert exchange.status == f"{error.http_status} the reason"  # type: ignore[attr-defined]
+    assert exchange.status == f"{error.http_status} the reason"
     assert exchange.read() == b"0\nthe reason\n"
     assert provider.held == 0
 
@@ -393,7 +394,7 @@ def test_two_applications_do_not_see_each_other() -> None:
     assert WireTestApp(first).wire("/repo", "late").status == 400
     assert WireTestApp(second).wire("/repo", "late").data == b"late"
     with pytest.raises(TypeError):
-        first.commands.remove("heads")  # type: ignore[attr-defined]
+        first.commands.remove("heads")
 
 
 def test_classification_is_what_the_application_acts_on(provider: FakeProvider) -> None:

@@ -78,6 +78,14 @@ def test_independent_commands_run_at_the_same_time() -> None:
     assert (provider.leased, provider.released, provider.most) == (4, 4, 3)
 
 
+@pytest.mark.parametrize("encodings", [(), (ZLIB,)])
+def test_streams_have_numbers_that_fit_whatever_the_limits(encodings: Any) -> None:
+    app = parallel(workers=1, encodings=encodings, limits=Limits(open_streams=1000, encoded_streams=1000))
+    answer = ask(app, "ro/multirequest", commands(*["heads"] * 300), HTTP_X_HGPROTO_1="comp=zlib")
+    assert len(answer.replies) == 300
+    assert max(each.stream_id for each in answer.frames) == 254
+
+
 def test_frames_of_long_responses_are_interleaved() -> None:
     turns = [threading.Semaphore(1), threading.Semaphore(0)]
 
@@ -371,15 +379,22 @@ def test_what_a_task_raises_ends_all_of_them(failure: BaseException) -> None:
 
 def test_a_task_that_fails_when_it_is_closed() -> None:
     class Chunks:
+        left = [b"x"]
+
         def __iter__(self) -> Iterator[bytes]:
-            return iter([b"x"])
+            return self
+
+        def __next__(self) -> bytes:
+            if not self.left:
+                raise StopIteration
+            return self.left.pop()
 
         def close(self) -> None:
             raise ValueError("closing")
 
     taken = []
     with pytest.raises(ValueError, match="closing"):
-        for chunk in Workers(1).interleave([lambda lane: Chunks()], [2], 100):  # type: ignore[arg-type, return-value]
+        for chunk in Workers(1).interleave([lambda lane: Chunks()], [2], 100):
             taken.append(chunk)
     assert taken == [b"x"]
 
