@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import random
-import threading
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from live_hg import environment, run_hg
+from live_hg import Scribe, environment, run_hg
 from live_servers import require
+from live_wait import wait_for
 
 from hgwire_wsgi import CacheSettings, WireApp
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
+
+from wire_servers import serving
+
 SERVER_HGRC = "[web]\npush_ssl = no\nallow-push = *\n[experimental]\nevolution = all\n"
 HGRC = "[ui]\nusername = Live Test <live@example.com>\n[devel]\ndefault-date = 0 0\n[experimental]\nevolution = all\n"
+EVOLUTION = ("--config", "experimental.evolution=all")
 STATE = "{node} {phase} {bookmarks} {obsolete}\\n"
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+# Mercurial, which runs in this process here, leaves the files that a push has written to be closed with their objects.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom name=b:ResourceWarning")
 
 
 @attrs.define
@@ -30,44 +38,49 @@ class Forge:
     url: str
     bundles: list[int | None]
     environ: dict[str, str]
+    scribe: Scribe
     commits: int = 0
+    clones: int = 0
 
-    def hg(self, *args: str, ok: tuple[int, ...] = (0,)) -> str:
-        return run_hg(args, environ=self.environ, cwd=self.folder, code_ok=ok).out
+    def hg(self, *args: str) -> str:
+        return run_hg(args, environ=self.environ, cwd=self.folder, code_ok=[0]).out
 
     def commit(self, count: int = 1) -> None:
         for _ in range(count):
             self.commits += 1
             name = f"file{self.commits}"
             (self.folder / "work" / name).write_text(name * 2000)
-            self.hg("-R", "work", "commit", "-A", "-m", name)
+            self.scribe("commit", "-A", "-q", "-m", name, *EVOLUTION, repo=self.folder / "work")
 
     def state(self, repository: str) -> str:
-        return self.hg("-R", repository, "log", "-r", "sort(all(), node)", "-T", STATE)
+        return self.scribe("log", "-r", "sort(all(), node)", "-T", STATE, *EVOLUTION, repo=self.folder / repository)
 
     def clone(self) -> list[int | None]:
         """Clone, compare with the server, and tell the sizes of the bundles that came; ``None`` is one being made."""
         self.bundles.clear()
-        name = f"clone{len(list(self.folder.iterdir()))}"
-        self.hg("clone", "-q", "-U", self.url, name)
-        assert self.state(name) == self.state("served")
-        self.hg("-R", name, "verify", "-q")
+        self.clones += 1
+        self.hg("clone", "-q", "-U", self.url, self.newest)
+        assert self.state(self.newest) == self.state("served")
+        self.scribe("verify", "-q", repo=self.folder / self.newest)
+        # A client has the last octet of a bundle before that has its name.
+        wait_for(lambda: not list((self.folder / "cache").glob("*/*.part")), "the bundle has its name")
         return list(self.bundles)
+
+    @property
+    def newest(self) -> str:
+        """The last clone."""
+        return f"clone{self.clones}"
 
 
 @pytest.fixture
-def forge(tmp_path: Path) -> Iterator[Forge]:
+def forge(tmp_path: Path, scribe: Scribe) -> Iterator[Forge]:
     """A repository of some size, of which one clone was made."""
-    require("hg", "waitress")
-    from waitress.server import create_server
-
+    require("hg")
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
     environ = environment(tmp_path / "home", HGRC)
     run_hg(["init", "served"], environ=environ, cwd=tmp_path, code_ok=(0,))
-    (tmp_path / "served" / ".hg" / "hgrc").write_text(
-        "[web]\npush_ssl=no\nallow-push=*\n[experimental]\nevolution=all\n"
-    )
+    (tmp_path / "served" / ".hg" / "hgrc").write_text(SERVER_HGRC)
     app = WireApp(MercurialProvider(tmp_path / "served"), cache=CacheSettings(folder=tmp_path / "cache"))
     bundles: list[int | None] = []
 
@@ -80,20 +93,17 @@ def forge(tmp_path: Path) -> Iterator[Forge]:
 
         return app(environ, start)
 
-    server = create_server(watched, host="127.0.0.1", port=0)  # type: ignore[no-untyped-call]
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    forge = Forge(tmp_path, f"http://127.0.0.1:{server.effective_port}/", bundles, environ)
-    forge.hg("clone", "-q", forge.url, "work")
-    forge.commit(20)
-    forge.hg("-R", "work", "push", "-q")
-    # Incompressible content, so that the bundle is not one of the short ones.
-    (tmp_path / "work" / "noise").write_bytes(random.Random(0).randbytes(300_000))
-    forge.hg("-R", "work", "commit", "-A", "-m", "noise")
-    forge.hg("-R", "work", "push", "-q")
-    forge.clone()
-    yield forge
-    server.close()
+    with serving(watched) as url:
+        forge = Forge(tmp_path, f"{url}/", bundles, environ, scribe)
+        forge.hg("clone", "-q", forge.url, "work")
+        forge.commit(20)
+        forge.hg("-R", "work", "push", "-q")
+        # Incompressible content, so that the bundle is not one of the short ones.
+        (tmp_path / "work" / "noise").write_bytes(random.Random(0).randbytes(300_000))
+        forge.hg("-R", "work", "commit", "-A", "-m", "noise")
+        forge.hg("-R", "work", "push", "-q")
+        forge.clone()
+        yield forge
 
 
 def test_a_clone_after_a_push_gets_the_older_bundle_and_the_rest(forge: Forge) -> None:
@@ -154,8 +164,7 @@ def test_obsolescence_markers_come_with_the_clone(forge: Forge) -> None:
     forge.clone()
     markers = forge.hg("-R", "served", "debugobsolete")
     assert markers
-    newest = max(forge.folder.glob("clone*"), key=lambda path: path.stat().st_mtime)
-    assert forge.hg("-R", newest.name, "debugobsolete") == markers
+    assert forge.hg("-R", forge.newest, "debugobsolete") == markers
 
 
 def test_only_clients_that_ask_again_get_a_part(forge: Forge) -> None:
