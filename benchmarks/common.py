@@ -286,7 +286,7 @@ class Server:
             Path(f"/proc/{worker}/clear_refs").write_text("5")
 
     def warm_up(self, request: Request = HEADS) -> None:
-        """Let every worker answer something, so that what is done once in a process is done."""
+        """Ask so much at once that every worker answers something, and what is done once in a process is done."""
         threads = [
             threading.Thread(target=lambda: [fetch(self.port, request) for _ in range(6)])
             for _ in range(4 * len(self.workers))

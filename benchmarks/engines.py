@@ -14,6 +14,7 @@ a process of its own, and each figure the best of ``--repeat`` runs.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import io
 import os
@@ -21,6 +22,7 @@ import pickle
 import resource
 import tempfile
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,25 +132,35 @@ def measure(chunks: Callable[[], Iterator[bytes]]) -> Figures:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.close(reader)
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        start = time.perf_counter()
-        size, first = 0, 0.0
-        for chunk in chunks():
-            size += len(chunk)
-            if not first and size >= CHUNK:
-                first = time.perf_counter() - start
-        last = time.perf_counter() - start
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        os.write(writer, pickle.dumps(Figures(cpu, first, last, size, (after.ru_maxrss - before.ru_maxrss) * 1024)))
-        os._exit(0)
+        try:
+            os.write(writer, pickle.dumps(_measured(chunks())))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Whatever happens, it must not go on as a second benchmark.
+            os._exit(1)
     os.close(writer)
     with open(reader, "rb") as file:
         answer = file.read()
-    os.waitpid(child, 0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("a measurement failed")
     figures: Figures = pickle.loads(answer)
     return figures
+
+
+def _measured(chunks: Iterator[bytes]) -> Figures:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    size, first = 0, 0.0
+    for chunk in chunks:
+        size += len(chunk)
+        if not first and size >= CHUNK:
+            first = time.perf_counter() - start
+    last = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Figures(cpu, first, last, size, (after.ru_maxrss - before.ru_maxrss) * 1024)
 
 
 def best(chunks: Callable[[], Iterator[bytes]], repeat: int) -> Figures:
@@ -165,8 +177,8 @@ def report(title: str, repository: Path, repeat: int) -> None:
     print(f"\n{title}: {total:,} octets in {len(chunks):,} chunks")
     print(f"{'':18}{'alone':>8}{'MB/s':>8}{'ratio':>7}{'size':>12}   {'clone':>6}{'first':>7}{'last':>7}{'MiB':>6}")
     for row in rows():
-        alone = best(lambda row=row: row.engine.compress(chunks), repeat)  # type: ignore[misc]
-        whole = best(lambda row=row: clone(repository, request, row.engine), repeat)  # type: ignore[misc]
+        alone = best(functools.partial(row.engine.compress, chunks), repeat)
+        whole = best(functools.partial(clone, repository, request, row.engine), repeat)
         print(
             f"{row.label:18}{alone.cpu:8.3f}{total / max(alone.cpu, 1e-3) / 1e6:8.0f}{total / alone.size:7.3f}"
             f"{alone.size:12,}   {whole.cpu:6.2f}{whole.first:7.2f}{whole.last:7.2f}{whole.grown / 2**20:6.0f}",

@@ -20,19 +20,16 @@ import multiprocessing
 import os
 import random
 import resource
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from common import ROOT, free_port
 
-from hgwire_wsgi import Api, CommandContext, CommandRegistry, LegacyStreamResponse, StreamResponse, WireApp  # noqa: E402
-from hgwire_wsgi.framing import (  # noqa: E402
+from hgwire_wsgi import Api, CommandContext, CommandRegistry, LegacyStreamResponse, StreamResponse, WireApp
+from hgwire_wsgi.framing import (
     EXP_0002,
     STREAM_BEGIN,
     ZLIB,
@@ -44,7 +41,7 @@ from hgwire_wsgi.framing import (  # noqa: E402
     encode_frame,
     iter_chunks,
 )
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository  # noqa: E402
+from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
 
 MIB = 1 << 20
 CHUNK = os.urandom(64 * 1024)
@@ -219,13 +216,6 @@ def in_process(repeat: int) -> None:
 # Under gunicorn.
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def fetch(port: int, path: str, body: Iterable[bytes] = ()) -> tuple[bytes, int, float]:
     """One exchange; the beginning of the response, its length, and seconds."""
     length = sum(map(len, body))
@@ -245,20 +235,9 @@ def fetch(port: int, path: str, body: Iterable[bytes] = ()) -> tuple[bytes, int,
 
 def under_gunicorn(repeat: int) -> None:
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "-k",
-        "gthread",
-        "-w",
-        "1",
-        "--threads",
-        "2",
-        "-b",
-        f"127.0.0.1:{port}",
-    ]
-    command += ["--log-level", "warning", "--pythonpath", str(ROOT / "benchmarks"), "transport:application"]
+    command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", "1", "--threads", "2"]
+    command += ["-b", f"127.0.0.1:{port}", "--log-level", "warning"]
+    command += ["--pythonpath", str(ROOT / "benchmarks"), "transport:application"]
     environ = {**os.environ, "HGWIRE_BENCH_MIB": str(SIZE // MIB), "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(command, env=environ)
     try:
