@@ -7,16 +7,21 @@ offers ``configure(parser)``, which declares its arguments, and ``run(args)``, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import attrs
 
 from .._version import __version__
 
-__all__ = ["SUBCOMMANDS", "CommandLineError", "Subcommand", "main"]
+__all__ = ["SUBCOMMANDS", "CommandLineError", "Subcommand", "add_timeout", "main", "open_input"]
 
 
 class CommandLineError(Exception):
@@ -53,6 +58,24 @@ SUBCOMMANDS = {
 }
 
 
+def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    """Declare ``--timeout`` for a sub-command that is a client."""
+    text = f"without an octet, until to give up ({default:g})"
+    parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=default, help=text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) <= threading.TIMEOUT_MAX:
+            return seconds
+    raise argparse.ArgumentTypeError(f"not a number of seconds: {text!r}")
+
+
+def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a file for reading; ``-`` is standard input, which stays open."""
+    return contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
@@ -60,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, or that of a :class:`CommandLineError` after its text was printed to standard error.
+        The exit code: that of the sub-command, or of a :class:`CommandLineError`; 2 where a file cannot be opened, read
+        or written, 130 after SIGINT, 1 if nobody reads the output.  The reason was printed to standard error.
 
     Raises:
         SystemExit: from argparse, for ``--help``, ``--version`` and a command line it cannot parse.
@@ -76,14 +100,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.configure(chosen)
             chosen.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files, and what servers say, may hold what the terminal's encoding has no place for.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    problem = ""
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except CommandLineError as error:
-        print(f"hgwire: {error}", file=sys.stderr)
-        return error.code
+        problem, code = str(error), error.code
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has seen enough.  Python would complain once more when it closes the stream.
+        # Whoever read our output has seen enough.
+        code = 1
+    except OSError as error:
+        problem, code = str(error), 2
+    if problem:
+        print(f"hgwire: {problem}", file=sys.stderr)
+    try:
+        print(end="", flush=True)
+    except OSError:
+        # Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return code

@@ -6,15 +6,13 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from ..client import Client, V1Client, V2Client
 from ..client.connection import printable
-from ..compression import Readable
 from ..errors import HgWireError
 from ..framing import Atom
-from . import CommandLineError
+from . import CommandLineError, add_timeout, open_input
 
 __all__ = ["configure", "run"]
 
@@ -32,9 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--push", action="store_true", help="version 2: call it as a command that changes the repository"
     )
     parser.add_argument("--output", metavar="FILE", help="where the reply goes; standard output unless given")
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=60.0, help="without an octet, until to give up (60)"
-    )
+    add_timeout(parser, 60)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,10 +45,6 @@ def run(args: argparse.Namespace) -> int:
                     out.flush()
     except HgWireError as error:
         raise CommandLineError(error.message, code=1) from error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CommandLineError(str(error)) from error
     return 0
 
 
@@ -73,21 +65,9 @@ def _say(atom: Atom) -> None:
     sys.stderr.write(printable(atom.render()))
 
 
-@contextlib.contextmanager
-def _data(name: str | None) -> Iterator[Readable | None]:
-    if name is None:
-        yield None
-    elif name == "-":
-        yield sys.stdin.buffer
-    else:
-        with open(name, "rb") as file:
-            yield file
+def _data(name: str | None) -> contextlib.AbstractContextManager[BinaryIO | None]:
+    return contextlib.nullcontext() if name is None else open_input(name)
 
 
-@contextlib.contextmanager
-def _out(name: str | None) -> Iterator[BinaryIO]:
-    if name is None:
-        yield sys.stdout.buffer
-    else:
-        with open(name, "wb") as file:
-            yield file
+def _out(name: str | None) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(sys.stdout.buffer) if name is None else open(name, "wb")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import re
 import sys
@@ -35,7 +34,7 @@ from ..framing import (
     read_frame,
 )
 from ..limits import Limits
-from . import CommandLineError
+from . import CommandLineError, open_input
 
 __all__ = ["configure", "run"]
 
@@ -86,21 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do one of the three.  The exit code is 1 for frames that break the protocol."""
     do: Callable[[argparse.Namespace, Revision], int] = args.do
-    try:
-        return do(args, _NAMES[args.revision])
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CommandLineError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _open(name: str) -> Iterator[BinaryIO]:
-    if name == "-":
-        yield sys.stdin.buffer
-    else:
-        with open(name, "rb") as file:
-            yield file
+    return do(args, _NAMES[args.revision])
 
 
 def _lines(file: BinaryIO, revision: Revision) -> Iterator[Frame]:
@@ -158,7 +143,7 @@ _READERS: dict[str, Callable[[BinaryIO, Revision], Readable]] = {
 
 
 def _encode(args: argparse.Namespace, revision: Revision) -> int:
-    with _open(args.file) as file:
+    with open_input(args.file) as file:
         for frame in _lines(file, revision):
             sys.stdout.buffer.write(encode_frame(frame, _ANY_SIZE))
     sys.stdout.buffer.flush()
@@ -166,7 +151,7 @@ def _encode(args: argparse.Namespace, revision: Revision) -> int:
 
 
 def _decode(args: argparse.Namespace, revision: Revision) -> int:
-    with _open(args.file) as file:
+    with open_input(args.file) as file:
         source = _READERS["hex" if args.hex else "raw"](file, revision)
         try:
             while (frame := read_frame(source, _ANY_SIZE)) is not None:
@@ -198,7 +183,7 @@ def _check(args: argparse.Namespace, revision: Revision) -> int:
 
 
 def _feed(reactor: ServerReactor | ClientReactor, name: str, form: str) -> Iterator[Action]:
-    with _open(name) as file:
+    with open_input(name) as file:
         source = _READERS[form](file, reactor.revision)
         while data := source.read(_PIECE):
             yield from reactor.receive_data(data)

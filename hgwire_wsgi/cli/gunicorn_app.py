@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
-from . import gunicorn_settings
+from . import CommandLineError, gunicorn_settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -35,5 +37,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is not typed.
                 self.cfg.set(name, value)
 
     def load(self) -> WSGIApplication:
-        """Make the application; called by gunicorn in each worker."""
-        return self._make_app()
+        """Make the application; called by gunicorn in each worker.
+
+        Raises:
+            SystemExit: if it cannot be made, which is said here, because gunicorn would print a traceback.
+        """
+        try:
+            return self._make_app()
+        except CommandLineError as error:
+            print(f"hgwire: {error}", file=sys.stderr)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
 
 from ..client import APIS, Capabilities, V1Client, V2Client
-from ..client.connection import Address, Connection, Response, printable
+from ..client.connection import Address, BoundedResponse, Connection, Response, printable
+from ..commands.classify import read_exactly
 from ..compression import ENGINES
 from ..errors import ConnectionFailed, HgWireError, LocalProtocolError
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02
-from . import CommandLineError
+from . import CommandLineError, add_timeout
 
 __all__ = ["configure", "run"]
 
@@ -71,9 +74,7 @@ _HARMLESS: Mapping[str, Mapping[str, str]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire probe``."""
     parser.add_argument("url", metavar="URL", help="of a repository; user and password may stand in it")
-    parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=30.0, help="without an octet, until to give up (30)"
-    )
+    add_timeout(parser, 30)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +101,7 @@ class Answer:
     def line(self) -> str:
         """What the server says of a failure, in a line."""
         text = self.body if self.media_type != "text/html" else b""
-        said = " ".join(printable(text[:300]).split()).removeprefix("0 ")
+        said = " ".join(text[:300].decode("utf-8", "replace").split()).removeprefix("0 ")
         return f"{self.status} {said or self.reason}".strip()
 
 
@@ -131,7 +132,7 @@ class Probe:
 
     def run(self) -> None:
         """Look at everything and print it."""
-        print(self.connection.address.url)
+        _print(self.connection.address.url)
         self._say("HTTP version 1")
         if self._handshake():
             self._commands()
@@ -142,12 +143,12 @@ class Probe:
             if lines:
                 self._say(title)
                 for line in lines:
-                    print(f"  - {line}")
+                    _print(f"  - {line}")
         if not self.problems:
             self._say("Nothing is wrong.")
 
     def _say(self, title: str) -> None:
-        print(f"\n{title}")
+        _print(f"\n{title}")
 
     def expect(self, condition: bool, problem: str) -> None:
         """Note a problem unless the condition holds."""
@@ -184,7 +185,7 @@ class Probe:
     def _handshake(self) -> bool:
         answer = self.command("capabilities")
         if answer.status != 200:
-            print(f"  no: {answer.line}")
+            _print(f"  no: {answer.line}")
             self.expect_error("capabilities", answer)
             self.problems.append(f"the server does not say its capabilities: {answer.line}")
             return False
@@ -196,14 +197,14 @@ class Probe:
         if not answer.media_type.startswith("application/mercurial-") and "<" in answer.body.decode("latin-1"):
             self.problems.append("this is a page, not a repository")
             return False
-        print("  capabilities")
+        _print("  capabilities")
         for name, value in sorted(capabilities.items()):
-            print(f"    {printable(name):22} {_EXPLAINED.get(name, '')}")
+            _print(f"    {name:22} {_EXPLAINED.get(name, '')}")
             if value:
-                print(f"    {'':22} {printable(value)}")
+                _print(f"    {'':22} {value}")
         self._consistent(capabilities)
-        print(f"  media types sent: {', '.join(capabilities.media_types)}")
-        print(f"  engines offered: {', '.join(capabilities.words('compression')) or 'none'}")
+        _print(f"  media types sent: {', '.join(capabilities.media_types)}")
+        _print(f"  engines offered: {', '.join(capabilities.words('compression')) or 'none'}")
         return True
 
     def _consistent(self, capabilities: Capabilities) -> None:
@@ -220,7 +221,7 @@ class Probe:
         )
         for engine in capabilities.words("compression"):
             if engine not in ENGINES:
-                self.notes.append(f"the engine {printable(engine)!r} is not known here and was not tried")
+                self.notes.append(f"the engine {engine!r} is not known here and was not tried")
 
     def _commands(self) -> None:
         answers = {}
@@ -233,9 +234,9 @@ class Probe:
                     answer.media_type in _MEDIA_TYPES, f"{name}: the media type is {answer.media_type or 'missing'}"
                 )
         refused = {name: answer for name, answer in answers.items() if answer.status != 200}
-        print(f"  commands that answer: {', '.join(name for name in answers if name not in refused)}")
+        _print(f"  commands that answer: {', '.join(name for name in answers if name not in refused)}")
         for name, answer in refused.items():
-            print(f"  refused: {name:22} {answer.line}")
+            _print(f"  refused: {name:22} {answer.line}")
         for name in ("batch", "branchmap", "known", "lookup"):
             self.expect(name not in self.capabilities or name not in refused, f"{name} is offered and refused")
 
@@ -244,11 +245,11 @@ class Probe:
         root = self.ask("/api")
         self.expect(root.status < 500, f"/api: {root.line}")
         if root.status != 200 or root.media_type != "text/plain" or b"/api/" not in root.body:
-            print(f"  no API server ({root.line})")
+            _print(f"  no API server ({root.line})")
             return
         for name in APIS:
             answer = self.ask(f"/api/{name}")
-            print(f"  {name}: {answer.line}")
+            _print(f"  {name}: {answer.line}")
             if answer.status == 200:
                 self._frames(name)
 
@@ -257,13 +258,12 @@ class Probe:
         both = {"Accept": media_type, "Content-Type": media_type}
         base = f"/api/{name}/ro"
         with V2Client(self.url, timeout=self.timeout, api=name) as client:
-            for command, arguments in _HARMLESS.items():
-                if command in ("heads", "lookup", "listkeys", "branchmap"):
-                    try:
-                        client.call_bytes(command, arguments)
-                        print(f"  answers in frames: {command}")
-                    except HgWireError as error:
-                        self.problems.append(f"{command} in frames: {error.message}")
+            for command in ("branchmap", "heads", "listkeys", "lookup"):
+                try:
+                    client.call_bytes(command, _HARMLESS[command])
+                    _print(f"  answers in frames: {command}")
+                except HgWireError as error:
+                    self.problems.append(f"{command} in frames: {error.message}")
         self.expect_error("an unknown command at the API", self.ask(f"{base}/nosuch", both, method="POST", body=b""))
         get = self.ask(f"{base}/heads")
         self.expect(get.status == 405, f"GET of a command at the API: {get.status}, not 405")
@@ -282,13 +282,15 @@ class Probe:
             self.notes.append("debugreflect is switched on; it is meant for tests")
 
 
+def _print(text: str) -> None:
+    """Everything that is printed may hold what the server said."""
+    print(printable(text))
+
+
 def _read(response: Response) -> Answer:
-    pieces, room = [], _BODY_BYTES
     with contextlib.closing(response):
-        while room > 0 and (piece := response.read(room)):
-            pieces.append(piece)
-            room -= len(piece)
-    return Answer(response.status, response.reason, response.media_type, response.headers, b"".join(pieces))
+        body = read_exactly(response, _BODY_BYTES)
+    return Answer(response.status, response.reason, response.media_type, response.headers, body)
 
 
 def _check_errors(probe: Probe) -> None:
@@ -316,22 +318,26 @@ def _check_posted(probe: Probe) -> None:
 
 def _check_head(probe: Probe) -> None:
     """HEAD has the status of GET, and no body."""
-    connection = probe.connection.http
-    connection.close()
-    address = probe.connection.address
-    headers = {"Connection": "close", "Accept": MEDIA_TYPE_01}
-    if address.authorization is not None:
-        headers["Authorization"] = address.authorization
-    connection.request("HEAD", f"{address.path or '/'}?cmd=capabilities", headers=headers)
-    # http.client would not look for a body here, so the response is read as one to GET.
-    response = http.client.HTTPResponse(connection.sock, method="GET")
-    with contextlib.closing(connection), contextlib.closing(response):
-        response.begin()
-        probe.expect(response.status == 200, f"HEAD of capabilities: {response.status}")
+    with contextlib.closing(Connection(probe.connection.address, timeout=probe.timeout)) as connection:
+        connection.http.response_class = _WithBody
+        headers = [("Accept", MEDIA_TYPE_01), ("Connection", "close")]
         body = b""
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            body = response.read(1)
+        try:
+            response = connection.request("HEAD", "?cmd=capabilities", headers)
+            probe.expect(response.status == 200, f"HEAD of capabilities: {response.status}")
+            # One without a body breaks off here, before the octets that Content-Length announces.
+            with contextlib.suppress(ConnectionFailed):
+                body = response.read(1)
+        except ConnectionFailed as error:
+            probe.problems.append(f"HEAD of capabilities: {error.message}")
     probe.expect(not body, "HEAD is answered with a body, which clients take for the next response")
+
+
+class _WithBody(BoundedResponse):
+    """A response that is read as one to GET: http.client would not look for a body in one to HEAD."""
+
+    def __init__(self, sock: socket.socket, **_: Any) -> None:
+        super().__init__(sock)
 
 
 def _check_vary(probe: Probe) -> None:
@@ -379,7 +385,7 @@ def _check_streams(probe: Probe) -> None:
             probe.expect(
                 reply.media_type == MEDIA_TYPE_02, f"{name} is offered, but a stream came as {reply.media_type}"
             )
-    print(f"  streams decoded: {', '.join(tried)}")
+    _print(f"  streams decoded: {', '.join(tried)}")
 
 
 _CHECKS: tuple[Callable[[Probe], None], ...] = (

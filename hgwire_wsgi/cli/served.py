@@ -52,11 +52,18 @@ class Served:
 
         Args:
             settings: of :class:`~hgwire_wsgi.WireApp`.
+
+        Raises:
+            CommandLineError: for configuration that Mercurial refuses.
         """
         from ..http.app import WireApp
         from ..repositories.mercurial import MercurialProvider
 
-        return WireApp(MercurialProvider(self.root, config=self.config), cache=self.cache, **settings)
+        try:
+            return WireApp(MercurialProvider(self.root, config=self.config), cache=self.cache, **settings)
+        except Exception as error:
+            # Mercurial has exceptions of its own, which cannot be named here.
+            raise CommandLineError(str(error), code=1) from error
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +121,7 @@ def _root(paths: Sequence[Path]) -> str | dict[str, str]:
     """One path as it is, several by name."""
     for path in paths:
         if next(_repositories(path), None) is None:
-            found = "neither a repository nor a folder with repositories" if path.is_dir() else "not a folder"
+            found = "neither a repository nor a folder with repositories" if os.path.isdir(path) else "not a folder"
             raise CommandLineError(f"{path} is {found}")
     if len(paths) == 1:
         return str(paths[0])
@@ -131,11 +138,12 @@ def _root(paths: Sequence[Path]) -> str | dict[str, str]:
 
 def _repositories(path: Path) -> Iterator[Path]:
     """The path itself if it is a repository, else the repositories below it, but none inside another."""
-    if (path / ".hg").is_dir():
+    # os.path.isdir() says no where Path.is_dir() raises: for what may not be looked into, and for a name too long.
+    if os.path.isdir(path / ".hg"):
         yield path
         return
     for parent, folders, _ in os.walk(path):
         for name in sorted(folders):
-            if (Path(parent, name) / ".hg").is_dir():
+            if os.path.isdir(Path(parent, name, ".hg")):
                 folders.remove(name)
                 yield Path(parent, name)

@@ -8,6 +8,7 @@ asked is then asked of the application in this process, which keeps the answer a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import io
 import os
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -66,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--hg",
         action="append",
+        type=_words,
         metavar="COMMAND",
         help="the client to make bundles for; repeatable; the installed hg by default",
     )
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandLineError("nothing can be kept with --cache-size 0")
     if served.cache.folder is None:
         raise CommandLineError("this user has no folder for caches; name one with --cache-dir")
-    clients = [shlex.split(command) for command in args.hg or ()] or [hg_command()]
+    clients = args.hg or [hg_command()]
     protocols = [_PROTOCOLS[name] for name in args.engine or ()]
     warmer = _Warmer(served.app(policy=lambda request: None), Path(served.cache.folder))
     complete = True
@@ -102,6 +103,13 @@ def run(args: argparse.Namespace) -> int:
     if lost := [entry for entry in warmer.made if not entry.exists()]:
         print(f"hgwire: bundles that were dropped for others: {len(lost)}; see --cache-size", file=sys.stderr)
     return 0 if complete and not lost else 1
+
+
+def _words(text: str) -> list[str]:
+    with contextlib.suppress(ValueError):
+        if words := shlex.split(text):
+            return words
+    raise argparse.ArgumentTypeError(f"not a command: {text!r}")
 
 
 class _Failure(Exception):
@@ -170,9 +178,11 @@ class _Warmer:
         """The complete entries, with size and time of use."""
         found = {}
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
-            if ".part" not in path.name:
-                status = path.stat()
-                found[path] = status.st_size, status.st_mtime_ns
+            # A server that uses the folder may drop one at any moment.
+            with contextlib.suppress(FileNotFoundError):
+                if ".part" not in path.name:
+                    status = path.stat()
+                    found[path] = status.st_size, status.st_mtime_ns
         return found
 
 
@@ -211,7 +221,7 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def _listening(app: Any) -> Iterator[str]:
     """A server for this machine alone; gives its URL."""
     with make_server("127.0.0.1", 0, app, handler_class=_Quiet) as server:

@@ -44,9 +44,21 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.C
     assert "usage: hgwire" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", [1, 2])
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (CommandLineError("no can do", code=1), 1, "hgwire: no can do\n"),
+        (CommandLineError("no can do", code=2), 2, "hgwire: no can do\n"),
+        (FileNotFoundError("no such file"), 2, "hgwire: no such file\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
 def test_what_cannot_be_done_is_said_in_one_line(
-    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raised: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Failing:
         @staticmethod
@@ -55,12 +67,33 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
         @staticmethod
         def run(args: Any) -> int:
-            raise CommandLineError("no can do", code=code)
+            raise raised
 
     monkeypatch.setitem(SUBCOMMANDS, "fail", Subcommand("fail", "fail"))
     monkeypatch.setattr(cli.importlib, "import_module", lambda name, package: Failing)
     assert main(["fail"]) == code
-    assert capsys.readouterr().err == "hgwire: no can do\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("> /dev/full", 2, "hgwire: [Errno 28] No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes(where: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m hgwire_wsgi commands {where}"
+    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("command", ["call", "probe"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "soon"])
+def test_a_timeout_that_is_none(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "http://127.0.0.1:1/", *(["heads"] * (command == "call")), f"--timeout={value}"])
+    assert f"argument --timeout: not a number of seconds: '{value}'" in capsys.readouterr().err
 
 
 def test_only_the_named_subcommand_is_imported() -> None:

@@ -203,7 +203,7 @@ def test_workers_that_cannot_start_end_it(serve: Serve, demonstration: Path, tmp
     running = serve(demonstration, "--pid-file", tmp_path / "pid", "--config", "experimental.httppostargs=perhaps")
     assert running.process.wait(PATIENCE) == 3
     code, errors = running.stop()
-    assert (code, "HaltServer" in errors) == (3, False)
+    assert (code, "HaltServer" in errors, "Traceback" in errors) == (3, False, False)
     assert "experimental.httppostargs is not a boolean" in errors
     assert not (tmp_path / "pid").exists()
 
@@ -230,6 +230,7 @@ def folders(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["nowhere"], "nowhere is not a folder"),
         (["file"], "file is not a folder"),
+        (["x" * 300], f"{'x' * 300} is not a folder"),
         (["empty"], "empty is neither a repository nor a folder with repositories"),
         (["a/repo", "empty"], "empty is neither a repository nor a folder with repositories"),
         (["a/repo", "b/repo"], "would both be served at /repo"),
