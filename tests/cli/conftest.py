@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# Where the servers of the client's tests are, which serve here too.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
+
 from cli_support import PATIENCE, Running, environment
 
 from hgwire_wsgi.cli.demo import hg_command, make_demonstration

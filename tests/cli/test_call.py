@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
-
 from wire_servers import Peer, http, raw_server, serving
 
 from hgwire_wsgi import WireApp

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -219,7 +219,7 @@ class TestCheck:
         assert done.lines[-1].startswith("  Error ")
 
     def test_every_action_can_be_shown(self) -> None:
-        assert set(_SHOWN) == set(actions.Action.__args__)  # type: ignore[attr-defined]
+        assert set(_SHOWN) == set(get_args(actions.Action))
 
 
 def test_a_reader_that_has_seen_enough() -> None:

@@ -6,10 +6,12 @@ from types import ModuleType
 
 import pytest
 
-config = pytest.importorskip("gunicorn.config")
+pytest.importorskip("gunicorn")
 
-from hgwire_wsgi.cli import gunicorn_settings  # noqa: E402
-from hgwire_wsgi.cli.gunicorn_app import Server  # noqa: E402
+from gunicorn import config
+
+from hgwire_wsgi.cli import gunicorn_settings
+from hgwire_wsgi.cli.gunicorn_app import Server
 
 SETTINGS = {
     name: value

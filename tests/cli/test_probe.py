@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
-
 from cli_support import environment
 from wire_servers import FRAMES, http, raw_server, serving
 
@@ -291,6 +287,25 @@ def test_a_server_that_speaks_no_http(capsys: Any) -> None:
     with raw_server(b"SSH-2.0-x\r\n") as (url, _):
         assert main(["probe", url]) == 2
     assert "hgwire: " in capsys.readouterr().err
+
+
+def test_a_server_that_hangs_up_at_head(capsys: Any) -> None:
+    def script(sock: Any, request: bytes) -> None:
+        if not request.startswith(b"HEAD "):
+            sock.sendall(http(b"heads", "application/mercurial-0.1"))
+
+    with raw_server(script) as (url, _):
+        done = Probed(main(["probe", url]), *capsys.readouterr())
+    assert done.code == 1
+    assert any(line.startswith("HEAD of capabilities: http://127.0.0.1:") for line in done.wrong)
+
+
+def test_what_a_server_says_is_fit_for_a_terminal(capsys: Any) -> None:
+    capabilities = b"httpmediatype=%1b[31mtx compression=%1b[32m other%07=%1b"
+    refusal = http(b"", "application/mercurial-0.1", "400 \x1b[33m")
+    with raw_server(http(capabilities, "application/mercurial-0.1"), refusal) as (url, _):
+        assert main(["probe", url]) == 1
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
 def test_a_server_that_stops_in_the_middle(capsys: Any) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 from cli_support import Running
+from wire_servers import serving
 
 from hgwire_wsgi import WireApp
 from hgwire_wsgi.cache.settings import CacheSettings
@@ -60,27 +58,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return commands
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(root: Path, cache: Path, **settings: Any) -> Iterator[str]:
+def serving_from(root: Path, cache: Path, **settings: Any) -> AbstractContextManager[str]:
     """The application in this process, where it can be watched."""
-    app = WireApp(MercurialProvider(root, **settings), cache=CacheSettings(folder=cache))
-    with make_server("127.0.0.1", 0, app, server_class=_Server, handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return serving(WireApp(MercurialProvider(root, **settings), cache=CacheSettings(folder=cache)))
 
 
 def warm(*arguments: str | Path) -> int:
@@ -109,7 +89,7 @@ def test_a_clone_finds_its_bundle(
     assert capsys.readouterr().out == f"{demonstration}: zstd, 0.0 MiB, made\n"
     assert made == ["getbundle"]
     made.clear()
-    with serving(demonstration, cache) as url:
+    with serving_from(demonstration, cache) as url:
         hg("clone", url, tmp_path / "clone")
         assert made == []
         assert hg("-R", tmp_path / "clone", "log", "-T", "{node}\n") == hg("-R", demonstration, "log", "-T", "{node}\n")
@@ -120,7 +100,7 @@ def test_without_it_the_first_clone_makes_its_bundle(
     demonstration: Path, cache: Path, made: list[str], hg: RunHg, tmp_path: Path
 ) -> None:
     """Else the test above would prove nothing."""
-    with serving(demonstration, cache) as url:
+    with serving_from(demonstration, cache) as url:
         hg("clone", url, tmp_path / "clone")
     assert made == ["getbundle"]
 
@@ -146,7 +126,7 @@ def test_the_server_chooses_the_engine(
     assert warm(demonstration, "--cache-dir", cache, "--config", only) == 0
     assert capsys.readouterr().out == f"{demonstration}: zlib, 0.0 MiB, made\n"
     made.clear()
-    with serving(demonstration, cache, config=[only]) as url:
+    with serving_from(demonstration, cache, config=[only]) as url:
         hg("clone", url, tmp_path / "clone")
     assert made == []
 
@@ -174,7 +154,7 @@ def test_posted_arguments(demonstration: Path, cache: Path, made: list[str], hg:
     post = "experimental.httppostargs=true"
     assert warm(demonstration, "--cache-dir", cache, "--config", post) == 0
     made.clear()
-    with serving(demonstration, cache, config=[post]) as url:
+    with serving_from(demonstration, cache, config=[post]) as url:
         hg("clone", url, tmp_path / "clone")
     assert made == []
 
@@ -199,7 +179,7 @@ def test_a_manifest_of_clone_bundles_is_not_followed(
     manifest.write_text("http://host.invalid/it.hg BUNDLESPEC=future-v9\n")
     assert warm(repo, "--cache-dir", cache) == 0
     made.clear()
-    with serving(repo, cache) as url:
+    with serving_from(repo, cache) as url:
         hg("clone", url, tmp_path / "clone")
     assert made == []
 
@@ -312,6 +292,10 @@ def test_a_refusal_is_told(
         (["--cache-size", "0"], "nothing can be kept with --cache-size 0"),
         (["--config", "x=y"], "--config takes SECTION.NAME=VALUE, not 'x=y'"),
         (["--hg", "/nowhere/hg"], "cannot run /nowhere/hg: No such file or directory"),
+        (
+            ["--config", "experimental.httppostargs=perhaps"],
+            "experimental.httppostargs is not a boolean ('perhaps')",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -319,6 +303,23 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert warm(demonstration, "--cache-dir", cache, *arguments) in (1, 2)
     assert capsys.readouterr().err == f"hgwire: {message}\n"
+
+
+@pytest.mark.parametrize("command", ["", " ", "'hg"])
+def test_a_client_that_is_no_command(
+    command: str, demonstration: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        warm(demonstration, "--cache-dir", cache, "--hg", command)
+    assert f"argument --hg: not a command: {command!r}" in capsys.readouterr().err
+
+
+def test_a_path_that_the_terminal_cannot_show(
+    demonstration: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demonstration, tmp_path / "shelf" / os.fsdecode(b"\xff"))
+    assert warm(tmp_path / "shelf", "--cache-dir", cache) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/shelf/\\udcff: zstd, 0.0 MiB, made\n"
 
 
 def test_a_user_without_a_home_names_a_folder(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from wire_servers import PATIENCE, Recorder, endless, http, raw_server, serving
+from wire_servers import PATIENCE, Recorder, connecting, endless, http, raw_server, serving, sizable_commands
 
 from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, BytesResponse, CommandRegistry, Offer, StreamResponse, WireApp
 from hgwire_wsgi.client import Call, V1Client
@@ -50,34 +50,16 @@ OK_01 = in_01(b"httpmediatype=0.1rx,0.1tx,0.2tx")
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    made = []
-
-    def connect(url: str, **options: Any) -> V1Client:
-        made.append(V1Client(url, timeout=PATIENCE, **options))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.close()
+    with connecting(V1Client) as made:
+        yield made
 
 
 def echo_registry() -> CommandRegistry:
-    commands = CommandRegistry.standard()
+    commands = sizable_commands()
 
     @commands.command("echo", permission="pull", optional=["one", "two"])
     def echo(context: Any, one: bytes = b"", two: bytes = b"") -> BytesResponse:
         return BytesResponse(b"%s|%s" % (one, two))
-
-    @commands.command("upload", permission="push", reply="push", body=True, optional=["name"])
-    def upload(context: Any, name: bytes = b"") -> BytesResponse:
-        size = 0
-        while piece := context.body.read(65536):
-            size += len(piece)
-        return BytesResponse(b"%s %d" % (name, size))
-
-    @commands.command("flood", permission="pull", reply="stream", args=["size"])
-    def flood(context: Any, size: bytes) -> StreamResponse:
-        return StreamResponse(b"flood" * 13107 for _ in range(int(size)))
 
     @commands.command("broken", permission="pull", reply="stream")
     def broken(context: Any) -> StreamResponse:
@@ -228,7 +210,7 @@ class TestArguments:
         if isinstance(data, io.BytesIO):
             data.seek(0)
         with serving(make_app(offer=offer)) as url:
-            assert connect(url).call_bytes("upload", {"name": "n"}, data=data) == b"n 100000"
+            assert connect(url).call_bytes("upload", {"name": "n "}, data=data) == b"n 100000"
 
     def test_push(self, connect: Connect, repository: MemoryRepository) -> None:
         """A bundle that was pulled is pushed elsewhere."""

@@ -9,9 +9,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from wire_servers import FRAMES, PATIENCE, Peer, Recorder, endless, http, raw_server, read_request, serving
+from wire_servers import (
+    FRAMES,
+    Peer,
+    Recorder,
+    connecting,
+    endless,
+    http,
+    raw_server,
+    read_request,
+    serving,
+    sizable_commands,
+)
 
-from hgwire_wsgi import BytesResponse, CommandRegistry, StreamResponse, WireApp
+from hgwire_wsgi import StreamResponse, WireApp
 from hgwire_wsgi.client import Call, Part, V2Client
 from hgwire_wsgi.client import v2 as v2_module
 from hgwire_wsgi.errors import (
@@ -39,15 +50,8 @@ Connect = Callable[..., V2Client]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    made = []
-
-    def connect(url: str, **options: Any) -> V2Client:
-        made.append(V2Client(url, timeout=PATIENCE, **options))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.close()
+    with connecting(V2Client) as made:
+        yield made
 
 
 def wire(*lines: str) -> bytes:
@@ -106,8 +110,7 @@ class TestOneCall:
         self, peer: Peer, peer_url: str, connect: Connect, command: str, permission: str | None, path: str
     ) -> None:
         client = connect(peer_url, encodings=())
-        for outcome in client.call_many([Call(command, permission=permission), Call("heads")]):
-            outcome.data  # noqa: B018
+        client.call_many([Call(command, permission=permission), Call("heads")])
         assert peer.environs[-1]["PATH_INFO"] == f"/api/exp-http-v2-0001/{path}/multirequest"
         assert "HTTP_X_HGPROTO_1" not in peer.environs[-1]
 
@@ -371,11 +374,7 @@ class TestMemory:
 
 
 def our_app(repository: MemoryRepository, **options: Any) -> WireApp:
-    commands = CommandRegistry.standard()
-
-    @commands.command("flood", permission="pull", reply="stream", args=["size"])
-    def flood(context: Any, size: bytes) -> StreamResponse:
-        return StreamResponse(b"flood" * 13107 for _ in range(int(size)))
+    commands = sizable_commands()
 
     @commands.command("broken", permission="pull", reply="stream")
     def broken(context: Any) -> StreamResponse:
@@ -384,13 +383,6 @@ def our_app(repository: MemoryRepository, **options: Any) -> WireApp:
             raise CommandFailed("halfway")
 
         return StreamResponse(chunks())
-
-    @commands.command("upload", permission="push", reply="push", body=True)
-    def upload(context: Any) -> BytesResponse:
-        size = 0
-        while piece := context.body.read(65536):
-            size += len(piece)
-        return BytesResponse(b"%d" % size)
 
     return WireApp(
         MemoryProvider({"": repository}),

@@ -12,6 +12,7 @@ from typing import Any
 import waitress
 from waitress import wasyncore
 
+from hgwire_wsgi import BytesResponse, CommandRegistry, StreamResponse
 from hgwire_wsgi.framing import (
     EXP_0002,
     Action,
@@ -52,6 +53,31 @@ def serving(app: Any) -> Iterator[str]:
         assert not thread.is_alive()
         server.task_dispatcher.shutdown()
         wasyncore.close_all(channels, ignore_all=True)
+
+
+@contextlib.contextmanager
+def connecting(client: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Give a function that makes clients of a kind, which are closed in the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda url, **options: stack.enter_context(client(url, timeout=PATIENCE, **options))
+
+
+def sizable_commands() -> CommandRegistry:
+    """The standard commands, and two whose data are as large as one likes."""
+    commands = CommandRegistry.standard()
+
+    @commands.command("flood", permission="pull", reply="stream", args=["size"])
+    def flood(context: Any, size: bytes) -> StreamResponse:
+        return StreamResponse(b"flood" * 13107 for _ in range(int(size)))
+
+    @commands.command("upload", permission="push", reply="push", body=True, optional=["name"])
+    def upload(context: Any, name: bytes = b"") -> BytesResponse:
+        size = 0
+        while piece := context.body.read(65536):
+            size += len(piece)
+        return BytesResponse(b"%s%d" % (name, size))
+
+    return commands
 
 
 class Recorder:

@@ -13,6 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Where the servers of the client's tests are, which serve here too.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
+
 from docs_support import blocks
 
 from hgwire_wsgi.cli.demo import make_demonstration

@@ -6,16 +6,13 @@ import ast
 import base64
 import io
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 from docs_support import DOCUMENTS, blocks
+from wire_servers import serving
 
 pytest.importorskip("webtest")
 
@@ -194,7 +191,7 @@ def test_threads(example: Example) -> None:
 
 def test_client_and_version_2(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with served(example("docs/http-v2.rst", "api")["app"]) as url:
+    with serving(example("docs/http-v2.rst", "api")["app"]) as url:
         url += "/project"
         example("README.rst", "client", url=url)
         names = example("docs/client.rst", "v1", url=url)
@@ -210,27 +207,6 @@ def test_client_and_version_2(example: Example, tmp_path: Path, monkeypatch: pyt
     assert revision(url, "tip").startswith("failed: ")
 
 
-class _ThreadingServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    with make_server("127.0.0.1", 0, app, server_class=_ThreadingServer, handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_the_backend_is_enough_for_a_clone(example: Example, srv: Path, tmp_path: Path) -> None:
     def hg(*arguments: str | Path) -> str:
         done = subprocess.run(
@@ -243,7 +219,7 @@ def test_the_backend_is_enough_for_a_clone(example: Example, srv: Path, tmp_path
     snapshot.mkdir(parents=True)
     hg("-R", source, "bundle", "--all", "--type", "none-v1", snapshot / "bundle.hg")
     (snapshot / "heads").write_text(hg("-R", source, "heads", "--topo", "-T", "{node}\n"))
-    with served(example("docs/backends.rst", "snapshots")["app"]) as url:
+    with serving(example("docs/backends.rst", "snapshots")["app"]) as url:
         hg("clone", f"{url}/project", tmp_path / "clone")
         log = ("log", "-T", "{node} {phase}\n")
         assert hg("-R", tmp_path / "clone", *log).replace("public", "draft") == hg("-R", source, *log)
