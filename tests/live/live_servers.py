@@ -31,6 +31,9 @@ ROOT = HERE.parent.parent
 
 SIDES = ("ours", "hgweb")
 
+#: With HGWIRE_REQUIRE_LIVE=1 no test is skipped because this machine lacks something; it fails.
+REQUIRED = os.environ.get("HGWIRE_REQUIRE_LIVE") == "1"
+
 #: With HGWIRE_LIVE_OURS=hgweb the reference runs on both sides: a test that still fails is itself at fault.
 OURS = os.environ.get("HGWIRE_LIVE_OURS", "ours")
 
@@ -58,7 +61,7 @@ def require(*programs: str) -> None:
     missing = [name for name in programs if not PROGRAMS[name]()]
     if missing:
         reason = f"not installed here: {', '.join(missing)}"
-        if os.environ.get("HGWIRE_REQUIRE_LIVE") == "1":
+        if REQUIRED:
             pytest.fail(f"{reason} (HGWIRE_REQUIRE_LIVE=1)")
         pytest.skip(reason)
 
@@ -130,7 +133,9 @@ def free_port() -> int:
         return int(address[1])
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="what processes do is read from /proc")
+needs_proc = pytest.mark.skipif(
+    not (Path("/proc/locks").exists() or REQUIRED), reason="what processes do is read from /proc"
+)
 
 
 def remote_ports(pid: int) -> set[int]:
