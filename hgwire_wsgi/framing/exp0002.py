@@ -57,13 +57,16 @@ STREAM_SETTINGS = 0x08
 NAME_EOS = 0x01
 NAME_HAVE_ARGS = 0x02
 NAME_HAVE_DATA = 0x04
+_NAME_FLAGS = NAME_EOS | NAME_HAVE_ARGS | NAME_HAVE_DATA
 
 ARGUMENT_CONTINUATION = 0x01
 ARGUMENT_EOA = 0x02
+_ARGUMENT_FLAGS = ARGUMENT_CONTINUATION | ARGUMENT_EOA
 
 # Of command data and bytes responses alike.
 CONTINUATION = 0x01
 EOS = 0x02
+_DATA_FLAGS = CONTINUATION | EOS
 
 ERROR_PROTOCOL = 0x01
 ERROR_APPLICATION = 0x02
@@ -104,14 +107,14 @@ _ARGUMENT_FRAME = 65535
 
 
 def _receive_name(reactor: ServerReactor, request: Request, frame: Frame) -> Action:
-    flags = frame.flags & (NAME_EOS | NAME_HAVE_ARGS | NAME_HAVE_DATA)
+    flags = frame.flags & _NAME_FLAGS
     if not flags:
         raise RemoteProtocolError("missing frame flags on command frame")
     # > 0x01 ... is mutually exclusive with both the 0x02 and 0x04 flags.
     if flags & NAME_EOS and flags != NAME_EOS:
         raise MalformedFrame("command frame that ends the command announces arguments or data")
     reactor.register(request, frame.payload)
-    request.has_data = bool(flags & NAME_HAVE_DATA)
+    request.has_data = flags & NAME_HAVE_DATA != 0
     if flags & NAME_HAVE_ARGS:
         request.state = ARGUMENTS
         return WANT_FRAME
@@ -129,12 +132,13 @@ class _PartialArgument:
 
 def _receive_argument(reactor: ServerReactor, request: Request, frame: Frame) -> Action:
     payload = frame.payload
-    flags = frame.flags & (ARGUMENT_CONTINUATION | ARGUMENT_EOA)
-    if flags == ARGUMENT_CONTINUATION | ARGUMENT_EOA:
+    flags = frame.flags & _ARGUMENT_FLAGS
+    if flags == _ARGUMENT_FLAGS:
         raise MalformedFrame("command argument frame with both continuation and eoa flags")
     # The last one is handed out at once.
     if flags != ARGUMENT_EOA:
         reactor.hold(request, len(payload))
+    arguments = request.arguments
     partial: _PartialArgument | None = request.partial
     value: bytes | bytearray
     if partial is not None:
@@ -150,25 +154,24 @@ def _receive_argument(reactor: ServerReactor, request: Request, frame: Frame) ->
         name, value = payload[_ARGUMENT_HEADER_SIZE:value_start], payload[value_start:]
         if len(payload) < value_start:
             raise RemoteProtocolError("malformed argument frame: partial argument name")
-        _check_argument(reactor, request, name)
-    if len(value) > size or (len(value) < size and flags != ARGUMENT_CONTINUATION):
+        if not name:
+            raise MalformedFrame("malformed argument frame: empty argument name")
+        if name in arguments:
+            raise MalformedFrame("malformed argument frame: duplicate argument name")
+        if len(arguments) >= reactor.limits.command_arguments:
+            raise LimitExceeded(f"more than {reactor.limits.command_arguments} arguments")
+    missing = size - len(value)
+    if missing < 0 or (missing and flags != ARGUMENT_CONTINUATION):
         raise RemoteProtocolError("malformed argument frame: partial argument value")
     if flags == ARGUMENT_CONTINUATION:
         if partial is None:
             request.partial = _PartialArgument(name, bytearray(value), size)
         return WANT_FRAME
-    request.arguments[name] = bytes(value)
-    request.partial = None
+    if partial is not None:
+        value = bytes(value)
+        request.partial = None
+    arguments[name] = value
     return reactor.run(request, DATA, RUNNING) if flags == ARGUMENT_EOA else WANT_FRAME
-
-
-def _check_argument(reactor: ServerReactor, request: Request, name: bytes) -> None:
-    if not name:
-        raise MalformedFrame("malformed argument frame: empty argument name")
-    if name in request.arguments:
-        raise MalformedFrame("malformed argument frame: duplicate argument name")
-    if len(request.arguments) >= reactor.limits.command_arguments:
-        raise LimitExceeded(f"more than {reactor.limits.command_arguments} arguments")
 
 
 def _receive_data(reactor: ServerReactor, request: Request, frame: Frame) -> Action:
@@ -179,10 +182,10 @@ def _receive_data(reactor: ServerReactor, request: Request, frame: Frame) -> Act
 
 
 def _is_last(frame: Frame, what: str) -> bool:
-    flags = frame.flags & (CONTINUATION | EOS)
+    flags = frame.flags & _DATA_FLAGS
     if not flags:
         raise RemoteProtocolError(f"{what} frame without flags")
-    if flags == CONTINUATION | EOS:
+    if flags == _DATA_FLAGS:
         raise MalformedFrame(f"{what} frame with both continuation and eos flags")
     return flags == EOS
 

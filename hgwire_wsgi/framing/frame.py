@@ -142,10 +142,12 @@ class FrameBuffer:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take octets.  Parses nothing."""
+        if not isinstance(data, bytes):
+            data = bytes(data)
         if self._offset == self._end:
-            self._piece, self._offset, self._end = bytes(data), 0, len(data)
+            self._piece, self._offset, self._end = data, 0, len(data)
         elif data:
-            self._waiting.append(bytes(data))
+            self._waiting.append(data)
             self._end += len(data)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -59,6 +59,7 @@ class Reactor:
         self.scratch: dict[str, Any] = {}
         self.requests: dict[int, Request] = {}
         self.incoming = IncomingStreams(1 - own_parity, limits)
+        self._open_streams = self.incoming.open
         self._own_parity = own_parity
         self._table = table
         self._unexpected = unexpected
@@ -82,7 +83,8 @@ class Reactor:
         """
         if self._failure is not None:
             return iter((self._failure,))
-        self._check_input()
+        if self._ended:
+            raise LocalProtocolError("received input after its end")
         self._buffer.feed(data)
         return self._drain()
 
@@ -105,19 +107,16 @@ class Reactor:
         """
         if self._failure is not None:
             return self._failure
-        self._check_input()
+        if self._ended:
+            raise LocalProtocolError("received input after its end")
         if len(frame.payload) > self.limits.frame_payload:
             return self.fail(too_large(len(frame.payload), self.limits.frame_payload))
         return self._handle(frame)
 
-    def _check_input(self) -> None:
-        if self._ended:
-            raise LocalProtocolError("received input after its end")
-
     def _handle(self, frame: Frame) -> Action:
         try:
             # Nothing about streams concerns a frame without stream flags on an open stream, that is most of them.
-            if frame.stream_flags or frame.stream_id not in self.incoming.open:
+            if frame.stream_flags or frame.stream_id not in self._open_streams:
                 frame = self.incoming.accept(frame)
             request = self.requests.get(frame.request_id)
             if request is None:

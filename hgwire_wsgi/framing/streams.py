@@ -232,7 +232,8 @@ class IncomingStreams:
         if stream is None or flags & STREAM_BEGIN:
             stream = self._begin(frame)
         if flags & STREAM_ENCODED:
-            frame = attrs.evolve(frame, payload=self._decode(stream, frame.payload))
+            payload = self._decode(stream, frame.payload)
+            frame = Frame(frame.request_id, frame.stream_id, flags, frame.type_id, frame.flags, payload)
         if flags & STREAM_END:
             del self.open[frame.stream_id]
         return frame
@@ -280,6 +281,6 @@ class IncomingStreams:
             # The frame has closed the stream already, so nothing will ever be encoded in it.
             return
         stream.profile = profile
-        if sum(stream.profile not in (None, IDENTITY) for stream in self.open.values()) > self._limits.encoded_streams:
+        if sum(other.profile not in (None, IDENTITY) for other in self.open.values()) > self._limits.encoded_streams:
             raise LimitExceeded(f"more than {self._limits.encoded_streams} encoded streams are open")
         stream.decoder = profile.start_decoder(self._limits)
