@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from hypothesis import strategies as st
 
 from hgwire_wsgi.framing import EXP_0002, Action, Frame, SendFrames, encode_frame, parse_frame
 from hgwire_wsgi.limits import Limits
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
+
+Split: TypeAlias = Callable[[bytes], Iterator[bytes]]
 
 # The vectors hold frames that are larger than the default permits.
 ANY_SIZE = Limits(frame_payload=(1 << 24) - 1)
@@ -56,10 +60,34 @@ def wire(*texts: str) -> bytes:
     return b"".join(encode_frame(frame(text)) for text in texts)
 
 
+def any_frame(payload: st.SearchStrategy[bytes]) -> st.SearchStrategy[Frame]:
+    """Frames with any number that fits in every field."""
+    octet, half = st.integers(0, 0xFF), st.integers(0, 0x0F)
+    return st.builds(Frame, st.integers(0, 0xFFFF), octet, octet, half, half, payload)
+
+
 def sent(action: Action) -> list[Frame]:
     """The frames of an action that must be ``SendFrames``."""
     assert isinstance(action, SendFrames)
     return list(action.frames)
+
+
+class Source:
+    """Octets in pieces, which may end in an exception; knows what was asked of it."""
+
+    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
+        self.pieces = list(pieces)
+        self.error = error
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.pieces:
+            yield self.pieces.pop(0)
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 def whole(data: bytes) -> Iterator[bytes]:

@@ -245,5 +245,5 @@ def test_names_are_those_of_the_revision() -> None:
 
 def test_revisions_are_values() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        EXP_0002.name = "other"  # type: ignore[misc]
+        EXP_0002.name = "other"  # type: ignore[misc]  # that it refuses is what is tested
     assert REVISIONS == {"application/mercurial-exp-framing-0002": EXP_0002}

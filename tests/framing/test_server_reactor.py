@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from framing_support import frame, sent, wire
+from framing_support import Source, frame, sent, wire
 
 from hgwire_wsgi.errors import (
     BadStream,
@@ -37,34 +37,17 @@ from hgwire_wsgi.framing import (
     ServerReactor,
     iter_chunks,
 )
+from hgwire_wsgi.framing.frame import DEFAULT_LIMITS
 from hgwire_wsgi.limits import Limits
 
 COMMANDS = ("1 1 stream-begin command-name eos a", "3 1 0 command-name eos b", "5 1 0 command-name eos c")
 
 
-def started(*texts: str, limits: Limits | None = None, defer_output: bool = False) -> ServerReactor:
-    reactor = ServerReactor(EXP_0002, limits or Limits(), defer_output=defer_output)
+def started(*texts: str, limits: Limits = DEFAULT_LIMITS, defer_output: bool = False) -> ServerReactor:
+    reactor = ServerReactor(EXP_0002, limits, defer_output=defer_output)
     for text in texts:
         assert not isinstance(reactor.receive_frame(frame(text)), Error)
     return reactor
-
-
-class Source:
-    """Octets in pieces, which may end in an exception; knows what was asked of it."""
-
-    def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
-        self.pieces = list(pieces)
-        self.error = error
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        while self.pieces:
-            yield self.pieces.pop(0)
-        if self.error is not None:
-            raise self.error
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class TestResponses:
@@ -224,19 +207,20 @@ class TestResponses:
 
     def test_the_owner_may_be_wrong(self) -> None:
         reactor = started(*COMMANDS, "7 1 0 command-name have-args d")
+        sends: list[Callable[..., object]] = [reactor.send_response, reactor.send_error, reactor.send_text]
         for stream_id in (1, 255):
             message = f"server should only write to even numbered streams; {stream_id} is not even"
-            for send in (reactor.send_response, reactor.send_error, reactor.send_text):
+            for send in sends:
                 with pytest.raises(LocalProtocolError, match=message):
-                    send(OutgoingStream(stream_id), 1, b"")  # type: ignore[operator]
+                    send(OutgoingStream(stream_id), 1, b"")
         stream = OutgoingStream(2)
         for request_id in (7, 9):
             with pytest.raises(LocalProtocolError, match=f"no command of request {request_id} is running"):
                 reactor.send_response(stream, request_id, b"")
         reactor.send_response(stream, 1, b"")
-        for send in (reactor.send_response, reactor.send_error, reactor.send_text):
+        for send in sends:
             with pytest.raises(LocalProtocolError, match="request 1 has been answered"):
-                send(stream, 1, b"")  # type: ignore[operator]
+                send(stream, 1, b"")
 
 
 class TestRequestIds:

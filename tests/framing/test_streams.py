@@ -24,6 +24,7 @@ from hgwire_wsgi.framing import (
     Profile,
     encode_frame,
 )
+from hgwire_wsgi.framing.frame import DEFAULT_LIMITS
 from hgwire_wsgi.framing.streams import IncomingStreams
 from hgwire_wsgi.limits import Limits
 
@@ -37,10 +38,10 @@ def announced(profile: Profile | None, stream_id: int = 1) -> OutgoingStream:
     return stream
 
 
-def receiver(profile: Profile, limits: Limits = Limits(), stream_id: int = 1) -> IncomingStreams:  # noqa: B008
-    streams = IncomingStreams(stream_id & 1, limits)
-    streams.accept(Frame(1, stream_id, STREAM_BEGIN, 8, 0, b""))
-    streams.configure(stream_id, profile.name.encode())
+def receiver(profile: Profile, limits: Limits = DEFAULT_LIMITS) -> IncomingStreams:
+    streams = IncomingStreams(1, limits)
+    streams.accept(Frame(1, 1, STREAM_BEGIN, 8, 0, b""))
+    streams.configure(1, profile.name.encode())
     return streams
 
 
