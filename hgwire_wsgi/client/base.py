@@ -99,8 +99,8 @@ class Outcome:
 class Reply:
     """The reply to a command, read as it arrives: a file, an iterable of pieces, and a context manager.
 
-    Reading raises :class:`~hgwire_wsgi.errors.ConnectionFailed` or a protocol error where the reply ends early: one
-    that was read to its end without an exception is whole.
+    Reading raises what :meth:`Client.call` does where the reply ends early or breaks a rule: one that was read to its
+    end without an exception is whole.
 
     Attributes:
         media_type: its media type.
@@ -225,6 +225,7 @@ class Client(abc.ABC):
             CommandRefused: the server answered with an error.
             ConnectionFailed: it did not answer at all.
             RemoteProtocolError: what it answered is no reply.
+            DecodeError: what it answered does not decompress.
         """
         return self.run(Call(name, arguments or {}, data, permission))
 
