@@ -29,15 +29,6 @@ OLD_HG = f"{HG} --config devel.legacy.exchange=bundle1"
 """As a client before Mercurial 3.5 asks."""
 
 
-@pytest.fixture(autouse=True)
-def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process of the tests serves repositories too."""
-    for name in ("EDITOR", "VISUAL", "PAGER"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HGRCPATH", "")
-    monkeypatch.setenv("HGPLAIN", "1")
-
-
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 
@@ -65,24 +65,32 @@ def witness() -> Witness:
 @pytest.fixture
 def push_environ() -> dict[str, Any]:
     """The environ of a large push; ``PATH_INFO`` and ``SCRIPT_NAME`` are to be set."""
-    return {
+    environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/",
         "QUERY_STRING": "cmd=unbundle",
         "CONTENT_TYPE": "application/mercurial-0.1",
         "CONTENT_LENGTH": str(1 << 30),
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
         "wsgi.input": CountingBody(),
-        "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
     }
+    setup_testing_defaults(environ)
+    return environ
+
+
+@pytest.fixture
+def check_streaming(witness: Witness, push_environ: dict[str, Any], call: Any) -> Any:
+    """Check that a push to ``/hg/repo`` of a site streams into the application that is mounted at ``/hg``, and back."""
+
+    def check(site: Any) -> None:
+        status, _, body = call(site, {**push_environ, "PATH_INFO": "/hg/repo"})
+        assert status == "200 Script output follows"
+        assert witness.environs[0]["wsgi.input"] is push_environ["wsgi.input"]
+        assert push_environ["wsgi.input"].asked == 0
+        assert next(iter(body)) == b"one"
+        assert witness.sent == 1
+        body.close()
+        assert witness.closed == 1
+
+    return check
 
 
 @pytest.fixture

@@ -46,15 +46,8 @@ def test_other_paths_stay_with_flask(site: Any, witness: Any, path: str) -> None
     assert not witness.environs
 
 
-def test_a_push_streams_past_flask(site: Any, witness: Any, push_environ: dict[str, Any], call: Any) -> None:
-    status, _, body = call(site, {**push_environ, "PATH_INFO": "/hg/repo"})
-    assert status == "200 Script output follows"
-    assert witness.environs[0]["wsgi.input"] is push_environ["wsgi.input"]
-    assert push_environ["wsgi.input"].asked == 0
-    assert next(iter(body)) == b"one"
-    assert witness.sent == 1
-    body.close()
-    assert witness.closed == 1
+def test_a_push_streams_past_flask(site: Any, check_streaming: Any) -> None:
+    check_streaming(site)
 
 
 def test_what_is_no_prefix_is_refused(witness: Any) -> None:
