@@ -83,14 +83,18 @@ class CommandContext:
             raise UnknownCommand(f"unknown command: {_printable(name)}")
         return command
 
-    def run(self, command: Command) -> Response:
+    def run(self, command: Command, bound: Mapping[str, Any] | None = None) -> Response:
         """Run a command with the arguments of this context.
+
+        Args:
+            command: the command.
+            bound: what :meth:`Command.bind` made of the arguments, where that was done before.
 
         Raises:
             InvalidArgument: if its arguments do not fit its declaration.
             LocalProtocolError: if it returns what is no response.
         """
-        result = command.handler(self, **command.bind(self.arguments))
+        result = command.handler(self, **(command.bind(self.arguments) if bound is None else bound))
         if isinstance(result, bytes):
             return BytesResponse(result)
         if type(result) not in RESPONSE_TYPES:

@@ -51,15 +51,16 @@ def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Respo
 
     ``cmds`` was taken apart when the request was classified, so what was checked is what runs.
     """
-    prepared = [(context.resolve(sub.name), context.for_sub_command(sub)) for sub in context.batch]
-    for command, sub_context in prepared:
+    prepared = []
+    for sub in context.batch:
+        command = context.resolve(sub.name)
         if not command.batchable:
             raise InvalidArgument(f"batch: {command.name} cannot be batched")
-        command.bind(sub_context.arguments)
+        prepared.append((sub, command, command.bind(sub.arguments)))
     replies: list[bytes] = []
     size = 0
-    for command, sub_context in prepared:
-        response = sub_context.run(command)
+    for sub, command, bound in prepared:
+        response = context.for_sub_command(sub).run(command, bound)
         if isinstance(response, OutOfBandError):
             return response
         renderer = BATCH_RENDERERS.get(type(response))
