@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import attrs
 from webtest import TestApp
 
-from .compression import ENGINES, DecodingReader
+from .compression import ENGINES, DecodingReader, Engine
 from .limits import Limits
 from .negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02
 
@@ -56,7 +56,7 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
         args: Mapping[str, bytes | str] | None = None,
         *,
         protocol: str | None = None,
-        compression: Sequence[str] = (),
+        compression: Sequence[str | Engine] = (),
         via: Literal["headers", "query", "post"] = "headers",
         body: bytes | None = None,
         media_type: str = MEDIA_TYPE_01,
@@ -73,7 +73,7 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
             command: the command's name.
             args: its arguments.
             protocol: the newest media type version to accept, ``"0.1"`` or ``"0.2"``; ``None`` sends no ``X-HgProto``.
-            compression: engines to accept, best first.
+            compression: engines to accept, best first, by name; one of the host's own as itself.
             via: how the arguments travel.  Posted ones need a server that offers ``httppostargs``.
             body: what the command reads besides its arguments; its presence makes the request a POST.
             media_type: of the body; ``application/mercurial-0.2`` compresses it with the first of ``compression``, or
@@ -87,6 +87,8 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
         Returns:
             The reply.
         """
+        engines = {**ENGINES, **{engine.name: engine for engine in compression if isinstance(engine, Engine)}}
+        names = [engine.name if isinstance(engine, Engine) else engine for engine in compression]
         sent: dict[str, str] = {"Accept": MEDIA_TYPE_01}
         query: list[tuple[str, bytes | str]] = [("cmd", command)]
         encoded = urlencode(sorted((args or {}).items()))
@@ -101,13 +103,13 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
                 sent[f"X-HgArg-{start // _HEADER_LENGTH + 1}"] = encoded[start : start + _HEADER_LENGTH]
         if protocol is not None:
             tokens = ["0.1"] if protocol == "0.1" else ["0.1", protocol]
-            if compression:
-                tokens.append("comp=" + ",".join(compression))
+            if names:
+                tokens.append("comp=" + ",".join(names))
             sent["X-HgProto-1"] = " ".join(tokens)
         if content is not None:
             sent["Content-Type"] = media_type
             if media_type == MEDIA_TYPE_02:
-                engine = ENGINES[compression[0] if compression else "none"]
+                engine = engines[names[0] if names else "none"]
                 content = engine.prefix + b"".join(engine.compress([content]))
         sent.update(headers or {})
         extra = {**(environ or {}), **({"REMOTE_USER": user} if user is not None else {})}
@@ -120,10 +122,10 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
             status=status,
             expect_errors=status == "*",
         )
-        return _decode(response)
+        return _decode(response, engines)
 
 
-def _decode(response: Any) -> WireReply:
+def _decode(response: Any, engines: Mapping[str, Engine]) -> WireReply:
     content: bytes = response.body
     media_type = response.content_type
     name: str | None = None
@@ -134,6 +136,6 @@ def _decode(response: Any) -> WireReply:
         # A client knows by the command; here the two octets tell, with which no reply in plain text begins.
         name = "zlib"
     if name is not None:
-        reader = DecodingReader(io.BytesIO(content), ENGINES[name], Limits())
+        reader = DecodingReader(io.BytesIO(content), engines[name], Limits())
         content = b"".join(iter(lambda: reader.read(1 << 16), b""))
     return WireReply(response.status_int, media_type, name, content, response)

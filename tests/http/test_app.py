@@ -139,6 +139,8 @@ def test_an_engine_of_the_host() -> None:
     assert b"compression=x-mine" in app.wire("/repo", "capabilities").data.split()
     reply = app.get("/repo?cmd=x", headers={"X-HgProto-1": "0.2 comp=x-mine"})
     assert reply.body.startswith(b"\x06x-mine")
+    decoded = app.wire("/repo", "x", protocol="0.2", compression=[engine, "zlib"])
+    assert (decoded.engine, decoded.data) == ("x-mine", b"z")
 
 
 def test_decompressed_request_bodies_are_bounded() -> None:
