@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -228,26 +229,24 @@ def load(port: int, request: Request, seconds: float, connections: int = 8) -> L
 
 def _load(port: int, request: Request, seconds: float, connections: int) -> Load:
     until = time.monotonic() + seconds
-    counts = [0] * connections
 
-    def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    def client(_: int) -> int:
+        count = 0
         buffer = bytearray(1 << 18)
-        while time.monotonic() < until:
-            connection.request("GET", f"/?{request.query}", headers=dict(request.headers))
-            response = connection.getresponse()
-            while response.readinto(buffer):
-                pass
-            if response.status == 200 and time.monotonic() < until:
-                counts[number] += 1
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
+            while time.monotonic() < until:
+                connection.request("GET", f"/?{request.query}", headers=dict(request.headers))
+                response = connection.getresponse()
+                while response.readinto(buffer):
+                    pass
+                if response.status != 200:
+                    raise SystemExit(f"{request.query[:60]}: {response.status} {response.reason}")
+                count += time.monotonic() < until
+        return count
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Load(sum(counts) / seconds, sum(counts))
+    with ThreadPoolExecutor(connections) as clients:
+        replies = sum(clients.map(client, range(connections)))
+    return Load(replies / seconds, replies)
 
 
 # Servers.
@@ -287,14 +286,9 @@ class Server:
 
     def warm_up(self, request: Request = HEADS) -> None:
         """Ask so much at once that every worker answers something, and what is done once in a process is done."""
-        threads = [
-            threading.Thread(target=lambda: [fetch(self.port, request) for _ in range(6)])
-            for _ in range(4 * len(self.workers))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together = 4 * len(self.workers)
+        with ThreadPoolExecutor(together) as clients:
+            list(clients.map(lambda _: fetch(self.port, request), range(6 * together)))
 
 
 def cpu_seconds(pid: int) -> float:
