@@ -1,19 +1,21 @@
 """Frames and reactors beside Mercurial's own and hyperframe, in one run.
 
-    python benchmarks/framing.py [seconds per measurement]
+    python benchmarks/framing.py [--only TEXT] [seconds per measurement]
 
-Every measurement takes the best of several rounds; the ratios are what counts.  Peers that are not installed are left
-out.  "Build" goes from fields to octets, "parse" from octets to frame objects, as a file or buffer holds them.
-Mercurial's reactor speaks exp-framing-0006, whose commands are CBOR: ``command + argument`` is the same request in
-either, and the second ratio leaves the CBOR out by counting one frame each.
+Those that a line compares take turns, and the best turn of each counts, so that other load strikes all alike; the
+ratios are what counts.  Peers that are not installed are left out.  "Build" goes from fields to octets, "parse" from
+octets to frame objects, as a file or buffer holds them; Mercurial and hyperframe have all the octets at hand, whatever
+the pieces that are pushed to us.  Mercurial's reactor speaks exp-framing-0006, where a command is one frame of CBOR; in
+ours an argument is a frame more.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from hgwire_wsgi.framing import (
     EXP_0002,
@@ -38,32 +40,50 @@ try:
 except ImportError:
     hyperframe = None
 
-SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 0.3
+Batch: TypeAlias = Callable[[], int]
+"""Does some work and says how many units that was."""
+
 SMALL = b"0123456789abcdef"
 LARGE = b"x" * 32768
 
 
-def rate(function: Callable[[], int]) -> float:
-    """Units per second; ``function`` does a batch and says how many units it held."""
-    best = 0.0
-    until = time.perf_counter() + SECONDS
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        count = function()
-        best = max(best, count / (time.perf_counter() - start))
-    return best
+class Table:
+    """Measures and prints.
 
+    Args:
+        seconds: how long each function is measured.
+        only: what a line's title must contain.
+    """
 
-def report(title: str, ours: float, **peers: float) -> None:
-    """One line: our rate, and our multiple of each peer's."""
-    ratios = "".join(f"   {name} {peer:>11,.0f}/s  x{ours / peer:5.2f}" for name, peer in peers.items())
-    print(f"{title:<34} {ours:>11,.0f}/s{ratios}")
+    def __init__(self, seconds: float, only: str) -> None:
+        self._seconds = seconds
+        self._only = only
+
+    def line(self, title: str, ours: Batch, unit: str = "", **peers: Batch) -> None:
+        """Our rate, and our multiple of each peer's."""
+        if self._only not in title:
+            return
+        rate, *others = self._rates(ours, *peers.values())
+        ratios = "".join(
+            f"   {name} {other:>11,.0f}/s  x{rate / other:5.2f}" for name, other in zip(peers, others, strict=True)
+        )
+        print(f"{title:<34} {rate:>11,.0f}{unit}/s{ratios}")
+
+    def _rates(self, *batches: Batch) -> list[float]:
+        best = [0.0] * len(batches)
+        until = time.perf_counter() + self._seconds * len(batches)
+        while time.perf_counter() < until:
+            for number, batch in enumerate(batches):
+                start = time.perf_counter()
+                count = batch()
+                best[number] = max(best[number], count / (time.perf_counter() - start))
+        return best
 
 
 # Building.
 
 
-def build(payload: bytes, count: int) -> Callable[[], int]:
+def build(payload: bytes, count: int) -> Batch:
     """Our frames: header and payload leave as chunks, the small ones joined."""
 
     def run() -> int:
@@ -75,7 +95,7 @@ def build(payload: bytes, count: int) -> Callable[[], int]:
     return run
 
 
-def build_joined(payload: bytes, count: int) -> Callable[[], int]:
+def build_joined(payload: bytes, count: int) -> Batch:
     """Our frames, each in one piece: what a transport needs that cannot send two."""
 
     def run() -> int:
@@ -86,7 +106,7 @@ def build_joined(payload: bytes, count: int) -> Callable[[], int]:
     return run
 
 
-def build_hg(payload: bytes, count: int) -> Callable[[], int]:
+def build_hg(payload: bytes, count: int) -> Batch:
     """Mercurial's ``makeframe``."""
 
     def run() -> int:
@@ -97,7 +117,7 @@ def build_hg(payload: bytes, count: int) -> Callable[[], int]:
     return run
 
 
-def build_hyper(payload: bytes, count: int) -> Callable[[], int]:
+def build_hyper(payload: bytes, count: int) -> Batch:
     """An HTTP/2 DATA frame."""
 
     def run() -> int:
@@ -111,7 +131,7 @@ def build_hyper(payload: bytes, count: int) -> Callable[[], int]:
 # Parsing.
 
 
-def parse(payload: bytes, count: int, piece: int = 262144) -> Callable[[], int]:
+def parse(payload: bytes, count: int, piece: int = 262144) -> Batch:
     """Our buffer, fed in pieces that end anywhere in a frame."""
     wire = encode_frame(Frame(1, 1, 0, 3, 1, payload)) * count
     chunks = [wire[start : start + piece] for start in range(0, len(wire), piece)]
@@ -128,12 +148,12 @@ def parse(payload: bytes, count: int, piece: int = 262144) -> Callable[[], int]:
     return run
 
 
-def parse_64k(payload: bytes, count: int) -> Callable[[], int]:
+def parse_64k(payload: bytes, count: int) -> Batch:
     """The same in pieces so small that every other large frame lies across two of them."""
     return parse(payload, count, 65536)
 
 
-def parse_file(payload: bytes, count: int) -> Callable[[], int]:
+def parse_file(payload: bytes, count: int) -> Batch:
     """Our reader of files."""
     wire = encode_frame(Frame(1, 1, 0, 3, 1, payload)) * count
 
@@ -147,7 +167,7 @@ def parse_file(payload: bytes, count: int) -> Callable[[], int]:
     return run
 
 
-def parse_hg(payload: bytes, count: int) -> Callable[[], int]:
+def parse_hg(payload: bytes, count: int) -> Batch:
     """Mercurial's ``readframe``."""
     wire = encode_frame(Frame(1, 1, 0, 3, 1, payload)) * count
 
@@ -161,7 +181,7 @@ def parse_hg(payload: bytes, count: int) -> Callable[[], int]:
     return run
 
 
-def parse_hyper(payload: bytes, count: int) -> Callable[[], int]:
+def parse_hyper(payload: bytes, count: int) -> Batch:
     """hyperframe, driven as h2 drives it: a view on the buffer for each frame."""
     wire = hyperframe.DataFrame(1, payload).serialize() * count
 
@@ -181,7 +201,7 @@ def parse_hyper(payload: bytes, count: int) -> Callable[[], int]:
 # Reactors.
 
 
-def commands(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Callable[[], int]:
+def commands(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Batch:
     """Our reactor: from the octets of a command to its ``RunCommand``, and to the octets of its response."""
     client = ClientReactor(EXP_0002)
     _, action = client.send_command(OutgoingStream(1), b"listkeys", arguments)
@@ -206,7 +226,7 @@ def commands(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Cal
     return run
 
 
-def commands_hg(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Callable[[], int]:
+def commands_hg(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Batch:
     """Mercurial's reactor, the same way."""
     stream = hgframing.stream(1)
     frames = list(hgframing.createcommandframes(stream, 1, b"listkeys", arguments))
@@ -232,7 +252,7 @@ def commands_hg(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> 
     return run
 
 
-def upload(size: int, payload: bytes) -> Callable[[], int]:
+def upload(size: int, payload: bytes) -> Batch:
     """Octets of command data through our reactor."""
     client = ClientReactor(EXP_0002)
     data = (payload for _ in range(size // len(payload)))
@@ -250,7 +270,7 @@ def upload(size: int, payload: bytes) -> Callable[[], int]:
     return run
 
 
-def download(size: int, payload: bytes) -> Callable[[], int]:
+def download(size: int, payload: bytes) -> Batch:
     """Octets of a response through our reactor."""
     client = ClientReactor(EXP_0002)
     _, action = client.send_command(OutgoingStream(1), b"getbundle", {})
@@ -270,6 +290,11 @@ def download(size: int, payload: bytes) -> Callable[[], int]:
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=0.3, help="for each measurement (default: 0.3)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the lines whose titles contain this")
+    options = parser.parse_args()
+    table = Table(options.seconds, options.only)
     for title, payload, count in (("16 octets", SMALL, 5000), ("32 KiB", LARGE, 500)):
         for verb, ours, hg, hyper in (
             ("build", build, build_hg, build_hyper),
@@ -280,17 +305,17 @@ def main() -> None:
         ):
             peers = {}
             if hgframing:
-                peers["mercurial"] = rate(hg(payload, count))
+                peers["mercurial"] = hg(payload, count)
             if hyperframe and hyper:
-                peers["hyperframe"] = rate(hyper(payload, count))
-            report(f"{verb} {title}", rate(ours(payload, count)), **peers)
+                peers["hyperframe"] = hyper(payload, count)
+            table.line(f"{verb} {title}", ours(payload, count), **peers)
     for title, arguments in (("command", {}), ("command + argument", {b"namespace": b"bookmarks"})):
         for what, respond in (("received", False), ("and answered", True)):
-            peers = {"mercurial": rate(commands_hg(1000, arguments, respond=respond))} if hgframing else {}
-            report(f"{title} {what}", rate(commands(1000, arguments, respond=respond)), **peers)
-    mib = 64 << 20
-    print(f"{'upload through the reactor':<34} {rate(upload(mib, LARGE)):>11,.0f} MiB/s")
-    print(f"{'response through the reactor':<34} {rate(download(mib, LARGE)):>11,.0f} MiB/s")
+            peers = {"mercurial": commands_hg(1000, arguments, respond=respond)} if hgframing else {}
+            table.line(f"{title} {what}", commands(1000, arguments, respond=respond), **peers)
+    size = 64 << 20
+    table.line("upload through the reactor", upload(size, LARGE), " MiB")
+    table.line("response through the reactor", download(size, LARGE), " MiB")
 
 
 if __name__ == "__main__":
