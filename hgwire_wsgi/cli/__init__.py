@@ -20,6 +20,7 @@ from typing import BinaryIO
 import attrs
 
 from .._version import __version__
+from ..errors import HgWireError
 
 __all__ = ["SUBCOMMANDS", "CommandLineError", "Subcommand", "add_timeout", "main", "open_input"]
 
@@ -83,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: that of the sub-command, or of a :class:`CommandLineError`; 2 where a file cannot be opened, read
-        or written, 130 after SIGINT, 1 if nobody reads the output.  The reason was printed to standard error.
+        The exit code: that of the sub-command, or of a :class:`CommandLineError`; 1 for what a server or a file does
+        wrong, 2 where a file cannot be opened, read or written, 130 after SIGINT, 1 if nobody reads the output.  The
+        reason was printed to standard error.
 
     Raises:
         SystemExit: from argparse, for ``--help``, ``--version`` and a command line it cannot parse.
@@ -114,13 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         code = 1
+    except HgWireError as error:
+        problem, code = error.message, 1
     except OSError as error:
         problem, code = str(error), 2
-    if problem:
-        print(f"hgwire: {problem}", file=sys.stderr)
     try:
         print(end="", flush=True)
     except OSError:
         # Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if problem:
+        print(f"hgwire: {problem}", file=sys.stderr)
     return code

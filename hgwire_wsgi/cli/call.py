@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from ..client import Client, V1Client, V2Client
 from ..client.connection import printable
-from ..errors import HgWireError
 from ..framing import Atom
 from . import CommandLineError, add_timeout, open_input
 
@@ -36,15 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the reply, and to standard error what the server has to say.  The exit code is 1 for an error."""
     arguments = dict(_argument(text) for text in args.arguments)
-    try:
-        with _client(args) as client, _data(args.data) as data:
-            permission = "push" if args.push else None
-            with client.call(args.name, arguments, data=data, permission=permission) as reply, _out(args.output) as out:
-                for piece in reply:
-                    out.write(piece)
-                    out.flush()
-    except HgWireError as error:
-        raise CommandLineError(error.message, code=1) from error
+    permission = "push" if args.push else None
+    with (
+        _client(args) as client,
+        _data(args.data) as data,
+        client.call(args.name, arguments, data=data, permission=permission) as reply,
+        _out(args.output) as out,
+    ):
+        for piece in reply:
+            out.write(piece)
+            out.flush()
     return 0
 
 

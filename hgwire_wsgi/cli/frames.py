@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from ..compression import Readable
-from ..errors import RemoteProtocolError
 from ..framing import (
     REVISIONS,
     Action,
@@ -153,14 +152,10 @@ def _encode(args: argparse.Namespace, revision: Revision) -> int:
 def _decode(args: argparse.Namespace, revision: Revision) -> int:
     with open_input(args.file) as file:
         source = _READERS["hex" if args.hex else "raw"](file, revision)
-        try:
-            while (frame := read_frame(source, _ANY_SIZE)) is not None:
-                print(format_frame(frame, revision))
-                if args.explain:
-                    print(explain(encode_frame(frame, _ANY_SIZE), revision), end="\n\n")
-        except RemoteProtocolError as error:
-            sys.stdout.flush()
-            raise CommandLineError(str(error), code=1) from error
+        while (frame := read_frame(source, _ANY_SIZE)) is not None:
+            print(format_frame(frame, revision))
+            if args.explain:
+                print(explain(encode_frame(frame, _ANY_SIZE), revision), end="\n\n")
     return 0
 
 

@@ -11,6 +11,7 @@ from cli_support import environment
 
 from hgwire_wsgi import __version__, cli
 from hgwire_wsgi.cli import SUBCOMMANDS, CommandLineError, Subcommand, main
+from hgwire_wsgi.errors import HgWireError
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -49,6 +50,7 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.C
     [
         (CommandLineError("no can do", code=1), 1, "hgwire: no can do\n"),
         (CommandLineError("no can do", code=2), 2, "hgwire: no can do\n"),
+        (HgWireError("no such server"), 1, "hgwire: no such server\n"),
         (FileNotFoundError("no such file"), 2, "hgwire: no such file\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
