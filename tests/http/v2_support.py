@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 from fakes import Exchange, FakeProvider
 
-from hgwire_wsgi import Api, BytesResponse, CommandContext, CommandRegistry, Limits, WireApp
+from hgwire_wsgi import Api, CommandContext, CommandRegistry, WireApp
 from hgwire_wsgi.framing import (
     EXP_0002,
     WANT_FRAME,
@@ -179,28 +179,3 @@ def chunks(count: int, size: int = 1000) -> Iterator[bytes]:
     """A stream."""
     for number in range(count):
         yield bytes([number % 256]) * size
-
-
-def joined(pieces: Iterable[bytes]) -> bytes:
-    return b"".join(pieces)
-
-
-__all__ = [
-    "BASE",
-    "MEDIA_TYPE",
-    "OPEN",
-    "V2",
-    "Answer",
-    "BytesResponse",
-    "Limits",
-    "Reply",
-    "ask",
-    "chunks",
-    "command",
-    "commands",
-    "frame",
-    "joined",
-    "make_app",
-    "registry",
-    "send",
-]
