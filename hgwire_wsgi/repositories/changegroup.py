@@ -21,7 +21,17 @@ from ..compression import BZIP2, NONE, ZLIB, DecodingReader, Engine, Readable
 from ..errors import CommandFailed
 from ..limits import Limits
 
-__all__ = ["END", "Chunk", "Reader", "apply_delta", "encode_group", "encode_path", "full_delta", "open_bundle"]
+__all__ = [
+    "END",
+    "Chunk",
+    "Prefixed",
+    "Reader",
+    "apply_delta",
+    "encode_group",
+    "encode_path",
+    "full_delta",
+    "open_bundle",
+]
 
 END = b"\0\0\0\0"
 """The empty chunk: ends a group, or the files."""
@@ -167,16 +177,16 @@ def open_bundle(source: Readable, limits: Limits) -> Readable:
     magic = read_exactly(source, 4)
     if magic != b"HG10":
         if magic.startswith(b"\0"):
-            return _Prefixed(magic, source)
+            return Prefixed(magic, source)
         raise CommandFailed("this is no bundle that this repository understands; it takes HG10")
     compression = read_exactly(source, 2)
     if compression not in _BUNDLES:
         raise CommandFailed("the bundle has an unknown compression")
     engine, prefix = _BUNDLES[compression]
-    return DecodingReader(_Prefixed(prefix, source), engine, limits)
+    return DecodingReader(Prefixed(prefix, source), engine, limits)
 
 
-class _Prefixed:
+class Prefixed:
     """Some octets, then the rest of a source."""
 
     def __init__(self, prefix: bytes, source: Readable) -> None:

@@ -24,7 +24,7 @@ from ...commands.responses import (
 )
 from ...commands.standard import STANDARD_COMMANDS
 from ...errors import CommandFailed
-from .checks import BundleBody, check
+from .checks import check, check_bundle
 from .translate import translated_chunks, translated_request
 
 __all__ = ["registered_commands"]
@@ -117,7 +117,7 @@ def _bridge(name: str) -> Callable[..., Response]:
         if local is None:
             raise CommandFailed(f"{name} needs a Mercurial repository")
         if name == "unbundle":
-            context = attrs.evolve(context, body=BundleBody(context.body))
+            context = attrs.evolve(context, body=check_bundle(context.body))
         arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)

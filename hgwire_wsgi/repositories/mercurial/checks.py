@@ -14,8 +14,9 @@ from ...commands.classify import read_exactly
 from ...compression import Readable
 from ...errors import InvalidArgument
 from ..base import NULL
+from ..changegroup import Prefixed
 
-__all__ = ["BundleBody", "check"]
+__all__ = ["check", "check_bundle"]
 
 _SHA1 = re.compile(rb"[0-9a-f]{40}")
 _BUNDLE1_ARGUMENTS = {"heads", "common", "bundlecaps"}
@@ -106,19 +107,13 @@ _BUNDLE_HEADERS = (b"HG10UN", b"HG10GZ", b"HG10BZ", b"HG2", b"\0")
 """How bundles begin; the last of them is a changegroup without a header."""
 
 
-class BundleBody:
-    """A pushed bundle, refused before anything is done if it does not begin as one."""
+def check_bundle(body: Readable) -> Readable:
+    """A pushed bundle, refused before anything is done if it does not begin as one.
 
-    def __init__(self, body: Readable) -> None:
-        self._body = body
-        self._front: bytes | None = None
-
-    def read(self, size: int, /) -> bytes:
-        if self._front is None:
-            self._front = read_exactly(self._body, 6)
-            if len(self._front) < 6 or not self._front.startswith(_BUNDLE_HEADERS):
-                raise InvalidArgument("unbundle: the request body is not a bundle of a kind that this server knows")
-        if self._front:
-            data, self._front = self._front[:size], self._front[size:]
-            return data
-        return self._body.read(size)
+    Raises:
+        InvalidArgument: if it does not.
+    """
+    front = read_exactly(body, 6)
+    if len(front) < 6 or not front.startswith(_BUNDLE_HEADERS):
+        raise InvalidArgument("unbundle: the request body is not a bundle of a kind that this server knows")
+    return Prefixed(front, body)
