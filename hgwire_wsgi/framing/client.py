@@ -73,14 +73,11 @@ class ClientReactor(Reactor):
             self, stream, request.request_id, name, arguments or {}, data, end_stream
         )
         self.requests[request.request_id] = request
-        return request.request_id, SendFrames(self._command_frames(stream, request, command, data), (data,))
+        frames = self._announced(stream, request.request_id, self._command_frames(request, command, data))
+        return request.request_id, SendFrames(frames, (data,))
 
-    def _command_frames(
-        self, stream: OutgoingStream, request: Request, command: Iterator[Frame], data: Data | None
-    ) -> Iterator[Frame]:
+    def _command_frames(self, request: Request, command: Iterator[Frame], data: Data | None) -> Iterator[Frame]:
         try:
-            if stream.must_announce:
-                yield self.revision.encode_settings(stream, request.request_id)
             yield from command
         finally:
             close_source(data)

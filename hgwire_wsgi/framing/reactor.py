@@ -162,6 +162,12 @@ class Reactor:
                 f"{owner} should only write to {number} numbered streams; {stream.stream_id} is not {number}"
             )
 
+    def _announced(self, stream: OutgoingStream, request_id: int, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The frames, behind the settings of their stream if those are due."""
+        if stream.must_announce:
+            yield self.revision.encode_settings(stream, request_id)
+        yield from frames
+
     def finish_sending(self, request: Request) -> None:
         """Note that the last of our frames of a request was taken."""
         request.sent = True

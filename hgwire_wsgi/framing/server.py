@@ -93,7 +93,7 @@ class ServerReactor(Reactor):
             LocalProtocolError: an odd stream, or a request that does not run or has been answered.
         """
         request = self._answer(stream, request_id)
-        return self._send(self._response_frames(stream, request, data, end_stream), data)
+        return self._send(stream, request_id, self._response_frames(stream, request, data, end_stream), data)
 
     def send_error(
         self,
@@ -117,7 +117,7 @@ class ServerReactor(Reactor):
             As :meth:`send_response`.
         """
         request = self._answer(stream, request_id)
-        return self._send(self._error_frames(stream, request, message, kind, end_stream))
+        return self._send(stream, request_id, self._error_frames(stream, request, message, kind, end_stream))
 
     def send_text(self, stream: OutgoingStream, request_id: int, atoms: Iterable[Atom]) -> SendFrames | Signal:
         """Send text for the person who waits for a command that runs.
@@ -126,7 +126,7 @@ class ServerReactor(Reactor):
             LocalProtocolError: as :meth:`send_response`, or the text breaks a bound of the format.
         """
         self._running_request(stream, request_id)
-        return self._send(self._text_frames(stream, request_id, self.revision.encode_text(stream, request_id, atoms)))
+        return self._send(stream, request_id, self.revision.encode_text(stream, request_id, atoms))
 
     def flush(self) -> SendFrames | Signal:
         """What was deferred so far, once; ``NOOP`` if nothing was."""
@@ -155,8 +155,10 @@ class ServerReactor(Reactor):
         request.answered = True
         return request
 
-    def _send(self, frames: Iterator[Frame], source: object = None) -> SendFrames | Signal:
-        action = SendFrames(frames, (source,))
+    def _send(
+        self, stream: OutgoingStream, request_id: int, frames: Iterator[Frame], source: object = None
+    ) -> SendFrames | Signal:
+        action = SendFrames(self._announced(stream, request_id, frames), (source,))
         if not self._defer or self._ended:
             return action
         self._deferred.append(action)
@@ -166,8 +168,6 @@ class ServerReactor(Reactor):
         self, stream: OutgoingStream, request: Request, data: Data, end_stream: bool
     ) -> Iterator[Frame]:
         try:
-            if stream.must_announce:
-                yield self.revision.encode_settings(stream, request.request_id)
             yield from self.revision.encode_response(stream, request.request_id, data, end_stream)
         except LocalProtocolError:
             # A bug of the owner's; its text is not for the peer.
@@ -183,15 +183,8 @@ class ServerReactor(Reactor):
         self, stream: OutgoingStream, request: Request, message: str | bytes, kind: str, end_stream: bool
     ) -> Iterator[Frame]:
         text = message.encode("utf-8", "replace") if isinstance(message, str) else message
-        if stream.must_announce:
-            yield self.revision.encode_settings(stream, request.request_id)
         yield self.revision.encode_error(stream, request.request_id, text, kind, end_stream)
         self.finish_sending(request)
-
-    def _text_frames(self, stream: OutgoingStream, request_id: int, text: Iterator[Frame]) -> Iterator[Frame]:
-        if stream.must_announce:
-            yield self.revision.encode_settings(stream, request_id)
-        yield from text
 
     # For the handlers of a revision.
 
