@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 
 import attrs
 
-from ..client import APIS, Capabilities, V1Client, V2Client
+from ..client import APIS, REPLY_BYTES, Capabilities, V1Client, V2Client
+from ..client.base import read_all
 from ..client.connection import Address, BoundedResponse, Connection, Response, printable
 from ..commands.classify import read_exactly
 from ..compression import ENGINES
@@ -375,8 +376,8 @@ def _check_streams(probe: Probe) -> None:
     for name in (*filter(ENGINES.__contains__, capabilities.words("compression")), "none"):
         with V1Client(probe.url, timeout=probe.timeout, engines=(ENGINES[name],)) as client:
             try:
-                with client.call("getbundle", arguments) as reply:
-                    reply.read()
+                reply = client.call("getbundle", arguments)
+                read_all(reply, REPLY_BYTES)
             except HgWireError as error:
                 probe.problems.append(f"a stream with comp={name}: {error.message}")
                 continue

@@ -11,10 +11,11 @@ from urllib.parse import parse_qs
 
 import pytest
 from cli_support import environment
-from wire_servers import FRAMES, http, raw_server, serving
+from wire_servers import FRAMES, endless, http, raw_server, serving
 
 from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, Offer, WireApp
 from hgwire_wsgi.cli import main
+from hgwire_wsgi.cli import probe as probe_module
 from hgwire_wsgi.cli.demo import hg_command
 from hgwire_wsgi.http.api import Api
 from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
@@ -298,6 +299,18 @@ def test_a_server_that_hangs_up_at_head(capsys: Any) -> None:
         done = Probed(main(["probe", url]), *capsys.readouterr())
     assert done.code == 1
     assert any(line.startswith("HEAD of capabilities: http://127.0.0.1:") for line in done.wrong)
+
+
+def test_a_stream_without_end(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(sock: Any, request: bytes) -> None:
+        if b"cmd=getbundle" in request and b"comp=none" in request:
+            endless(http(b"\x04none", "application/mercurial-0.2"), b"x")(sock, request)
+        sock.sendall(http(b"getbundle httpmediatype=0.1tx,0.2tx compression=none", "application/mercurial-0.1"))
+
+    monkeypatch.setattr(probe_module, "REPLY_BYTES", 1 << 20)
+    with raw_server(script) as (url, _):
+        done = Probed(main(["probe", url]), *capsys.readouterr())
+    assert "a stream with comp=none: the reply has more than 1048576 octets" in done.wrong
 
 
 def test_what_a_server_says_is_fit_for_a_terminal(capsys: Any) -> None:
