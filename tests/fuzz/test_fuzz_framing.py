@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from framing_support import load, octets
 from fuzz_framing import CORPUS, TARGETS, some_input
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -51,16 +47,8 @@ def test_likely_input_gets_somewhere() -> None:
 def recorded() -> Iterator[bytes]:
     """The frames of every recorded scenario."""
     for name in ("reactor.json", "reactor_random.json"):
-        for case in json.loads((VECTORS / name).read_text())["cases"]:
+        for case in load(name):
             yield b"".join(octets(step["wire_hex"]) for step in case["steps"] if "wire_hex" in step)
-
-
-def octets(value: Any) -> bytes:
-    if isinstance(value, str):
-        return bytes.fromhex(value)
-    if "concat" in value:
-        return b"".join(map(octets, value["concat"]))
-    return octets(value["repeat_hex"]) * int(value["count"])
 
 
 @pytest.mark.parametrize("target", ["header", "frame_buffer", "server", "client"])
