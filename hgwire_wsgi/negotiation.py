@@ -116,8 +116,8 @@ class Encoding:
     engine: Engine | None
 
 
-_CACHED_LENGTH = 1024
-"""Clients send some 60 octets.  What is longer is not cached: a thousand headers could be several megabytes."""
+_PROTOCOL_LENGTH = 4096
+"""The most of ``X-HgProto``.  Clients send some 60 octets; a thousand headers could be megabytes, and it is cached."""
 
 
 def _numbered(environ: Mapping[str, Any], key: str) -> list[str]:
@@ -128,6 +128,7 @@ def _numbered(environ: Mapping[str, Any], key: str) -> list[str]:
     return values
 
 
+@functools.lru_cache(maxsize=64)
 def _parse_client_protocol(value: str) -> ClientProtocol:
     tokens = tuple(token for token in value.split(" ") if token)
     media_types = frozenset(_VERSIONS).intersection(tokens) or frozenset({"0.1"})
@@ -137,17 +138,19 @@ def _parse_client_protocol(value: str) -> ClientProtocol:
     return ClientProtocol(tokens, media_types)
 
 
-_cached_client_protocol = functools.lru_cache(maxsize=256)(_parse_client_protocol)
-
-
 def read_client_protocol(environ: Mapping[str, Any]) -> ClientProtocol:
     """Read ``X-HgProto-<N>`` of a WSGI environ.
 
     The headers are joined before they are split at spaces, so a value may break anywhere.  Of several ``comp``
     parameters the first counts.  Names are compared exactly.
+
+    Raises:
+        RequestError: for more than 4096 octets.
     """
     value = "".join(_numbered(environ, "HTTP_X_HGPROTO_"))
-    return (_cached_client_protocol if len(value) <= _CACHED_LENGTH else _parse_client_protocol)(value)
+    if len(value) > _PROTOCOL_LENGTH:
+        raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} octets")
+    return _parse_client_protocol(value)
 
 
 def choose_encoding(offer: Offer, client: ClientProtocol, *, prefer_uncompressed: bool = False) -> Encoding:
