@@ -308,7 +308,7 @@ def _rechunk(data: Data, size: int) -> Iterator[bytes]:
         start = 0
         while len(chunk) - start >= room:
             held.append(chunk[start : start + room])
-            yield held[0] if len(held) == 1 else b"".join(held)
+            yield b"".join(held)
             start += room
             held, room = [], size
         if start < len(chunk):

@@ -110,7 +110,8 @@ class ServerReactor(Reactor):
             stream: an even-numbered stream.
             request_id: a command that was handed out.
             message: text for the person who waits; cut to what fits one frame.
-            kind: ``application`` if the command failed, ``protocol`` if the request was at fault.
+            kind: ``application`` if the command failed, ``protocol`` if the request was at fault.  One that the
+                revision does not know is a :class:`~hgwire_wsgi.errors.LocalProtocolError` when the frame is taken.
             end_stream: close the stream with this frame.
 
         Returns, Raises:

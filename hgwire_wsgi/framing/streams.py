@@ -264,7 +264,7 @@ class IncomingStreams:
                 pieces.append(piece)
         except DecodeError as error:
             raise BadEncoding(f"cannot decode frame on stream {stream.stream_id}: {error}") from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def configure(self, stream_id: int, name: bytes) -> None:
         """Give a stream its encoding, in the place of any it had.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 
 import attrs
 import pytest
@@ -219,8 +220,6 @@ class TestEncoding:
             streams.configure(9, b"zlib")
 
     def test_data_after_the_end_of_the_encoding(self) -> None:
-        import zlib
-
         streams = receiver(ZLIB)
         assert streams.accept(Frame(1, 1, STREAM_ENCODED, 3, 1, zlib.compress(b"all"))).payload == b"all"
         with pytest.raises(RemoteProtocolError, match="follow the end"):

@@ -11,6 +11,8 @@ from fuzz_framing import CORPUS, TARGETS, some_input
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hgwire_wsgi.framing import EXP_0002, ClientReactor, OutgoingStream, ServerReactor
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @given(st.binary(max_size=100))
@@ -27,8 +29,6 @@ def test_likely_input(target: str, seed: int) -> None:
 
 def test_likely_input_gets_somewhere() -> None:
     """Most of it is frames that parse, or the targets would test little."""
-    from hgwire_wsgi.framing import EXP_0002, ClientReactor, OutgoingStream, ServerReactor
-
     lengths = {"server": 0, "client": 0}
     for target in lengths:
         for seed in range(200):
