@@ -3,6 +3,6 @@
 # The settings, each with its reason, are in hgwire_wsgi/cli/gunicorn_settings.py, so that `hgwire serve` and this
 # file cannot differ.  Below the import is the place for your own.
 
-from hgwire_wsgi.cli.gunicorn_settings import *  # noqa: F403
+from hgwire_wsgi.cli.gunicorn_settings import *  # noqa: F403  # All of them, also those to come.
 
 bind = "127.0.0.1:8000"

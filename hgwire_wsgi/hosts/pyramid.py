@@ -58,7 +58,7 @@ class _ExecutionPolicy:
         return self.inner(environ, router)
 
 
-def add_hg_wire(config: Configurator, app: WSGIApplication, prefix: str = "/hg") -> None:
+def add_hg_wire(config: Configurator, app: WSGIApplication | str, prefix: str = "/hg") -> None:
     """Serve ``app`` under a prefix of the Pyramid application; a directive of the configurator.
 
     Args:

@@ -104,7 +104,7 @@ def wire(environ: Any, start_response: Any) -> list[bytes]:
 
 def test_the_application_may_be_named(push_environ: dict[str, Any], call: Any) -> None:
     with Configurator() as config:
-        add_hg_wire(config, f"{__name__}:wire", prefix="/hg")  # type: ignore[arg-type]  # A dotted name.
+        add_hg_wire(config, f"{__name__}:wire", prefix="/hg")
         site = config.make_wsgi_app()
     assert call(site, {**push_environ, "PATH_INFO": "/hg"})[2] == [b"found by name"]
 
