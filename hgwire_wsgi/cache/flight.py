@@ -117,12 +117,12 @@ class Flight:
             Exception: what ``make`` raises before its first chunk.
         """
         if self._too_large.get(digest):
-            return make()
+            return _begun(make())
         try:
             joined = self.store.join(digest)
         except OSError as error:
             self._complain(error)
-            return make()
+            return _begun(make())
         if isinstance(joined, Part):
             return self._make(digest, joined, make, is_valid)
         if is_complete(joined):
@@ -130,7 +130,7 @@ class Flight:
         production = self._productions.get(digest)
         if production is not None and production.inode != _inode(joined):
             production = None
-        return self._follow(digest, joined, production, make, is_valid)
+        return _begun(self._follow(digest, joined, production, make, is_valid))
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
@@ -164,7 +164,7 @@ class Flight:
         except _NoRoom:
             part.abandon()
             return _chained(first, chunks)
-        return self._follow(digest, descriptor, production, make, is_valid)
+        return _begun(self._follow(digest, descriptor, production, make, is_valid))
 
     def _start(self, digest: str, part: Part, chunks: Chunks, is_valid: Callable[[], bool]) -> tuple[int, _Production]:
         """Have a stream made in a thread, and tell how to follow it."""
@@ -213,19 +213,6 @@ class Flight:
             production.end(failure)
 
     def _follow(
-        self,
-        digest: str,
-        descriptor: int,
-        production: _Production | None,
-        make: Make,
-        is_valid: Callable[[], bool],
-    ) -> bytes | Chunks:
-        """Wait until a stream begins, so that a failure to make it anew is raised here, not while it is sent."""
-        stream = self._read(digest, descriptor, production, make, is_valid)
-        first = next(stream, b"")
-        return _chained(first, stream) if first else b""
-
-    def _read(
         self,
         digest: str,
         descriptor: int,
@@ -296,6 +283,12 @@ def _close(chunks: Chunks) -> None:
         chunks.close()
     except Exception:
         _log.exception("cleaning up after a stream failed")
+
+
+def _begun(chunks: Chunks) -> bytes | Chunks:
+    """Wait until a stream begins, so that a failure to make it is raised here, not while it is sent."""
+    first = next(chunks, b"")
+    return _chained(first, chunks) if first else b""
 
 
 def _chained(first: bytes, chunks: Chunks) -> Chunks:

@@ -76,6 +76,11 @@ class Stubborn:
         raise ValueError("cannot clean up")
 
 
+def fail_early() -> Generator[bytes, None, None]:
+    raise ValueError("early")
+    yield b""
+
+
 def always() -> bool:
     return True
 
@@ -164,13 +169,9 @@ def test_what_is_no_longer_valid_is_sent_but_not_kept(flight: Flight, store: Sto
 
 
 def test_an_early_failure_reaches_the_client_as_it_is(flight: Flight, store: Store) -> None:
-    def fail() -> Generator[bytes, None, None]:
-        raise ValueError("early")
-        yield b""
-
     for _ in range(2):
         with pytest.raises(ValueError, match="early"):
-            flight.get(DIGEST, fail, always)
+            flight.get(DIGEST, fail_early, always)
     assert read(flight.get(DIGEST, Maker(), always)) == DATA
 
 
@@ -216,6 +217,9 @@ def test_a_cache_that_is_gone_serves_without_it(flight: Flight, monkeypatch: pyt
 
     monkeypatch.setattr(Store, "join", gone)
     assert read(flight.get(DIGEST, Maker(), always)) == DATA
+    assert flight.get(DIGEST, Maker(b""), always) == b""
+    with pytest.raises(ValueError, match="early"):
+        flight.get(DIGEST, fail_early, always)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -430,13 +434,9 @@ def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
         part.abandon()
         return has_maker(descriptor)
 
-    def fail() -> Generator[bytes, None, None]:
-        raise ValueError("early")
-        yield b""
-
     monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", gives_up)
     with pytest.raises(ValueError, match="early"):
-        flight.get(DIGEST, fail, always)
+        flight.get(DIGEST, fail_early, always)
 
 
 def test_an_empty_stream_that_another_one_makes(flight: Flight, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
