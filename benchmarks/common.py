@@ -333,7 +333,7 @@ def server(
             body = folder / f"answer{number}"
             body.write_bytes(answer.body)
             kept.append((request.question, answer.headers, str(body)))
-        settings = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
+        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
         settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
         (folder / "app.json").write_text(json.dumps(settings))
         port = free_port()

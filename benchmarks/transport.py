@@ -13,6 +13,7 @@ cores; the same work in two processes, printed beside it, says what the machine 
 from __future__ import annotations
 
 import argparse
+import functools
 import http.client
 import importlib.util
 import io
@@ -190,6 +191,10 @@ def call(app: Any, path: str, body: Iterable[bytes], *, asks: str = "") -> tuple
     return total, time.perf_counter() - start
 
 
+def seconds_of(app: Any, path: str, body: Callable[[], Iterable[bytes]]) -> float:
+    return call(app, path, body())[1]
+
+
 def best(repeat: int, run: Callable[[], float]) -> float:
     return min(run() for _ in range(repeat))
 
@@ -207,9 +212,9 @@ def in_process(repeat: int) -> None:
         "upload, in process": ("up", upload_frames, upload_plain),
     }
     for title, (name, ours, theirs) in cases.items():
-        plain_time = best(repeat, lambda name=name, theirs=theirs: call(plain, f"/{name}", theirs())[1])
+        plain_time = best(repeat, functools.partial(seconds_of, plain, f"/{name}", theirs))
         before = peak_kib()
-        wire_time = best(repeat, lambda name=name, ours=ours: call(_wire, f"{BASE}ro/{name}", ours())[1])
+        wire_time = best(repeat, functools.partial(seconds_of, _wire, f"{BASE}ro/{name}", ours))
         report(title, wire_time, plain_time, peak_kib() - before)
 
 
@@ -250,16 +255,11 @@ def under_gunicorn(repeat: int) -> None:
                 assert total >= SIZE or (up and first.endswith(b"%d" % SIZE)), (first, total)
                 return seconds
 
-            plain_time = best(
-                repeat, lambda run=run, name=name, up=up: run(f"/{name}", upload_plain if up else lambda: [b"x"])
-            )
+            plain_body = upload_plain if up else lambda: [b"x"]
+            wire_body = upload_frames if up else lambda: [request_frames("down")]
+            plain_time = best(repeat, functools.partial(run, f"/{name}", plain_body))
             before = int(fetch(port, "/peak")[0])
-            wire_time = best(
-                repeat,
-                lambda run=run, name=name, up=up: run(
-                    f"{BASE}ro/{name}", upload_frames if up else lambda: [request_frames("down")]
-                ),
-            )
+            wire_time = best(repeat, functools.partial(run, f"{BASE}ro/{name}", wire_body))
             report(title, wire_time, plain_time, int(fetch(port, "/peak")[0]) - before)
     finally:
         server.terminate()
