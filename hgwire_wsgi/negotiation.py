@@ -27,6 +27,7 @@ __all__ = [
     "choose_plain_encoding",
     "content_length",
     "media_type_version",
+    "numbered",
     "parse_form",
     "posted_arguments_length",
     "read_client_protocol",
@@ -120,7 +121,7 @@ _PROTOCOL_LENGTH = 4096
 """The most of ``X-HgProto``.  Clients send some 60 octets; a thousand headers could be megabytes, and it is cached."""
 
 
-def _numbered(environ: Mapping[str, Any], key: str) -> list[str]:
+def numbered(environ: Mapping[str, Any], key: str) -> list[str]:
     """The values of headers ``<key>1``, ``<key>2``, …  A gap ends them."""
     values: list[str] = []
     while (value := environ.get(f"{key}{len(values) + 1}")) is not None:
@@ -147,7 +148,7 @@ def read_client_protocol(environ: Mapping[str, Any]) -> ClientProtocol:
     Raises:
         RequestError: for more than 4096 octets.
     """
-    value = "".join(_numbered(environ, "HTTP_X_HGPROTO_"))
+    value = "".join(numbered(environ, "HTTP_X_HGPROTO_"))
     if len(value) > _PROTOCOL_LENGTH:
         raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} octets")
     return _parse_client_protocol(value)
@@ -247,7 +248,7 @@ def read_header_arguments(environ: Mapping[str, Any], limit: int, most: int | No
         RequestError: for more than ``limit`` octets or ``most`` arguments, or for a header sent twice.  Servers join
             repeated headers with a comma, which no client leaves unescaped in a value.
     """
-    value = "".join(_numbered(environ, "HTTP_X_HGARG_"))
+    value = "".join(numbered(environ, "HTTP_X_HGARG_"))
     if len(value) > limit:
         raise RequestError(f"arguments exceed {limit} octets")
     if "," in value:
@@ -289,7 +290,7 @@ def vary(environ: Mapping[str, Any]) -> str:
 
     With ``X-HgArg-3`` added the reply could be another, so a cache must compare that too.
     """
-    return _vary(len(_numbered(environ, "HTTP_X_HGARG_")), len(_numbered(environ, "HTTP_X_HGPROTO_")))
+    return _vary(len(numbered(environ, "HTTP_X_HGARG_")), len(numbered(environ, "HTTP_X_HGPROTO_")))
 
 
 @functools.lru_cache(maxsize=256)

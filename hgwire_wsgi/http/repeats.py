@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from ..cache.lru import ByteLRU
+from ..negotiation import numbered
 
 __all__ = ["Remembered", "Repeats"]
 
@@ -51,13 +52,8 @@ class Repeats:
             return None
         if "HTTP_TRANSFER_ENCODING" in environ or "HTTP_X_HGARGS_POST" in environ:
             return None
-        words: list[tuple[str, ...]] = [(get("QUERY_STRING") or "",)]
-        for header in ("HTTP_X_HGARG_", "HTTP_X_HGPROTO_"):
-            values: list[str] = []
-            while (value := get(f"{header}{len(values) + 1}")) is not None:
-                values.append(value)
-            words.append(tuple(values))
-        return tuple(words)
+        arguments, protocol = numbered(environ, "HTTP_X_HGARG_"), numbered(environ, "HTTP_X_HGPROTO_")
+        return (get("QUERY_STRING") or "",), tuple(arguments), tuple(protocol)
 
     def get(self, name: str, state: bytes, question: tuple[tuple[str, ...], ...]) -> Remembered | None:
         """The reply to a question about a repository in a state, if it is remembered."""

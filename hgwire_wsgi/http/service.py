@@ -161,7 +161,7 @@ class Service:
             limits=self.limits,
         )
         command = context.resolve(request.command)
-        permission = stricter(*{context.resolve(each).permission for each in request.names})
+        permission = stricter(*{context.resolve(each).permission for each in dict.fromkeys(request.names)})
         return Call(
             request=request,
             command=command,
