@@ -202,6 +202,16 @@ def fuzz_text_output(data: bytes) -> None:
     assert again == data or not all(well_formed(atom) for atom in atoms)
 
 
+def fuzz_error_message(data: bytes) -> None:
+    """The message of an error, at a frame size that the first octet gives: its beginning, no character cut in two."""
+    size, message = data[0] % 16 + 1 if data else 1, data[1:]
+    payload = EXP_0002.encode_error(OutgoingStream(2, frame_size=size), 1, message, "application", True).payload
+    cut = bytes(payload)
+    assert message.startswith(cut)
+    assert len(cut) <= size
+    assert len(message) <= size or len(cut) >= size - 3
+
+
 def well_formed(atom: Atom) -> bool:
     """Whether all is text as the specification wants it."""
     try:
@@ -219,6 +229,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "server": fuzz_server,
     "client": fuzz_client,
     "text_output": fuzz_text_output,
+    "error_message": fuzz_error_message,
 }
 
 
@@ -288,6 +299,9 @@ def some_input(rng: random.Random, target: str) -> bytes:
         return mutated(
             rng, encode_atoms([Atom(b"f%s", [b"x" * rng.randrange(9)] * count, [b"l"] * count)] * count, 999)
         )
+    if target == "error_message":
+        text = "".join(rng.choice("a\u00e9\u20ac\U0001f40d") for _ in range(rng.randrange(9)))
+        return mutated(rng, rng.randbytes(1) + text.encode())
     return mutated(rng, rng.randbytes(1) + some_frames(rng, server=target == "client"))
 
 

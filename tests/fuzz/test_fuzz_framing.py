@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from framing_support import load, octets
@@ -57,6 +58,6 @@ def test_recorded_frames(target: str) -> None:
         TARGETS[target](data if target == "header" else b"\x06" + data)
 
 
-def test_what_was_found_before() -> None:
-    for path in sorted(CORPUS.glob("*-*-*")):
-        TARGETS[path.name.rsplit("-", 2)[0]](path.read_bytes())
+@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
+def test_what_was_found_before(path: Path) -> None:
+    TARGETS[path.name.rsplit("-", 2)[0]](path.read_bytes())
