@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from hgwire_wsgi.cli.demo import make_demonstration
+
+# Under --import-mode=importlib the folder of a test is not on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # Before the conftest.py of the live tests imports them.
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
@@ -21,3 +28,12 @@ def cache_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hgwire-cache-", ignore_cleanup_errors=True) as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         yield folder
+
+
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demonstration repository that no test changes."""
+    pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
+    root = tmp_path_factory.mktemp("demonstration") / "demo"
+    make_demonstration(root)
+    return root

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 
 from cli_support import PATIENCE, Running, environment
 
-from hgwire_wsgi.cli.demo import hg_command, make_demonstration
+from hgwire_wsgi.cli.demo import hg_command
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,14 +42,6 @@ def hg() -> Callable[..., str]:
         return done.stdout
 
     return run
-
-
-@pytest.fixture(scope="session")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demonstration repository that no test changes."""
-    root = tmp_path_factory.mktemp("demonstration") / "demo"
-    make_demonstration(root)
-    return root
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hgwire_wsgi.cli.demo import clean_environment, hg_command, make_demonstration
+from hgwire_wsgi.cli.demo import clean_environment, hg_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
@@ -52,19 +50,10 @@ def beside() -> Callable[[str], str]:
     return find
 
 
-@pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if importlib.util.find_spec("mercurial") is None:
-        pytest.skip("mercurial is not installed")
-    root = tmp_path_factory.mktemp("original") / "demo"
-    make_demonstration(root)
-    return root
-
-
 @pytest.fixture
-def project(original: Path, tmp_path: Path) -> Path:
+def project(demonstration: Path, tmp_path: Path) -> Path:
     """A folder with ``project.py`` and the repository ``repos/demo``."""
-    shutil.copytree(original, tmp_path / "repos" / "demo")
+    shutil.copytree(demonstration, tmp_path / "repos" / "demo")
     (tmp_path / "project.py").write_text(PROJECT)
     return tmp_path
 
@@ -85,18 +74,6 @@ def hg() -> Callable[..., str]:
         return done.stdout
 
     return run
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """A port that is free now."""
-
-    def find() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
-        return port
-
-    return find
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 HG = Callable[..., str]
@@ -52,7 +53,7 @@ def gunicorn_command(beside: Beside, port: int) -> list[str]:
     ]
 
 
-def test_gunicorn(hg: HG, start: Start, beside: Beside, free_port: Callable[[], int], project: Path) -> None:
+def test_gunicorn(hg: HG, start: Start, beside: Beside, project: Path) -> None:
     port = free_port()
     start(gunicorn_command(beside, port), port)
     clone_and_push(hg, f"http://127.0.0.1:{port}/demo", project)
@@ -71,7 +72,7 @@ def test_gunicorn_with_the_settings_of_the_package(beside: Beside, project: Path
     assert any(re.fullmatch(r"limit_request_fields += 1000", line) for line in settings[0])
 
 
-def test_uwsgi(hg: HG, start: Start, beside: Beside, free_port: Callable[[], int], project: Path) -> None:
+def test_uwsgi(hg: HG, start: Start, beside: Beside, project: Path) -> None:
     port = free_port()
     ini = (CONF / "uwsgi.ini").read_text()
     # In strict mode a misspelled option is an error; the last one here is of uWSGI 2.1, which 2.0 would ignore.
@@ -95,7 +96,7 @@ def test_uwsgi(hg: HG, start: Start, beside: Beside, free_port: Callable[[], int
         assert connection.sock is first, "connections stay open"
 
 
-def test_paste(hg: HG, start: Start, beside: Beside, free_port: Callable[[], int], project: Path) -> None:
+def test_paste(hg: HG, start: Start, beside: Beside, project: Path) -> None:
     pytest.importorskip("waitress")
     port = free_port()
     ini = (CONF / "paste.ini").read_text()
@@ -113,9 +114,7 @@ def test_paste(hg: HG, start: Start, beside: Beside, free_port: Callable[[], int
     assert ask_with_headers(port, 200) == 200
 
 
-def test_nginx_in_front_of_gunicorn(
-    hg: HG, start: Start, beside: Beside, free_port: Callable[[], int], project: Path
-) -> None:
+def test_nginx_in_front_of_gunicorn(hg: HG, start: Start, beside: Beside, project: Path) -> None:
     nginx, port, backend = beside("nginx"), free_port(), free_port()
     server = (CONF / "nginx.conf").read_text()
     for old, new in {"127.0.0.1:8000": f"127.0.0.1:{backend}", "listen 8080": f"listen 127.0.0.1:{port}"}.items():

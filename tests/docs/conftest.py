@@ -19,27 +19,17 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 
 from docs_support import blocks
 
-from hgwire_wsgi.cli.demo import make_demonstration
-
 with warnings.catch_warnings(), contextlib.suppress(ImportError):
     # Pyramid 2.1 imports pkg_resources, which newer releases of setuptools warn about.
     warnings.simplefilter("ignore")
     importlib.import_module("pyramid.config")
 
 
-@pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mercurial")
-    root = tmp_path_factory.mktemp("original") / "project"
-    make_demonstration(root)
-    return root
-
-
 @pytest.fixture
-def srv(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def srv(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the examples call /srv: ``hg/project`` is a demonstration repository."""
     monkeypatch.setenv("HGRCPATH", "")
-    shutil.copytree(original, tmp_path / "hg" / "project")
+    shutil.copytree(demonstration, tmp_path / "hg" / "project")
     return tmp_path
 
 

@@ -6,13 +6,10 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-
-from hgwire_wsgi.cli.demo import make_demonstration
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):
     # Pyramid 2.1 imports pkg_resources, which newer releases of setuptools warn about.
@@ -103,11 +100,3 @@ def call() -> Any:
         return (*started[0], body)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demonstration repository that no test changes."""
-    root = tmp_path_factory.mktemp("demonstration") / "demo"
-    make_demonstration(root)
-    return root

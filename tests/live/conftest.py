@@ -13,21 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from live_hg import Scribe, environment
-from live_pair import Pair
+from live_pair import MakePair, Pair
 from live_repos import Workshop
-from live_servers import SIDES, Server, Site, require
-
-#: As an administrator would set it for all repositories; one repository's .hg/hgrc overrides it.
-SERVER_HGRC = """\
-[web]
-push_ssl = no
-allow-push = *
-[ui]
-timeout = 60
-"""
-
-StartServer = Callable[..., Server]
-MakePair = Callable[..., Pair]
+from live_servers import SERVER_HGRC, SIDES, Server, Site, StartServer, require
 
 
 @pytest.fixture(scope="session")

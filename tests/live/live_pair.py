@@ -136,3 +136,7 @@ class Pair:
         log = side.server.log(start)
         assert OURS != "ours" or "Traceback" not in log, log
         return value
+
+
+MakePair = Callable[..., Pair]
+"""Makes a pair of repositories for a test."""

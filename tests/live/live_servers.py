@@ -14,17 +14,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from live_wait import PATIENCE
+from ports import free_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -115,22 +115,14 @@ def _waitress(port: int) -> list[str]:
 COMMANDS = {"gunicorn": _gunicorn, "uwsgi": _uwsgi, "waitress": _waitress}
 
 
-def free_port() -> int:
-    """Return a port that the system gives nobody for a minute, but lets a server have that asks for it by number.
-
-    A port that was merely free may be another server's, or a client's, before ours has started.  One with a connection
-    in TIME_WAIT is not free, and yet may be bound with SO_REUSEADDR, as servers do.
-    """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        address = listener.getsockname()
-        with socket.create_connection(address, PATIENCE) as client:
-            # Whoever closes first waits.
-            listener.accept()[0].close()
-            client.recv(1)
-        return int(address[1])
+SERVER_HGRC = """\
+[web]
+push_ssl = no
+allow-push = *
+[ui]
+timeout = 60
+"""
+"""As an administrator would set it for all repositories; one repository's .hg/hgrc overrides it."""
 
 
 needs_proc = pytest.mark.skipif(
@@ -272,3 +264,7 @@ class Server:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         return self.process.returncode
+
+
+StartServer = Callable[..., Server]
+"""Starts a server; it is stopped at the end of all tests."""

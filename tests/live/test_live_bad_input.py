@@ -14,9 +14,8 @@ from typing import Any
 
 import attrs
 import pytest
-from conftest import StartServer
 from live_repos import Workshop
-from live_servers import OURS, Server, Site
+from live_servers import OURS, Server, Site, StartServer
 from live_wire import Answer, Wire, raw
 
 pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb fails these by nature: HGWIRE_LIVE_OURS is set")

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SERVER_HGRC, MakePair
-from live_pair import Pair, Served, Side
-from live_servers import OURS
+from live_pair import MakePair, Pair, Served, Side
+from live_servers import OURS, SERVER_HGRC
 from live_wait import PATIENCE
 
 CLONE_BUNDLES = "[extensions]\nclonebundles =\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SERVER_HGRC, MakePair
-from live_pair import Pair, Side
+from live_pair import MakePair, Pair, Side
+from live_servers import SERVER_HGRC
 
 EVOLUTION = "[experimental]\nevolution = all\n"
 NO_PUBLISHING = "[phases]\npublish = no\n"

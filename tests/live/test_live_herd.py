@@ -13,12 +13,11 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import StartServer
 from live_herd import Herd, SharedScribe, View, at_once, build_base, in_scribe, one_by_one, plan, processes
 from live_hg import Scribe, environment, running_hg
 from live_pair import CLIENT_HGRC
 from live_repos import Workshop
-from live_servers import Server, Site, descriptors, local_ports, needs_proc, remote_ports
+from live_servers import Server, Site, StartServer, descriptors, local_ports, needs_proc, remote_ports
 from live_wait import PATIENCE, wait_for
 
 MIB = 1 << 20

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakePair, StartServer
-from live_pair import Pair, Side
+from live_pair import MakePair, Pair, Side
 from live_repos import Workshop
-from live_servers import SIDES, Site
+from live_servers import SIDES, Site, StartServer
 from live_wire import Wire
 
 NO_HGRC = "[ui]\ntimeout = 60\n"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from conftest import StartServer
 from live_repos import BRANCH, Workshop
-from live_servers import SIDES, Server, Site
+from live_servers import SIDES, Server, Site, StartServer
 from live_wire import Answer, Wire
 
 NULL = "0" * 40

@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import StartServer
 from live_hg import environment, run_hg, running_hg
 from live_pair import CLIENT_HGRC
 from live_repos import Workshop
-from live_servers import Server, Site, needs_proc, remote_ports
+from live_servers import Server, Site, StartServer, needs_proc, remote_ports
 from live_wait import PATIENCE, wait_for
 from live_wire import Wire
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakePair, StartServer
-from live_pair import Pair, Side
+from live_pair import MakePair, Pair, Side
 from live_repos import Workshop
-from live_servers import Site
+from live_servers import Site, StartServer
 from live_wait import PATIENCE
 from live_wire import Wire
 

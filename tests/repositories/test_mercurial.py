@@ -191,6 +191,8 @@ def test_what_cannot_be_served_is_a_clear_error(tmp_path: Path) -> None:
     for setting in ("nonsense", "web=x", ".x=1", "web.=1"):
         with pytest.raises(ValueError, match=r"section\.name=value"):
             MercurialProvider(tmp_path, config=[setting])
+    with pytest.raises(ValueError, match=r"ui\.debug is not a boolean"):
+        MercurialProvider(tmp_path, config=["ui.debug=perhaps"])
 
 
 def test_a_repository_that_vanished(repo: Path) -> None:
