@@ -121,7 +121,7 @@ class Flight:
         try:
             joined = self.store.join(digest)
         except OSError as error:
-            self._complain(error)
+            self.complain(error)
             return _begun(make())
         if isinstance(joined, Part):
             return self._make(digest, joined, make, is_valid)
@@ -132,7 +132,8 @@ class Flight:
             production = None
         return _begun(self._follow(digest, joined, production, make, is_valid))
 
-    def _complain(self, error: Exception) -> None:
+    def complain(self, error: Exception) -> None:
+        """Log, once, that the store cannot be written."""
         if not self._complained:
             self._complained = True
             _log.warning("the bundle cache cannot be written, bundles are served without it: %s", error)
@@ -143,7 +144,7 @@ class Flight:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            self._complain(error)
+            self.complain(error)
             raise _NoRoom from error
 
     def _make(self, digest: str, part: Part, make: Make, is_valid: Callable[[], bool]) -> bytes | Chunks:

@@ -61,8 +61,7 @@ class Served:
 
         try:
             return WireApp(MercurialProvider(self.root, config=self.config), cache=self.cache, **settings)
-        except Exception as error:
-            # Mercurial has exceptions of its own, which cannot be named here.
+        except ValueError as error:
             raise CommandLineError(str(error), code=1) from error
 
 

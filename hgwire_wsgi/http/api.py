@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -16,6 +17,11 @@ HTTP_V2 = "exp-http-v2-0001"
 
 _PERMISSIONS = {"ro": "pull", "rw": "push"}
 _LIST = "APIs can be accessed at /api/<name>, where <name> can be one of the following:\n\n"
+
+
+def _profiles(given: Iterable[Profile]) -> tuple[Profile, ...]:
+    # A function of its own: what mypy makes of ``tuple`` as a converter would refuse every caller.
+    return tuple(given)
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +42,7 @@ class Api:
     server: bool = False
     http_v2: bool = False
     debugreflect: bool = False
-    encodings: tuple[Profile, ...] = attrs.field(default=(), converter=tuple)
+    encodings: tuple[Profile, ...] = attrs.field(default=(), converter=_profiles)
     workers: int = attrs.field(default=0, validator=attrs.validators.ge(0))
 
     @property

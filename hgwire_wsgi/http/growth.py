@@ -11,7 +11,6 @@ markers in it are those of now.  (A client does not ask for bookmarks again.)
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from typing import Any
 
@@ -22,8 +21,6 @@ from ..repositories.base import NULL
 from .service import Call
 
 __all__ = ["Growth"]
-
-_log = logging.getLogger("hgwire_wsgi")
 
 _PLAIN_ARGUMENTS = frozenset(
     {"heads", "common", "bundlecaps", "cg", "bookmarks", "listkeys", "obsmarkers", "phases", "cbattempted"}
@@ -73,13 +70,13 @@ class Growth:
         return cls(call, tuple(wanted), note)
 
     def remember(self, store: Store, digest: str) -> None:
-        """Note that the bundle of this call is there, if it is one of a whole repository."""
-        if not self.is_whole:
-            return
-        try:
+        """Note that the bundle of this call is there, if it is one of a whole repository.
+
+        Raises:
+            OSError: such as on a full disk.
+        """
+        if self.is_whole:
             store.put(self.note, b"\n".join([digest.encode("ascii"), *(head.hex().encode() for head in self.wanted)]))
-        except OSError as error:
-            _log.warning("the bundle cache cannot be written: %s", error)
 
     def older(self, store: Store, digest: str) -> int | None:
         """Open the bundle of an older state, if there is one that will do, none of the present state, and the client

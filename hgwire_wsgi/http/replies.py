@@ -59,8 +59,7 @@ class Replies:
         self._provider = provider
         self._settings = settings
         self._chunk = limits.chunk
-        self._flight: Flight | None = None
-        self._pid = 0
+        self._opened: tuple[int, Flight | None] = 0, None
 
     def get(self, call: Call, name: str, lease: Lease, offer: Offer, client: ClientProtocol) -> Rendered:
         """The reply to a call that was authorized; a long one is made once for all who want it.
@@ -86,7 +85,10 @@ class Replies:
         def is_valid() -> bool:
             valid = self.is_current(call, name)
             if valid and growth is not None:
-                growth.remember(flight.store, digest)
+                try:
+                    growth.remember(flight.store, digest)
+                except OSError as error:
+                    flight.complain(error)
             return valid
 
         maker = _Maker(self._provider, call, name, lease, offer, client, encoding.media_type, self._chunk, growth)
@@ -116,14 +118,21 @@ class Replies:
 
     def _open_flight(self) -> Flight | None:
         """The bundle cache of this process, ``None`` if it is off or its folder cannot be used."""
-        if self._pid != os.getpid():
-            self._pid, self._flight = os.getpid(), None
-            if self._settings.disk and self._settings.folder is not None:
-                try:
-                    self._flight = Flight(Store(self._settings.folder, self._settings.disk), self._chunk)
-                except OSError as error:
-                    _log.warning("there is no bundle cache: %s", error)
-        return self._flight
+        pid, flight = self._opened
+        if pid != os.getpid():
+            # Two threads may both come here; two flights in a process get on as those of two processes do.
+            flight = self._open_store()
+            self._opened = os.getpid(), flight
+        return flight
+
+    def _open_store(self) -> Flight | None:
+        if not self._settings.disk or self._settings.folder is None:
+            return None
+        try:
+            return Flight(Store(self._settings.folder, self._settings.disk), self._chunk)
+        except OSError as error:
+            _log.warning("there is no bundle cache: %s", error)
+            return None
 
 
 def may_be_kept(call: Call) -> bool:

@@ -46,7 +46,7 @@ class MercurialProvider(RepositoryProvider):
         idle: how many unused repository objects are kept open.
 
     Raises:
-        ValueError: for a setting that is none, or a mapping to what is no repository.
+        ValueError: for a setting that is none or that Mercurial refuses, and for a mapping to what is no repository.
     """
 
     def __init__(
@@ -57,7 +57,11 @@ class MercurialProvider(RepositoryProvider):
         leases: int = 64,
         idle: int = 64,
     ) -> None:
-        self._ui = _load_ui(config)
+        try:
+            self._ui = _load_ui(config)
+            self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
+        except error.ConfigError as failure:
+            raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
         self._folder: bytes | None = None
         self._named: dict[str, bytes] = {}
         if isinstance(root, Mapping):
@@ -125,7 +129,7 @@ class MercurialProvider(RepositoryProvider):
         return registered_commands(self._ui)
 
     def adjust_offer(self, offer: Offer) -> Offer:
-        return attrs.evolve(offer, post_args=self._ui.configbool(b"experimental", b"httppostargs"))
+        return attrs.evolve(offer, post_args=self._post_args)
 
     def _open(self, name: str, state: State) -> OpenRepository:
         path = self._path_of(name)
