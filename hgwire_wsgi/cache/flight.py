@@ -29,6 +29,14 @@ _READ_SIZE = 256 * 1024
 _POLL_SECONDS = 0.01
 """How often a follower of another process looks for more; within one process it is woken."""
 
+_BATCH_SECONDS = 0.1
+"""How long a follower in the maker's process waits for as much as it reads at once.  Each time it wakes, the two pass
+the interpreter's lock to and fro."""
+
+_HEAD_START_SECONDS = 0.1
+"""How long a maker waits until its own client was given the first chunk.  It is busy, and would let the thread that
+sends wait for the interpreter's lock at every step."""
+
 _MAKERS = 4
 """How many streams a process makes for the store at once; more than that are made for their clients alone, and end
 with them, so that clients who ask and vanish cannot keep a server busy."""
@@ -69,15 +77,19 @@ class _Production:
     """What followers in this process know of a maker in it."""
 
     inode: tuple[int, int]
+    first_given: threading.Event = attrs.Factory(threading.Event)
     changed: threading.Condition = attrs.Factory(threading.Condition)
     size: int = 0
+    announced: int = 0
     ended: bool = False
     failure: BaseException | None = None
 
     def report(self, size: int) -> None:
-        with self.changed:
-            self.size = size
-            self.changed.notify_all()
+        self.size = size
+        if size >= self.announced + _READ_SIZE:
+            with self.changed:
+                self.announced = size
+                self.changed.notify_all()
 
     def end(self, failure: BaseException | None) -> None:
         with self.changed:
@@ -165,7 +177,7 @@ class Flight:
         except _NoRoom:
             part.abandon()
             return _chained(first, chunks)
-        return _begun(self._follow(digest, descriptor, production, make, is_valid))
+        return _begun(self._follow(digest, descriptor, production, make, is_valid, first))
 
     def _start(self, digest: str, part: Part, chunks: Chunks, is_valid: Callable[[], bool]) -> tuple[int, _Production]:
         """Have a stream made in a thread, and tell how to follow it."""
@@ -191,6 +203,7 @@ class Flight:
         is_valid: Callable[[], bool],
     ) -> None:
         failure: BaseException | None = None
+        production.first_given.wait(_HEAD_START_SECONDS)
         try:
             for chunk in chunks:
                 if part.size + len(chunk) > self.store.capacity:
@@ -220,9 +233,15 @@ class Flight:
         production: _Production | None,
         make: Make,
         is_valid: Callable[[], bool],
+        first: bytes = b"",
     ) -> Chunks:
-        position = 0
+        position = len(first)
         try:
+            if first:
+                yield first
+                del first
+            if production is not None:
+                production.first_given.set()
             while True:
                 complete = is_complete(descriptor)
                 if data := os.pread(descriptor, _READ_SIZE, position):
@@ -240,6 +259,8 @@ class Flight:
                 again = self.get(digest, make, is_valid)
             yield from _resumed(_iterated(again), descriptor, position)
         finally:
+            if production is not None:
+                production.first_given.set()
             os.close(descriptor)
 
 
@@ -270,7 +291,8 @@ def _wait(descriptor: int, production: _Production | None, position: int) -> boo
     """
     if production is not None:
         with production.changed:
-            production.changed.wait_for(lambda: production.size > position or production.ended)
+            enough = position + _READ_SIZE
+            production.changed.wait_for(lambda: production.size >= enough or production.ended, _BATCH_SECONDS)
             return production.size > position or production.failure is None
     if has_maker(descriptor):
         time.sleep(_POLL_SECONDS)
