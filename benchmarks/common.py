@@ -101,13 +101,19 @@ class Request:
         return self.query + dict(self.headers).get("X-Hgarg-1", "")
 
 
+_NAME = 32
+"""More octets than the name of an engine and the header of its format have."""
+
 HEADS = Request("cmd=heads", ())
 """A request that costs little."""
 
 
 @attrs.frozen
 class Reply:
-    """The answer to a request; ``first`` and ``last`` are seconds to its first and last octet."""
+    """The answer to a request; ``first`` and ``last`` are seconds to its first and last octet.
+
+    hgweb sends the engine's name, and the header of its format, before it has made anything.  They do not count.
+    """
 
     headers: tuple[tuple[str, str], ...]
     body: bytes
@@ -123,14 +129,15 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
     start = time.perf_counter()
     connection.request("GET", f"/?{request.query}", headers=dict(request.headers))
     response = connection.getresponse()
-    buffer = bytearray(1 << 18)
     pieces: list[bytes] = []
     size, first = 0, 0.0
-    while count := response.readinto(buffer):
-        first = first or time.perf_counter() - start
-        size += count
+    # readinto() would wait until its buffer is full.
+    while piece := response.read1(1 << 18):
+        size += len(piece)
+        if size > _NAME and not first:
+            first = time.perf_counter() - start
         if keep:
-            pieces.append(bytes(buffer[:count]))
+            pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
     if response.status != 200:
