@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 from common import ROOT, busy, cpu_seconds, memory_mib
 
+sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "live"))
 
 from live_herd import Herd, SharedScribe, View, at_once, build_base, in_scribe, one_by_one, plan, processes
