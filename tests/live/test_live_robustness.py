@@ -298,6 +298,6 @@ def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: Start
             assert connection.getresponse().read().startswith(b"1\n")
     body.unlink()
     assert cloned < 64 * MIB, f"a clone: {cloned / MIB:.0f} MiB"
-    # Applying a bundle is all Mercurial's work, and grows by 100 MiB under hgweb too.
-    assert growth.octets < 128 * MIB, f"a push: {growth.octets / MIB:.0f} MiB"
+    # Applying a bundle is all Mercurial's work, and under hgweb it grows by 100 MiB too, on Python 3.13 by 147.
+    assert growth.octets < 192 * MIB, f"a push: {growth.octets / MIB:.0f} MiB"
     assert "Traceback" not in server.log(), server.log()
