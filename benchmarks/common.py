@@ -55,7 +55,7 @@ elif kind == "hgweb":
     extensions.populateui(ui)
     application = hgweb(path.encode(), baseui=ui)
 else:
-    # The limit: the same octets with the same headers, and nothing else; a long answer is a file.
+    # The limit: the same bytes with the same headers, and nothing else; a long answer is a file.
     answers = {{}}
     for question, headers, body in settings["answers"]:
         with open(body, "rb") as file:
@@ -102,7 +102,7 @@ class Request:
 
 
 _NAME = 32
-"""More octets than the name of an engine and the header of its format have."""
+"""More bytes than the name of an engine and the header of its format have."""
 
 HEADS = Request("cmd=heads", ())
 """A request that costs little."""
@@ -110,7 +110,7 @@ HEADS = Request("cmd=heads", ())
 
 @attrs.frozen
 class Reply:
-    """The answer to a request; ``first`` and ``last`` are seconds to its first and last octet.
+    """The answer to a request; ``first`` and ``last`` are seconds to its first and last byte.
 
     hgweb sends the engine's name, and the header of its format, before it has made anything.  They do not count.
     """

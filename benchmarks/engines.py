@@ -7,7 +7,7 @@ only read.  Last comes a synthetic history of N changesets (50,000), which is ma
 
 Columns: *alone* is the engine fed with the chunks that Mercurial makes, from memory: seconds of processor, MB/s of
 input, and by how much it shrinks.  *clone* is ``getbundle`` of everything in process, without a cache: seconds of
-processor, seconds to the first 64 KiB and to the last octet, and by how many MiB the process grew at most.  Each run is
+processor, seconds to the first 64 KiB and to the last byte, and by how many MiB the process grew at most.  Each run is
 a process of its own, and each figure the best of ``--repeat`` runs.
 """
 
@@ -33,7 +33,7 @@ import zstandard
 from common import Request, clone_request
 from synthetic import history
 
-from hgwire_wsgi import Offer, WireApp
+from hgwire_wsgi import ServerCapabilities, WireApp
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.compression import BZIP2, NONE, ZLIB, ZSTD, Engine
 
@@ -78,7 +78,11 @@ def clone(repository: Path, request: Request, engine: Engine) -> Iterator[bytes]
     """The reply to the ``getbundle`` of a full clone."""
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
-    app = WireApp(MercurialProvider(repository), offer=Offer(engines=(engine,)), cache=CacheSettings(memory=0, disk=0))
+    app = WireApp(
+        MercurialProvider(repository),
+        capabilities=ServerCapabilities(engines=(engine,)),
+        cache=CacheSettings(memory=0, disk=0),
+    )
     environ = {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -118,7 +122,7 @@ def chunks_of(repository: Path, request: Request) -> list[bytes]:
 
 @attrs.frozen
 class Figures:
-    """What was measured; seconds, octets."""
+    """What was measured; seconds, bytes."""
 
     cpu: float
     first: float
@@ -174,7 +178,7 @@ def report(title: str, repository: Path, repeat: int) -> None:
     request = clone_request(repository)
     chunks = chunks_of(repository, request)
     total = sum(map(len, chunks))
-    print(f"\n{title}: {total:,} octets in {len(chunks):,} chunks")
+    print(f"\n{title}: {total:,} bytes in {len(chunks):,} chunks")
     print(f"{'':18}{'alone':>8}{'MB/s':>8}{'ratio':>7}{'size':>12}   {'clone':>6}{'first':>7}{'last':>7}{'MiB':>6}")
     for row in rows():
         alone = best(functools.partial(row.engine.compress, chunks), repeat)

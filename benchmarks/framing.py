@@ -4,8 +4,8 @@
 
 Those that a line compares take turns, and the best turn of each counts, so that other load strikes all alike; a turn
 is short, so that the slower ones have some undisturbed, too.  The ratios are what counts.  Peers that are not installed
-are left out.  "Build" goes from fields to octets, "parse" from octets to frame objects, as a file or buffer holds them;
-Mercurial and hyperframe have all the octets at hand, whatever the pieces that are pushed to us.  Mercurial's reactor
+are left out.  "Build" goes from fields to bytes, "parse" from bytes to frame objects, as a file or buffer holds them;
+Mercurial and hyperframe have all the bytes at hand, whatever the pieces that are pushed to us.  Mercurial's reactor
 speaks exp-framing-0006, where a command is one frame of CBOR; in ours an argument is a frame more.
 """
 
@@ -202,7 +202,7 @@ def parse_hyper(payload: bytes, count: int) -> Batch:
 
 
 def commands(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> Batch:
-    """Our reactor: from the octets of a command to its ``RunCommand``, and to the octets of its response."""
+    """Our reactor: from the bytes of a command to its ``RunCommand``, and to the bytes of its response."""
     client = ClientReactor(EXP_0002)
     _, action = client.send_command(OutgoingStream(1), b"listkeys", arguments)
     first = b"".join(iter_chunks(action.frames))
@@ -253,7 +253,7 @@ def commands_hg(count: int, arguments: dict[bytes, bytes], *, respond: bool) -> 
 
 
 def upload(size: int, payload: bytes) -> Batch:
-    """Octets of command data through our reactor."""
+    """Bytes of command data through our reactor."""
     client = ClientReactor(EXP_0002)
     data = (payload for _ in range(size // len(payload)))
     _, action = client.send_command(OutgoingStream(1), b"unbundle", {}, data)
@@ -271,7 +271,7 @@ def upload(size: int, payload: bytes) -> Batch:
 
 
 def download(size: int, payload: bytes) -> Batch:
-    """Octets of a response through our reactor."""
+    """Bytes of a response through our reactor."""
     client = ClientReactor(EXP_0002)
     _, action = client.send_command(OutgoingStream(1), b"getbundle", {})
     wire = b"".join(iter_chunks(action.frames))
@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only the lines whose titles contain this")
     options = parser.parse_args()
     table = Table(options.seconds, options.only)
-    for title, payload, count in (("16 octets", SMALL, 5000), ("32 KiB", LARGE, 500)):
+    for title, payload, count in (("16 bytes", SMALL, 5000), ("32 KiB", LARGE, 500)):
         for verb, ours, hg, hyper in (
             ("build", build, build_hg, build_hyper),
             ("build, one piece,", build_joined, build_hg, build_hyper),

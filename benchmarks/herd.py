@@ -5,7 +5,7 @@ Usage: python benchmarks/herd.py REPOSITORY [--repeat N] [--only NAME...] [--lar
 It needs the extras ``mercurial`` and ``serve``, and ``wrk`` for figures not bounded by a client in Python.  The
 repository is only read: what is pushed to is a copy.  Every figure is a median of ``--repeat`` rounds in which the
 servers take turns.  CPU is that of the workers, from ``/proc``.  The limit is a bare WSGI application that returns
-the same octets with the same headers, or the same file given to ``wsgi.file_wrapper``.
+the same bytes with the same headers, or the same file given to ``wsgi.file_wrapper``.
 
 Requests go to 127.0.0.1 only.
 """
@@ -311,7 +311,7 @@ def push(options: Options) -> None:
 
 
 def first(options: Options) -> None:
-    """The first clone: seconds to its first octet and to its last, and CPU; the process is warm, the cache empty."""
+    """The first clone: seconds to its first byte and to its last, and CPU; the process is warm, the cache empty."""
     request = clone_request(options.repository)
     kinds = {"hgwire": {}, "no cache": {"disk": 0}, "hgweb": {}}
     title("first clone", *kinds, "ratio")
@@ -325,7 +325,7 @@ def first(options: Options) -> None:
                 reply = fetch(running.port, request, keep=False)
                 _settle(running)
                 figures[name].append((reply.first * 1000, reply.last * 1000, (running.cpu() - before) * 1000))
-    for number, label in enumerate(("first octet, ms", "last octet, ms", "server CPU, ms")):
+    for number, label in enumerate(("first byte, ms", "last byte, ms", "server CPU, ms")):
         seen = [median([figure[number] for figure in figures[name]]) for name in kinds]
         row(label, *seen, f"{seen[2] / seen[0]:.2f}")
 
@@ -351,7 +351,7 @@ def growth(options: Options) -> None:
             theirs.warm_up()
             made = measured(ours, ask)
             size = ask().size
-            # So many that some ticks of the clock pass, and no more octets than a few GB.
+            # So many that some ticks of the clock pass, and no more bytes than a few GB.
             count = max(20, min(1000, int(2e9 / size)))
             kept = median([measured(ours, ask, count) for _ in range(options.repeat)])
             hgweb = measured(theirs, functools.partial(fetch, theirs.port, request, keep=False))

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cache", type=float, default=4, help="MiB (default: 4)")
-    parser.add_argument("--noise", type=int, default=700_000, help="octets that every clone transfers at least")
+    parser.add_argument("--noise", type=int, default=700_000, help="bytes that every clone transfers at least")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:

@@ -15,7 +15,7 @@ from pathlib import Path
 from common import hg
 
 from hgwire_wsgi.repositories.base import NULL
-from hgwire_wsgi.repositories.changegroup import END, Chunk, encode_group, encode_path, full_delta
+from hgwire_wsgi.testing.changegroup import END, Chunk, encode_group, encode_path, full_delta
 
 FILES = 200
 LINES = 12

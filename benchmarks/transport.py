@@ -29,7 +29,7 @@ from typing import Any
 
 from common import ROOT, free_port
 
-from hgwire_wsgi import Api, CommandContext, CommandRegistry, LegacyStreamResponse, StreamResponse, WireApp
+from hgwire_wsgi import ApiSettings, CommandContext, CommandRegistry, LegacyStreamResponse, StreamResponse, WireApp
 from hgwire_wsgi.framing import (
     EXP_0002,
     STREAM_BEGIN,
@@ -42,7 +42,7 @@ from hgwire_wsgi.framing import (
     encode_frame,
     iter_chunks,
 )
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 MIB = 1 << 20
 CHUNK = os.urandom(64 * 1024)
@@ -52,7 +52,7 @@ COMPRESSIBLE_MIB = 24
 
 
 def pieces() -> Iterator[bytes]:
-    """``SIZE`` octets that do not compress."""
+    """``SIZE`` bytes that do not compress."""
     for _ in range(SIZE // len(CHUNK)):
         yield CHUNK
 
@@ -90,7 +90,7 @@ def commands() -> CommandRegistry:
 
 
 def plain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """The copy to compare with: octets out, or octets in, and nothing else."""
+    """The copy to compare with: bytes out, or bytes in, and nothing else."""
     if environ["PATH_INFO"].endswith("/down"):
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         return pieces()
@@ -106,7 +106,7 @@ def peak_kib() -> int:
 
 
 def make_app(*, workers: int = 0, encodings: tuple[Profile, ...] = ()) -> WireApp:
-    api = Api(server=True, http_v2=True, workers=workers, encodings=encodings)
+    api = ApiSettings(server=True, http_v2=True, workers=workers, encodings=encodings)
     provider = MemoryProvider({"repo": MemoryRepository()})
     return WireApp(provider, commands=commands(), api=api)
 
@@ -131,7 +131,7 @@ def request_frames(*names: str) -> bytes:
 
 
 def upload_frames() -> list[bytes]:
-    """The body of a request with ``SIZE`` octets of data, made beforehand so that the client does not count."""
+    """The body of a request with ``SIZE`` bytes of data, made beforehand so that the client does not count."""
     two = encode_frame(Frame(1, 1, 0, 3, 1, CHUNK[:32768])) + encode_frame(Frame(1, 1, 0, 3, 1, CHUNK[32768:]))
     begin = encode_frame(Frame(1, 1, STREAM_BEGIN, 1, 4, b"up"))
     return [begin, *[two * 4] * (SIZE // len(CHUNK) // 4), encode_frame(Frame(1, 1, 0, 3, 2, b""))]
@@ -145,7 +145,7 @@ def upload_plain() -> list[bytes]:
 
 
 class Feed(io.RawIOBase):
-    """A ``wsgi.input`` whose octets are made while it is read, and copied once, as from a socket."""
+    """A ``wsgi.input`` whose bytes are made while it is read, and copied once, as from a socket."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -164,7 +164,7 @@ class Feed(io.RawIOBase):
 
 
 def call(app: Any, path: str, body: Iterable[bytes], *, asks: str = "") -> tuple[int, float]:
-    """Run a request to its end; octets of the response, and seconds."""
+    """Run a request to its end; bytes of the response, and seconds."""
     environ = {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied
-    from .http.api import Api
+    from .http.api import ApiSettings
     from .http.app import WireApp, WireMiddleware
     from .limits import Limits
-    from .negotiation import Offer
+    from .negotiation import ServerCapabilities
     from .repositories.base import Lease, Repository, RepositoryProvider
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "ZLIB",
     "ZSTD",
     "AccessRequest",
-    "Api",
+    "ApiSettings",
     "Argument",
     "BytesResponse",
     "CacheSettings",
@@ -51,7 +51,6 @@ __all__ = [
     "Lease",
     "LegacyStreamResponse",
     "Limits",
-    "Offer",
     "OutOfBandError",
     "PermissionDenied",
     "Policy",
@@ -59,6 +58,7 @@ __all__ = [
     "PushResponse",
     "Repository",
     "RepositoryProvider",
+    "ServerCapabilities",
     "StreamResponse",
     "WireApp",
     "WireMiddleware",
@@ -85,10 +85,10 @@ _MODULES = {
     ),
     "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
     "errors": ("HgWireError", "PermissionDenied"),
-    "http.api": ("Api",),
+    "http.api": ("ApiSettings",),
     "http.app": ("WireApp", "WireMiddleware"),
     "limits": ("Limits",),
-    "negotiation": ("Offer",),
+    "negotiation": ("ServerCapabilities",),
     "repositories.base": ("Lease", "Repository", "RepositoryProvider"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,7 +1,7 @@
 """Compression engines by their names on the wire, streaming both ways, with bounded output.
 
 Names come from the ``compression`` capability: ``zstd``, ``zlib``, ``bzip2`` and ``none`` are those that Mercurial
-speaks.  A host adds its own by putting another :class:`Engine` into ``Offer.engines``.
+speaks.  A host adds its own by putting another :class:`Engine` into ``ServerCapabilities.engines``.
 
 Decoding yields pieces: whoever consumes them stops when it has had enough, so a bomb costs its sender bandwidth
 and us one piece (at most 2 MiB).
@@ -21,6 +21,7 @@ import zstandard
 
 from .errors import DecodeError
 from .limits import Limits
+from .streams import Readable
 
 __all__ = [
     "BZIP2",
@@ -33,20 +34,13 @@ __all__ = [
     "DecodingReader",
     "Decompressor",
     "Engine",
-    "Readable",
     "start_zstd",
 ]
 
 _READ_SIZE = 64 * 1024
-# zstd expands four octets to a block of 128 KiB at most and its decoder takes no bound on its output, so feeding it
-# 64 octets at a time bounds a piece to 2 MiB.  The price: data that did not shrink come in pieces as small as that.
+# zstd expands four bytes to a block of 128 KiB at most and its decoder takes no bound on its output, so feeding it
+# 64 bytes at a time bounds a piece to 2 MiB.  The price: data that did not shrink come in pieces as small as that.
 _ZSTD_SLICE = 64
-
-
-class Readable(Protocol):
-    """Anything that gives octets when asked: a file, ``wsgi.input``, a decoder."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Compressor(Protocol):
@@ -95,7 +89,7 @@ class Engine:
 
     @property
     def prefix(self) -> bytes:
-        """What a payload of ``application/mercurial-0.2`` starts with: a length octet and the name."""
+        """What a payload of ``application/mercurial-0.2`` starts with: a length byte and the name."""
         return bytes([len(self.name)]) + self.name.encode("ascii")
 
     def compress(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -122,7 +116,7 @@ class DecodingReader:
         self._piece = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` octets, fewer at the end of a piece, none at the end of the data."""
+        """Up to ``size`` bytes, fewer at the end of a piece, none at the end of the data."""
         while not self._piece:
             piece = next(self._pieces, None)
             if piece is not None:
@@ -256,7 +250,7 @@ def start_zstd(level: int | None, *, threads: int = 0) -> Compressor:
             level 1 sends, level 5 another 3% and 1%, level 9 10% and 3%.  So 3 is the last one that a first clone does
             not notice; where nearly all that is sent comes from the cache, a higher one pays.
         threads: that compress beside the one that makes the data; 0 compresses in that one.  Measured there too: with
-            two of them the last octet leaves no earlier, as the data are not made fast enough for one; the first
+            two of them the last byte leaves no earlier, as the data are not made fast enough for one; the first
             leaves after 1 s instead of 0.1 s, and 16 to 47 MiB more are used.
     """
     return zstandard.ZstdCompressor(level=3 if level is None else level, threads=threads).compressobj()

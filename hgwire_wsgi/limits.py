@@ -18,7 +18,7 @@ def _bound(default: int) -> int:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of one application.  Sizes are octets unless a name says otherwise."""
+    """Bounds of one application.  Sizes are bytes unless a name says otherwise."""
 
     argument_bytes: int = _bound(16 * 1024 * 1024)
     """Encoded arguments of one v1 request (query string, headers or posted).
@@ -27,7 +27,7 @@ class Limits:
     """
 
     command_arguments: int = _bound(256)
-    """Arguments of one command.  No command of Mercurial has fifteen; each costs many times its octets here."""
+    """Arguments of one command.  No command of Mercurial has fifteen; each costs many times its bytes here."""
 
     batch_commands: int = _bound(50_000)
     """Sub-commands of one ``batch``.  largefiles asks for one ``statlfile`` per file, thousands at a time."""
@@ -66,7 +66,7 @@ class Limits:
     """
 
     frame_decoded: int = _bound(16 * 1024 * 1024)
-    """Payload of one frame after decoding.  65,535 octets of deflate can make 64 MiB, of zstd far more."""
+    """Payload of one frame after decoding.  65,535 bytes of deflate can make 64 MiB, of zstd far more."""
 
     command_name: int = _bound(255)
     """Name of a framed command.  The longest that Mercurial knows has 19 characters."""
@@ -78,10 +78,10 @@ class Limits:
     """Requests of one exchange that are being received or not yet answered."""
 
     open_streams: int = _bound(128)
-    """Streams open in one direction: every odd (or even) stream ID.  One without an encoding costs 200 octets."""
+    """Streams open in one direction: every odd (or even) stream ID.  One without an encoding costs 200 bytes."""
 
     encoded_streams: int = _bound(8)
-    """Open streams with a content encoding, each of which may hold ``stream_window`` octets of history."""
+    """Open streams with a content encoding, each of which may hold ``stream_window`` bytes of history."""
 
     stream_window: int = _bound(8 * 1024 * 1024)
     """Window of the decoder of one stream: what the name of the profile ``zstd-8mb`` promises."""
@@ -92,7 +92,7 @@ class Limits:
     reflected: int = _bound(1024 * 1024)
     """Answer of ``debugreflect``, which is made in memory.
 
-    A few octets of an encoded frame can make megabytes of it, and each megabyte takes 0.1 s to write as JSON.
+    A few bytes of an encoded frame can make megabytes of it, and each megabyte takes 0.1 s to write as JSON.
     """
 
     spool: int = _bound(1024 * 1024 * 1024)

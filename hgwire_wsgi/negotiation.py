@@ -22,7 +22,7 @@ __all__ = [
     "MEDIA_TYPE_02",
     "ClientProtocol",
     "Encoding",
-    "Offer",
+    "ServerCapabilities",
     "choose_encoding",
     "choose_plain_encoding",
     "content_length",
@@ -50,7 +50,7 @@ def _versions(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
-class Offer:
+class ServerCapabilities:
     """What a server offers to negotiate, as its ``capabilities`` reply tells.
 
     Attributes:
@@ -58,7 +58,7 @@ class Offer:
         legacy_engine: what streams of ``application/mercurial-0.1`` are compressed with.  Clients expect zlib.
         receive: media type versions that request bodies may have; ``0.2`` bodies are decompressed.
         send: media type versions that responses may have.
-        max_header_length: longest ``X-HgArg-<N>`` header line a client should send, in octets; 0 asks for arguments in
+        max_header_length: longest ``X-HgArg-<N>`` header line a client should send, in bytes; 0 asks for arguments in
             the query string.
         post_args: whether arguments may be posted (``httppostargs``).
     """
@@ -118,7 +118,7 @@ class Encoding:
 
 
 _PROTOCOL_LENGTH = 4096
-"""The most of ``X-HgProto``.  Clients send some 60 octets; a thousand headers could be megabytes, and it is cached."""
+"""The most of ``X-HgProto``.  Clients send some 60 bytes; a thousand headers could be megabytes, and it is cached."""
 
 
 def numbered(environ: Mapping[str, Any], key: str) -> list[str]:
@@ -146,15 +146,17 @@ def read_client_protocol(environ: Mapping[str, Any]) -> ClientProtocol:
     parameters the first counts.  Names are compared exactly.
 
     Raises:
-        RequestError: for more than 4096 octets.
+        RequestError: for more than 4096 bytes.
     """
     value = "".join(numbered(environ, "HTTP_X_HGPROTO_"))
     if len(value) > _PROTOCOL_LENGTH:
-        raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} octets")
+        raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} bytes")
     return _parse_client_protocol(value)
 
 
-def choose_encoding(offer: Offer, client: ClientProtocol, *, prefer_uncompressed: bool = False) -> Encoding:
+def choose_encoding(
+    offer: ServerCapabilities, client: ClientProtocol, *, prefer_uncompressed: bool = False
+) -> Encoding:
     """Choose media type and engine of a stream.
 
     Args:
@@ -180,7 +182,7 @@ def choose_encoding(offer: Offer, client: ClientProtocol, *, prefer_uncompressed
     )
 
 
-def choose_plain_encoding(offer: Offer, client: ClientProtocol) -> Encoding:
+def choose_plain_encoding(offer: ServerCapabilities, client: ClientProtocol) -> Encoding:
     """Choose the encoding of a response that is not a stream, or is one that is never compressed.
 
     Such responses go out as they are in 0.1 (as Mercurial's own server sends them), unless the server does not send 0.1
@@ -191,7 +193,7 @@ def choose_plain_encoding(offer: Offer, client: ClientProtocol) -> Encoding:
     return choose_encoding(offer, client, prefer_uncompressed=True)
 
 
-def media_type_version(offer: Offer, content_type: str | None, *, required: bool) -> str:
+def media_type_version(offer: ServerCapabilities, content_type: str | None, *, required: bool) -> str:
     """Tell the version of a request body from its ``Content-Type``, parameters aside.
 
     Args:
@@ -222,12 +224,12 @@ def media_type_version(offer: Offer, content_type: str | None, *, required: bool
 
 
 def parse_form(value: str, most: int | None = None) -> list[tuple[str, bytes]]:
-    """Parse ``application/x-www-form-urlencoded`` text, as WSGI hands it over, to names and octets.
+    """Parse ``application/x-www-form-urlencoded`` text, as WSGI hands it over, to names and bytes.
 
     Only ``&`` separates.  Blank values and names without ``=`` are kept; malformed escapes stand for themselves.
 
     Raises:
-        RequestError: for more than ``most`` pairs, or characters that are no octets.
+        RequestError: for more than ``most`` pairs, or characters that are no bytes.
     """
     if not value:
         return []
@@ -238,19 +240,19 @@ def parse_form(value: str, most: int | None = None) -> list[tuple[str, bytes]]:
     try:
         return [(name, data.encode("latin-1")) for name, data in pairs]
     except UnicodeEncodeError:
-        raise RequestError("the server hands on octets as other characters than WSGI says") from None
+        raise RequestError("the server hands on bytes as other characters than WSGI says") from None
 
 
 def read_header_arguments(environ: Mapping[str, Any], limit: int, most: int | None = None) -> list[tuple[str, bytes]]:
     """Read the arguments in ``X-HgArg-<N>``, joined before they are parsed, so an escape may be broken in two.
 
     Raises:
-        RequestError: for more than ``limit`` octets or ``most`` arguments, or for a header sent twice.  Servers join
+        RequestError: for more than ``limit`` bytes or ``most`` arguments, or for a header sent twice.  Servers join
             repeated headers with a comma, which no client leaves unescaped in a value.
     """
     value = "".join(numbered(environ, "HTTP_X_HGARG_"))
     if len(value) > limit:
-        raise RequestError(f"arguments exceed {limit} octets")
+        raise RequestError(f"arguments exceed {limit} bytes")
     if "," in value:
         raise RequestError("an X-HgArg header was sent twice, or holds an unescaped comma")
     return parse_form(value, most)
@@ -258,9 +260,9 @@ def read_header_arguments(environ: Mapping[str, Any], limit: int, most: int | No
 
 def _parse_length(header: str, value: str, limit: int, too_long: type[RequestError]) -> int:
     if not (value.isascii() and value.isdigit()):
-        raise RequestError(f"{header} is not a number of octets")
+        raise RequestError(f"{header} is not a number of bytes")
     if len(value) > 18 or int(value) > limit:
-        raise too_long(f"{header} exceeds {limit} octets")
+        raise too_long(f"{header} exceeds {limit} bytes")
     return int(value)
 
 
@@ -276,7 +278,7 @@ def content_length(environ: Mapping[str, Any], limit: int) -> int | None:
 
 
 def posted_arguments_length(environ: Mapping[str, Any], limit: int) -> int:
-    """How many octets of the body are arguments: ``X-HgArgs-Post``, 0 when absent.
+    """How many bytes of the body are arguments: ``X-HgArgs-Post``, 0 when absent.
 
     Raises:
         RequestError: for what is not a decimal number, or exceeds ``limit``.

@@ -108,7 +108,9 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "negotiation": _own("compression", "errors"),
     "framing": _own("framing", "compression", "errors", "limits"),
     "commands": _own("commands", "compression", "errors", "limits", "negotiation", "repositories.base"),
-    "repositories": _own("repositories", "cache.lru", "commands", "compression", "errors", "limits", "negotiation"),
+    "repositories": _own(
+        "repositories", "cache.stores.memory", "commands", "compression", "errors", "limits", "negotiation"
+    ),
     "access": _own("access", "errors", "repositories.base"),
 }
 """Which parts of the package these may know."""

@@ -18,7 +18,7 @@ from hgwire_wsgi.negotiation import (
     MEDIA_TYPE_02,
     ClientProtocol,
     Encoding,
-    Offer,
+    ServerCapabilities,
     choose_encoding,
     choose_plain_encoding,
     content_length,
@@ -31,7 +31,7 @@ from hgwire_wsgi.negotiation import (
 )
 
 LIMIT = 1 << 20
-ONLY_02 = Offer(send=("0.2",))
+ONLY_02 = ServerCapabilities(send=("0.2",))
 
 
 def numbered(header: str, *values: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def iter_splits(value: str) -> Iterator[tuple[str, str]]:
 
 class TestOffer:
     def test_default_tokens(self) -> None:
-        assert Offer().capabilities() == [
+        assert ServerCapabilities().capabilities() == [
             b"httpheader=1024",
             b"httpmediatype=0.1rx,0.1tx,0.2rx,0.2tx",
             b"compression=zstd,zlib",
@@ -58,26 +58,26 @@ class TestOffer:
     @pytest.mark.parametrize(
         ("offer", "tokens"),
         [
-            (Offer(post_args=True), [b"httppostargs"]),
-            (Offer(max_header_length=0), [b"httpheader=0"]),
-            (Offer(engines=(BZIP2, NONE)), [b"compression=bzip2,none"]),
-            (Offer(send=("0.2",)), [b"httpmediatype=0.1rx,0.2rx,0.2tx,mintx=0.2"]),
-            (Offer(receive=("0.2",)), [b"httpmediatype=0.1tx,0.2rx,0.2tx,minrx=0.2"]),
+            (ServerCapabilities(post_args=True), [b"httppostargs"]),
+            (ServerCapabilities(max_header_length=0), [b"httpheader=0"]),
+            (ServerCapabilities(engines=(BZIP2, NONE)), [b"compression=bzip2,none"]),
+            (ServerCapabilities(send=("0.2",)), [b"httpmediatype=0.1rx,0.2rx,0.2tx,mintx=0.2"]),
+            (ServerCapabilities(receive=("0.2",)), [b"httpmediatype=0.1tx,0.2rx,0.2tx,minrx=0.2"]),
         ],
-        ids=lambda value: None if isinstance(value, Offer) else value[0].decode(),
+        ids=lambda value: None if isinstance(value, ServerCapabilities) else value[0].decode(),
     )
-    def test_token(self, offer: Offer, tokens: list[bytes]) -> None:
+    def test_token(self, offer: ServerCapabilities, tokens: list[bytes]) -> None:
         assert set(tokens) <= set(offer.capabilities())
 
     def test_without_02_there_is_no_compression(self) -> None:
-        assert Offer(send=("0.1",), engines=()).capabilities() == [
+        assert ServerCapabilities(send=("0.1",), engines=()).capabilities() == [
             b"httpheader=1024",
             b"httpmediatype=0.1rx,0.1tx,0.2rx",
         ]
 
     def test_engine_names_are_quoted(self) -> None:
         odd = Engine(name="a%/b", start=ZLIB.start, start_decoder=ZLIB.start_decoder)
-        assert b"compression=a%25/b" in Offer(engines=(odd,)).capabilities()
+        assert b"compression=a%25/b" in ServerCapabilities(engines=(odd,)).capabilities()
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -92,7 +92,7 @@ class TestOffer:
     )
     def test_refuses(self, wrong: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            Offer(**wrong)
+            ServerCapabilities(**wrong)
 
 
 class TestClientProtocol:
@@ -136,7 +136,7 @@ class TestClientProtocol:
     def test_bound(self) -> None:
         value = "0.2 comp=" + "a" * 4087
         assert read_client_protocol(numbered("HGPROTO", *value)).media_types == {"0.2"}
-        with pytest.raises(RequestError, match="X-HgProto exceeds 4096 octets"):
+        with pytest.raises(RequestError, match="X-HgProto exceeds 4096 bytes"):
             read_client_protocol(numbered("HGPROTO", *value, "a"))
 
     def test_a_gap_ends_them(self) -> None:
@@ -162,25 +162,29 @@ class TestChoice:
         ],
     )
     def test_02(self, value: str, engine: Engine) -> None:
-        assert choose_encoding(Offer(), client(value)) == Encoding(MEDIA_TYPE_02, engine)
+        assert choose_encoding(ServerCapabilities(), client(value)) == Encoding(MEDIA_TYPE_02, engine)
 
     @pytest.mark.parametrize("value", ["", "0.1", "0.1 comp=zstd", "0.1 0.2 comp=none", "0.1 0.2 comp=bzip2"])
     def test_01(self, value: str) -> None:
-        assert choose_encoding(Offer(), client(value)) == Encoding(MEDIA_TYPE_01, ZLIB)
+        assert choose_encoding(ServerCapabilities(), client(value)) == Encoding(MEDIA_TYPE_01, ZLIB)
 
     def test_the_order_of_the_server_decides(self) -> None:
-        offer = Offer(engines=(NONE, BZIP2, ZLIB))
+        offer = ServerCapabilities(engines=(NONE, BZIP2, ZLIB))
         assert choose_encoding(offer, client("0.2 comp=zlib,bzip2")).engine is BZIP2
         assert choose_encoding(offer, client("0.2")).engine is NONE
 
     def test_legacy_engine(self) -> None:
         level_9 = Engine(name="zlib", start=ZLIB.start, start_decoder=ZLIB.start_decoder, level=9)
-        assert choose_encoding(Offer(legacy_engine=level_9), ClientProtocol()).engine is level_9
+        assert choose_encoding(ServerCapabilities(legacy_engine=level_9), ClientProtocol()).engine is level_9
 
     def test_what_does_not_shrink(self) -> None:
         for value in ("0.2", "0.2 comp=zstd"):
-            assert choose_encoding(Offer(), client(value), prefer_uncompressed=True) == Encoding(MEDIA_TYPE_02, NONE)
-        assert choose_encoding(Offer(), client("0.1"), prefer_uncompressed=True) == Encoding(MEDIA_TYPE_01, ZLIB)
+            assert choose_encoding(ServerCapabilities(), client(value), prefer_uncompressed=True) == Encoding(
+                MEDIA_TYPE_02, NONE
+            )
+        assert choose_encoding(ServerCapabilities(), client("0.1"), prefer_uncompressed=True) == Encoding(
+            MEDIA_TYPE_01, ZLIB
+        )
 
     def test_server_without_01(self) -> None:
         assert choose_encoding(ONLY_02, client("0.1 0.2 comp=unheard-of")) == Encoding(MEDIA_TYPE_02, NONE)
@@ -189,11 +193,11 @@ class TestChoice:
                 choose(ONLY_02, ClientProtocol())
 
     def test_server_without_02(self) -> None:
-        assert choose_encoding(Offer(send=("0.1",)), client("0.2")) == Encoding(MEDIA_TYPE_01, ZLIB)
+        assert choose_encoding(ServerCapabilities(send=("0.1",)), client("0.2")) == Encoding(MEDIA_TYPE_01, ZLIB)
 
     def test_plain(self) -> None:
         for value in ("", "0.2 comp=zstd"):
-            assert choose_plain_encoding(Offer(), client(value)) == Encoding(MEDIA_TYPE_01, None)
+            assert choose_plain_encoding(ServerCapabilities(), client(value)) == Encoding(MEDIA_TYPE_01, None)
         assert choose_plain_encoding(ONLY_02, client("0.2 comp=zstd")) == Encoding(MEDIA_TYPE_02, NONE)
 
     @given(
@@ -213,7 +217,10 @@ class TestChoice:
         engines: list[str],
         uncompressed: bool,
     ) -> None:
-        offer, protocol = Offer(engines=offered, send=send), ClientProtocol((), media_types, tuple(engines))
+        offer, protocol = (
+            ServerCapabilities(engines=offered, send=send),
+            ClientProtocol((), media_types, tuple(engines)),
+        )
         try:
             chosen = choose_encoding(offer, protocol, prefer_uncompressed=uncompressed)
         except NotAcceptable:
@@ -239,14 +246,14 @@ class TestMediaTypeOfBodies:
     )
     def test_version(self, content_type: str | None, version: str) -> None:
         for required in (False, True):
-            assert media_type_version(Offer(), content_type, required=required) == version
+            assert media_type_version(ServerCapabilities(), content_type, required=required) == version
 
     def test_foreign(self) -> None:
-        assert media_type_version(Offer(), "text/plain", required=False) == "0.1"
+        assert media_type_version(ServerCapabilities(), "text/plain", required=False) == "0.1"
         with pytest.raises(
             UnsupportedMediaType, match=r"must be application/mercurial-0.1 or application/mercurial-0.2"
         ):
-            media_type_version(Offer(), "text/plain", required=True)
+            media_type_version(ServerCapabilities(), "text/plain", required=True)
 
     @pytest.mark.parametrize(
         ("receive", "content_type", "words"),
@@ -258,7 +265,7 @@ class TestMediaTypeOfBodies:
     )
     def test_not_received(self, receive: tuple[str, ...], content_type: str | None, words: str) -> None:
         with pytest.raises(UnsupportedMediaType, match=words):
-            media_type_version(Offer(receive=receive), content_type, required=False)
+            media_type_version(ServerCapabilities(receive=receive), content_type, required=False)
 
 
 class TestArguments:
@@ -303,7 +310,7 @@ class TestArguments:
 
     def test_headers_are_bounded(self) -> None:
         assert read_header_arguments(numbered("HGARG", "a=", "1"), 3) == [("a", b"1")]
-        with pytest.raises(RequestError, match="exceed 2 octets"):
+        with pytest.raises(RequestError, match="exceed 2 bytes"):
             read_header_arguments(numbered("HGARG", "a=", "1"), 2)
 
     def test_repeated_header(self) -> None:
@@ -324,7 +331,7 @@ class TestPostedLength:
 
     @pytest.mark.parametrize("value", ["101", "9" * 18, "9" * 5000])
     def test_too_long(self, value: str) -> None:
-        with pytest.raises(RequestError, match="exceeds 100 octets"):
+        with pytest.raises(RequestError, match="exceeds 100 bytes"):
             posted_arguments_length({"HTTP_X_HGARGS_POST": value}, 100)
 
 
@@ -337,7 +344,7 @@ class TestContentLength:
         with pytest.raises(RequestError, match="Content-Length is not a number"):
             content_length({"CONTENT_LENGTH": "-1"}, 100)
         for value in ("101", "9" * 5000):
-            with pytest.raises(BodyTooLarge, match="Content-Length exceeds 100 octets"):
+            with pytest.raises(BodyTooLarge, match="Content-Length exceeds 100 bytes"):
                 content_length({"CONTENT_LENGTH": value}, 100)
 
 

@@ -23,12 +23,12 @@ from wsgiref.validate import validator
 import attrs
 import pytest
 
-from hgwire_wsgi import ZLIB, CommandRegistry, Offer, StreamResponse, WireApp, WireMiddleware
+from hgwire_wsgi import ZLIB, CommandRegistry, ServerCapabilities, StreamResponse, WireApp, WireMiddleware
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.compression import ENGINES, DecodingReader, Engine
 from hgwire_wsgi.limits import Limits
-from hgwire_wsgi.repositories.history import Push
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.history import Push
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 VECTORS = Path(__file__).parent / "vectors" / "negotiation"
 HG_ERROR = "application/hg-error"
@@ -115,7 +115,7 @@ DEVIATIONS: dict[str, Deviation] = {
     "dispatch: pushkey by post without ssl": _typed(403, b"ssl required"),
     "dispatch: unbundle by get": _typed(405, b"push requires POST request"),
     "query-string: utf-8 value": Deviation(
-        "argument values are octets", 200, "application/mercurial-0.1", b"\xc3\xa9 b None None None"
+        "argument values are bytes", 200, "application/mercurial-0.1", b"\xc3\xa9 b None None None"
     ),
     "duplicates: cmd twice": Deviation("a request names one command", body=b"cmd more than once"),
     "blank-and-missing: lookup without key": _missing("key"),
@@ -152,12 +152,12 @@ def load(name: str) -> dict[str, Any]:
     return data
 
 
-def octets(value: Any) -> bytes:
+def raw_bytes(value: Any) -> bytes:
     """A byte value of the vectors: hexadecimal, repeated or joined."""
     if isinstance(value, str):
         return bytes.fromhex(value)
     if "concat" in value:
-        return b"".join(map(octets, value["concat"]))
+        return b"".join(map(raw_bytes, value["concat"]))
     return bytes.fromhex(value["repeat_hex"]) * int(value["count"])
 
 
@@ -166,7 +166,7 @@ def payload(digest: str) -> bytes:
     """A decoded reply of the recording."""
     for name in ("v1.json", "v1_args.json", "v1_config.json"):
         if digest in load(name)["payloads"]:
-            data = octets(load(name)["payloads"][digest]["hex"])
+            data = raw_bytes(load(name)["payloads"][digest]["hex"])
             assert hashlib.sha256(data).hexdigest() == digest
             return data
     raise KeyError(digest)
@@ -204,12 +204,12 @@ def graded(engine: Engine, level: str | None) -> Engine:
     return engine if level is None else attrs.evolve(engine, level=int(level))
 
 
-def offer_of(settings: MemoryRepository) -> Offer:
+def offer_of(settings: MemoryRepository) -> ServerCapabilities:
     """The negotiation that the recording server was set to; it did not offer to receive 0.2."""
     engines = settings.settings("server", "compressionengines") or ["zstd", "zlib"]
     levels = {"zlib": settings.setting("server", "zliblevel"), "zstd": settings.setting("server", "zstdlevel")}
     wire_names = {"bz2": "bzip2"}
-    return Offer(
+    return ServerCapabilities(
         engines=tuple(
             graded(ENGINES[name], levels.get(name)) for name in (wire_names.get(name, name) for name in engines)
         ),
@@ -232,7 +232,7 @@ def application(hgrc: str, replay: bytes | None = None) -> Any:
     served = repository(hgrc)
     # Nothing is kept: every case shows what is made for it.
     cache = CacheSettings(memory=0, disk=0)
-    return WireApp(MemoryProvider({"": served}), commands=commands, offer=offer_of(served), cache=cache)
+    return WireApp(MemoryProvider({"": served}), commands=commands, capabilities=offer_of(served), cache=cache)
 
 
 def page(environ: Any, start_response: Any) -> list[bytes]:
@@ -335,7 +335,7 @@ def replay_exchange(case: Mapping[str, Any], hgrc: str) -> None:
     deviation = DEVIATIONS.get(case["name"])
     recorded, asked = case["response"], case["request"]
     headers = [["Host", "localhost"] if name == "Host" else [name, value] for name, value in asked["headers"]]
-    arguments = (asked["method"], asked["target"], headers, octets(asked.get("body_hex", "")))
+    arguments = (asked["method"], asked["target"], headers, raw_bytes(asked.get("body_hex", "")))
     if deviation is not None and deviation.status is None:
         assert recorded["content_type"] == "text/html; charset=utf-8"
         assert request(WireMiddleware(page, wire=application(hgrc)), *arguments).body == PAGE

@@ -23,7 +23,7 @@ def default_folder() -> Path | None:
 
 @attrs.frozen(kw_only=True)
 class CacheSettings:
-    """Bounds and places of the caches of one application.  Sizes are octets; 0 switches a cache off.
+    """Bounds and places of the caches of one application.  Sizes are bytes; 0 switches a cache off.
 
     Attributes:
         memory: for short replies, in each process.

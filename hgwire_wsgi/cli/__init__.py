@@ -61,7 +61,7 @@ SUBCOMMANDS = {
 
 def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     """Declare ``--timeout`` for a sub-command that is a client."""
-    text = f"without an octet, until to give up ({default:g})"
+    text = f"without a byte, until to give up ({default:g})"
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=default, help=text)
 
 

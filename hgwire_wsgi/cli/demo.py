@@ -131,7 +131,7 @@ def make_demonstration(root: Path) -> None:
 class _CommandServer:
     """Client of ``hg serve --cmdserver pipe``: see ``hg help scripting`` and the wiki page CommandServer.
 
-    Both directions are length-prefixed: the server sends a channel (one octet) and a big-endian length, then the
+    Both directions are length-prefixed: the server sends a channel (one byte) and a big-endian length, then the
     data.
     """
 

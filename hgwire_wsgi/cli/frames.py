@@ -1,4 +1,4 @@
-"""``hgwire frames``: frames between octets and text, and recorded exchanges run through a reactor."""
+"""``hgwire frames``: frames between bytes and text, and recorded exchanges run through a reactor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from ..compression import Readable
 from ..framing import (
     REVISIONS,
     Action,
@@ -33,6 +32,7 @@ from ..framing import (
     read_frame,
 )
 from ..limits import Limits
+from ..streams import Readable
 from . import CommandLineError, open_input
 
 __all__ = ["configure", "run"]
@@ -64,20 +64,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", choices=sorted(_NAMES), default="exp-framing-0002", help="what the frames mean")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    encode = actions.add_parser("encode", help="lines of text to octets")
+    encode = actions.add_parser("encode", help="lines of text to bytes")
     encode.add_argument("file", nargs="?", default="-", help="lines of text; standard input unless given")
     encode.set_defaults(do=_encode)
 
-    decode = actions.add_parser("decode", help="octets to lines of text")
-    decode.add_argument("file", nargs="?", default="-", help="octets; standard input unless given")
-    decode.add_argument("--hex", action="store_true", help="the octets are hexadecimal, or a dump of xxd or hexdump -C")
+    decode = actions.add_parser("decode", help="bytes to lines of text")
+    decode.add_argument("file", nargs="?", default="-", help="bytes; standard input unless given")
+    decode.add_argument("--hex", action="store_true", help="the bytes are hexadecimal, or a dump of xxd or hexdump -C")
     decode.add_argument("--explain", action="store_true", help="explain every field")
     decode.set_defaults(do=_decode)
 
     check = actions.add_parser("check", help="run recorded frames through a reactor and print its actions")
     check.add_argument("requests", metavar="REQUESTS", help="what the client sent")
     check.add_argument("responses", metavar="RESPONSES", nargs="?", help="what the server answered")
-    check.add_argument("--format", choices=sorted(_READERS), default="raw", help="of both files (default: raw octets)")
+    check.add_argument("--format", choices=sorted(_READERS), default="raw", help="of both files (default: raw bytes)")
     check.set_defaults(do=_check)
 
 
@@ -116,7 +116,7 @@ class _Pieces:
 
 
 def _undump(file: BinaryIO) -> Iterator[bytes]:
-    """The octets of a hexadecimal dump, a line at a time."""
+    """The bytes of a hexadecimal dump, a line at a time."""
     hexdump = False
     for number, line in enumerate(io.TextIOWrapper(file, encoding="latin-1"), start=1):
         text = line.strip()
@@ -197,7 +197,7 @@ def _run_command(action: RunCommand) -> str:
 
 
 def _data(action: CommandData | ResponseData) -> str:
-    return f"request {action.request_id}: {len(action.data)} octets{' (final)' * action.final} {_bytes(action.data)}"
+    return f"request {action.request_id}: {len(action.data)} bytes{' (final)' * action.final} {_bytes(action.data)}"
 
 
 def _text(action: TextOutput) -> str:

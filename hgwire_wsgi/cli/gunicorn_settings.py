@@ -27,11 +27,11 @@ limit_request_line = 8190
 """The largest that gunicorn allows.  Clients put arguments into the query string when they are not in headers."""
 
 limit_request_fields = 1000
-"""Arguments arrive in ``X-HgArg-<N>`` headers of 1,024 octets each.  gunicorn's default of 100 fields is reached at
+"""Arguments arrive in ``X-HgArg-<N>`` headers of 1,024 bytes each.  gunicorn's default of 100 fields is reached at
 about 2,400 nodes, which a discovery on a repository with many heads sends."""
 
 limit_request_field_size = 8190
-"""One header.  Room for an application that offers ``httpheader`` up to 8,000 octets."""
+"""One header.  Room for an application that offers ``httpheader`` up to 8,000 bytes."""
 
 timeout = 120
 """Seconds without a heartbeat until a worker is killed.  With ``gthread`` the heart beats beside the requests, so

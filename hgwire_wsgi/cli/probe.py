@@ -18,10 +18,10 @@ import attrs
 from ..client import APIS, REPLY_BYTES, Capabilities, V1Client, V2Client
 from ..client.base import read_all
 from ..client.connection import Address, BoundedResponse, Connection, Response, printable
-from ..commands.classify import read_exactly
 from ..compression import ENGINES
 from ..errors import ConnectionFailed, HgWireError, LocalProtocolError
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02
+from ..streams import read_exactly
 from . import CommandLineError, add_timeout
 
 __all__ = ["configure", "run"]
@@ -69,7 +69,7 @@ _HARMLESS: Mapping[str, Mapping[str, str]] = {
     "protocaps": {"caps": ""},
     "stream_out": {},
 }
-"""Commands that read, with arguments that cost little.  ``stream_out`` is given up after its first octets."""
+"""Commands that read, with arguments that cost little.  ``stream_out`` is given up after its first bytes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -326,7 +326,7 @@ def _check_head(probe: Probe) -> None:
         try:
             response = connection.request("HEAD", "?cmd=capabilities", headers)
             probe.expect(response.status == 200, f"HEAD of capabilities: {response.status}")
-            # One without a body breaks off here, before the octets that Content-Length announces.
+            # One without a body breaks off here, before the bytes that Content-Length announces.
             with contextlib.suppress(ConnectionFailed):
                 body = response.read(1)
         except ConnectionFailed as error:

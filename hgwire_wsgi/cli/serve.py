@@ -23,7 +23,7 @@ import attrs
 
 from . import CommandLineError
 from .demo import hg_command, make_demonstration
-from .served import Served, add_options, read_options
+from .options import Served, add_options, read_options
 
 __all__ = ["configure", "run"]
 

@@ -31,7 +31,7 @@ from ..compression import ENGINES
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02, read_client_protocol
 from . import CommandLineError
 from .demo import clean_environment, hg_command
-from .served import add_options, read_options
+from .options import add_options, read_options
 
 __all__ = ["configure", "run"]
 
@@ -270,7 +270,7 @@ def _ask(app: _App, question: _Question, protocol: str) -> tuple[str, int]:
         getattr(chunks, "close", lambda: None)()
     if not status.startswith("200 ") or headers["Content-Type"] == HG_ERROR:
         raise _Failure(f"the server refuses: {first.decode('utf-8', 'replace').strip().removeprefix('0').strip()}")
-    # A bundle gets its name after its last octet was sent.
+    # A bundle gets its name after its last byte was sent.
     for thread in threading.enumerate():
         if thread.name == "hgwire-maker":
             thread.join()

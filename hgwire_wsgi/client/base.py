@@ -10,17 +10,17 @@ from typing import TypeVar
 
 import attrs
 
-from ..commands.classify import read_exactly
 from ..commands.standard import STANDARD_COMMANDS
 from ..errors import CommandRefused, LimitExceeded
 from ..limits import Limits
 from ..negotiation import HG_ERROR
+from ..streams import read_exactly
 from .connection import Address, Connection, Response, Source, printable, utf8
 
 __all__ = ["REPLY_BYTES", "Call", "Client", "Outcome", "Reply", "read_all", "refusal"]
 
 REPLY_BYTES = 64 * 1024 * 1024
-"""Most octets of replies that are held in memory, unless the caller says otherwise.
+"""Most bytes of replies that are held in memory, unless the caller says otherwise.
 
 A ``branchmap`` of 100,000 heads has 5 MB.
 """
@@ -59,7 +59,7 @@ class Call:
                 utf8(text, "the name or an argument of a command")
 
     @property
-    def octets(self) -> dict[str, bytes]:
+    def encoded_arguments(self) -> dict[str, bytes]:
         """The arguments as they are sent, sorted by name."""
         return {
             name: value.encode() if isinstance(value, str) else value for name, value in sorted(self.arguments.items())
@@ -126,7 +126,7 @@ class Reply:
         return bool(self._piece)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to ``size`` octets, waiting for the first only; ``b""`` at the end.  Without ``size``, all the rest."""
+        """Up to ``size`` bytes, waiting for the first only; ``b""`` at the end.  Without ``size``, all the rest."""
         if size < 0:
             return b"".join(self)
         if not self._piece and not (size and self._advance()):
@@ -157,15 +157,15 @@ def read_all(reply: Reply, limit: int) -> bytes:
     """All of a reply.
 
     Raises:
-        LimitExceeded: it has more than ``limit`` octets.
+        LimitExceeded: it has more than ``limit`` bytes.
     """
-    # Not a list of pieces, which may be of two octets each and cost twenty times as much as what is in them.
+    # Not a list of pieces, which may be of two bytes each and cost twenty times as much as what is in them.
     data = bytearray()
     with reply:
         for piece in reply:
             data += piece
             if len(data) > limit:
-                raise LimitExceeded(f"the reply has more than {limit} octets")
+                raise LimitExceeded(f"the reply has more than {limit} bytes")
     return bytes(data)
 
 
@@ -176,7 +176,7 @@ class Client(abc.ABC):
     Args:
         url: that of the repository.  User and password may stand in it.
         auth: user and password, instead of those in the URL.
-        timeout: seconds without a single octet after which to give up; ``None`` waits for ever.
+        timeout: seconds without a single byte after which to give up; ``None`` waits for ever.
         ssl_context: for ``https``; Python's default checks certificates and names.
         limits: bounds on what the server may make this side hold or decode.
 
@@ -217,7 +217,7 @@ class Client(abc.ABC):
         Args:
             name: the command.
             arguments: values by name; text is sent as UTF-8.
-            data: what the command reads besides: octets, a file or an iterable of pieces.  Of a file that cannot
+            data: what the command reads besides: bytes, a file or an iterable of pieces.  Of a file that cannot
                 tell its size, and of an iterable, the request is sent in chunks, which not every server takes.
             permission: as for :class:`Call`.
 
@@ -235,7 +235,7 @@ class Client(abc.ABC):
 
         Args:
             calls: the commands.
-            limit: most octets of all replies together.
+            limit: most bytes of all replies together.
 
         Returns:
             The outcomes in the order of the calls.
@@ -253,7 +253,7 @@ class Client(abc.ABC):
         permission: str | None = None,
         limit: int = REPLY_BYTES,
     ) -> bytes:
-        """Run a command and read all of its reply; more than ``limit`` octets are a ``LimitExceeded``."""
+        """Run a command and read all of its reply; more than ``limit`` bytes are a ``LimitExceeded``."""
         return read_all(self.call(name, arguments, data=data, permission=permission), limit)
 
     def close(self) -> None:

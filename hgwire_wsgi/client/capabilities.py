@@ -39,7 +39,7 @@ class Capabilities(Mapping[str, str]):
 
     @property
     def max_header_length(self) -> int:
-        """Longest header line for arguments, in octets; 0 if they do not travel in headers."""
+        """Longest header line for arguments, in bytes; 0 if they do not travel in headers."""
         value = self.get("httpheader", "").partition(",")[0]
         return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
 

@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote, urlsplit
 import attrs
 
 from .._version import __version__
-from ..compression import Readable
 from ..errors import ConnectionFailed, LocalProtocolError
+from ..streams import Readable
 
 __all__ = [
     "Address",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Source: TypeAlias = bytes | Readable | Iterable[bytes]
-"""What a request can carry: octets, a file that is read from where it stands, or pieces as they are made."""
+"""What a request can carry: bytes, a file that is read from where it stands, or pieces as they are made."""
 
 PIECE = 64 * 1024
 
@@ -78,7 +78,7 @@ def printable(text: bytes | str) -> str:
 
 
 def utf8(text: str, what: str) -> bytes:
-    """Text as octets.
+    """Text as bytes.
 
     Raises:
         LocalProtocolError: for what is no Unicode, such as an argument of the command line that was no UTF-8.
@@ -90,7 +90,7 @@ def utf8(text: str, what: str) -> bytes:
 
 
 def size_of(source: Source) -> int | None:
-    """How many octets a source will give, or ``None`` if only reading it can tell."""
+    """How many bytes a source will give, or ``None`` if only reading it can tell."""
     if isinstance(source, bytes):
         return len(source)
     if not isinstance(source, _Seekable):
@@ -106,7 +106,7 @@ def size_of(source: Source) -> int | None:
 
 
 def pieces_of(source: Source) -> Generator[bytes, None, None]:
-    """The octets of a source in pieces, none of them empty.  An iterable is closed after use, a file is not."""
+    """The bytes of a source in pieces, none of them empty.  An iterable is closed after use, a file is not."""
     if isinstance(source, bytes):
         if source:
             yield source
@@ -181,7 +181,7 @@ class Address:
 class Response:
     """An HTTP response whose body is read in pieces.
 
-    ``read`` gives what has arrived, up to so many octets, and ``b""`` at the end of the body; it raises
+    ``read`` gives what has arrived, up to so many bytes, and ``b""`` at the end of the body; it raises
     :class:`ConnectionFailed` where the body ends early.
 
     Attributes:
@@ -220,7 +220,7 @@ class Response:
             raise _failed(self._connection.address, error) from error
         if not data and response.length:
             self.close()
-            raise ConnectionFailed(f"{self._connection.address.url} broke off: {response.length} octets are missing")
+            raise ConnectionFailed(f"{self._connection.address.url} broke off: {response.length} bytes are missing")
         return data
 
     def close(self) -> None:
@@ -273,7 +273,7 @@ class Connection:
 
     Args:
         address: where to.
-        timeout: seconds without a single octet after which to give up.
+        timeout: seconds without a single byte after which to give up.
         ssl_context: for ``https``; Python's default checks certificates and names.
 
     Attributes:
@@ -391,11 +391,11 @@ class Connection:
                 while piece := _next_piece(pieces):
                     sent += len(piece)
                     if length is not None and sent > length:
-                        raise LocalProtocolError(f"the data are longer than the {length} octets announced")
+                        raise LocalProtocolError(f"the data are longer than the {length} bytes announced")
                     if not self._send(b"%x\r\n%s\r\n" % (len(piece), piece) if length is None else piece):
                         return False
         if length is not None and sent < length:
-            raise LocalProtocolError(f"the data end after {sent} of the {length} octets announced")
+            raise LocalProtocolError(f"the data end after {sent} of the {length} bytes announced")
         return not body or length is not None or self._send(b"0\r\n\r\n")
 
     def _send(self, data: bytes) -> bool:

@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 import attrs
 
 from ..commands.batch import escape, unescape
-from ..commands.classify import read_exactly
 from ..compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine
 from ..errors import CommandRefused, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from ..limits import Limits
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02
+from ..streams import read_exactly
 from .base import COMMANDS, REPLY_BYTES, Call, Client, Outcome, Reply, read_all, refusal
 from .capabilities import Capabilities
 from .connection import PIECE, Response, Source
@@ -25,10 +25,10 @@ DECODED_ENGINES = (ZSTD, ZLIB, NONE, BZIP2)
 
 _HANDSHAKE = "capabilities"
 _CAPABILITIES_BYTES = 1024 * 1024
-"""Most octets of that reply, which is taken apart.  Mercurial's own has less than 1 KiB."""
+"""Most bytes of that reply, which is taken apart.  Mercurial's own has less than 1 KiB."""
 
 _IDLE_BYTES = 16 * 1024 * 1024
-"""Most octets that decompress to nothing: without a bound, a server could make a client read for ever.
+"""Most bytes that decompress to nothing: without a bound, a server could make a client read for ever.
 
 A format gives something after each of its blocks; the largest are those of bzip2, with 900 kB.
 """
@@ -105,7 +105,7 @@ class V1Client(Client):
             return list(self._one_by_one(calls, limit))
         cmds = b";".join(map(_batch_command, calls))
         replies = self.call_bytes("batch", {"cmds": cmds}, limit=limit)
-        # Before they are split: a separator costs one octet there, and an object here.
+        # Before they are split: a separator costs one byte there, and an object here.
         if (count := replies.count(b";") + 1) != len(calls):
             raise RemoteProtocolError(f"the server gave {count} replies to a batch of {len(calls)} commands")
         return [Outcome(unescape(reply)) for reply in replies.split(b";")]
@@ -121,7 +121,7 @@ class V1Client(Client):
                 try:
                     data = read_all(reply, room)
                 except LimitExceeded:
-                    raise LimitExceeded(f"the replies have more than {limit} octets") from None
+                    raise LimitExceeded(f"the replies have more than {limit} bytes") from None
                 room -= len(data)
                 yield Outcome(data)
 
@@ -129,7 +129,7 @@ class V1Client(Client):
         query: list[tuple[str, bytes | str]] = [("cmd", call.name)]
         headers = [("Accept", MEDIA_TYPE_01)]
         body: list[Source] = []
-        encoded = urlencode(call.octets)
+        encoded = urlencode(call.encoded_arguments)
         if encoded and capabilities.post_args:
             headers.append(("X-HgArgs-Post", str(len(encoded))))
             body.append(encoded.encode("ascii"))
@@ -137,7 +137,7 @@ class V1Client(Client):
             in_headers = argument_headers("X-HgArg", encoded, capabilities.max_header_length)
             headers += in_headers
             if not in_headers:
-                query += call.octets.items()
+                query += call.encoded_arguments.items()
         if "httpmediatype" in capabilities:
             accepted = f"0.1 0.2 comp={','.join(self._engines)}"
             headers += argument_headers("X-HgProto", accepted, capabilities.max_header_length or 1024)
@@ -184,10 +184,10 @@ class V1Client(Client):
     def _named_engine(self, response: Response) -> Engine:
         """Read which engine a reply in 0.2 says it is compressed with."""
         length = read_exactly(response, 1)
-        octets = read_exactly(response, length[0]) if length else b""
-        if not octets or len(octets) < length[0]:
+        encoded = read_exactly(response, length[0]) if length else b""
+        if not encoded or len(encoded) < length[0]:
             raise RemoteProtocolError("the reply does not begin with the name of a compression engine")
-        name = octets.decode("latin-1")
+        name = encoded.decode("latin-1")
         engine = self._engines.get(name)
         if engine is None:
             raise RemoteProtocolError(f"the reply is compressed with {name[:40]!r}, which was not asked for")
@@ -196,16 +196,16 @@ class V1Client(Client):
 
 @attrs.define
 class _Idle:
-    """What a decoder reads from, and how many octets it has taken without giving any."""
+    """What a decoder reads from, and how many bytes it has taken without giving any."""
 
     pieces: Iterator[bytes]
-    octets: int = 0
+    size: int = 0
 
     def read(self, size: int, /) -> bytes:
         data = next(self.pieces, b"")
-        self.octets += len(data)
-        if self.octets > _IDLE_BYTES:
-            raise LimitExceeded(f"the server sent {self.octets} octets in a row that decompress to nothing")
+        self.size += len(data)
+        if self.size > _IDLE_BYTES:
+            raise LimitExceeded(f"the server sent {self.size} bytes in a row that decompress to nothing")
         return data
 
 
@@ -213,12 +213,12 @@ def _decode(pieces: Iterator[bytes], engine: Engine, limits: Limits) -> Iterator
     source = _Idle(pieces)
     reader = DecodingReader(source, engine, limits)
     while piece := reader.read(PIECE):
-        source.octets = 0
+        source.size = 0
         yield piece
 
 
 def _begins_as_zlib(start: bytes) -> bool:
-    # RFC 1950: deflate with a window of 32 KiB, and the two octets are a multiple of 31.
+    # RFC 1950: deflate with a window of 32 KiB, and the two bytes are a multiple of 31.
     return len(start) == 2 and start[0] == 0x78 and not int.from_bytes(start, "big") % 31
 
 
@@ -229,5 +229,5 @@ def _batchable(name: str) -> bool:
 def _batch_command(call: Call) -> bytes:
     if set(call.name) & set(" ;,=:"):
         raise LocalProtocolError(f"not a name for a command: {call.name!r}")
-    pairs = (escape(name.encode()) + b"=" + escape(value) for name, value in call.octets.items())
+    pairs = (escape(name.encode()) + b"=" + escape(value) for name, value in call.encoded_arguments.items())
     return call.name.encode() + b" " + b",".join(pairs)

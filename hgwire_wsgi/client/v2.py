@@ -34,13 +34,13 @@ APIS = {"exp-http-v2-0001": EXP_0002}
 """Names of the API in URLs, with the framing revision that each speaks."""
 
 TEXT_BYTES = 16 * 1024 * 1024
-"""Most octets of text output in one exchange: without a bound, a server could make a client read for ever."""
+"""Most bytes of text output in one exchange: without a bound, a server could make a client read for ever."""
 
 _IDLE_FRAMES = 10_000
 """Most frames in a row that bring nothing, for the same reason."""
 
 _ATOM_OVERHEAD = 64
-"""What an atom counts besides its text: taking an empty one apart costs as much as so many octets, if not more."""
+"""What an atom counts besides its text: taking an empty one apart costs as much as so many bytes, if not more."""
 
 
 @attrs.define
@@ -49,7 +49,7 @@ class Part:
 
     Attributes:
         call: which call, counted from 0.
-        data: octets of its reply.
+        data: bytes of its reply.
         final: whether nothing follows for this call.
         error: why the call failed; always ``final``.
     """
@@ -132,7 +132,7 @@ class Exchange:
             strings = (atom.formatting, *atom.arguments, *atom.labels)
             self._text += _ATOM_OVERHEAD + sum(map(len, strings))
             if self._text > TEXT_BYTES:
-                raise LimitExceeded(f"the server sent more than {TEXT_BYTES} octets of text output")
+                raise LimitExceeded(f"the server sent more than {TEXT_BYTES} bytes of text output")
             self._on_text(atom)
 
 
@@ -188,7 +188,7 @@ class V2Client(Client):
             for part in exchange:
                 room -= len(part.data)
                 if room < 0:
-                    raise LimitExceeded(f"the replies have more than {limit} octets")
+                    raise LimitExceeded(f"the replies have more than {limit} bytes")
                 if part.error is not None:
                     errors[part.call] = part.error
                 else:
@@ -259,7 +259,7 @@ class V2Client(Client):
 
 
 def _arguments(call: Call) -> dict[bytes, bytes]:
-    return {name.encode(): value for name, value in call.octets.items()}
+    return {name.encode(): value for name, value in call.encoded_arguments.items()}
 
 
 def _blank(size: int) -> Iterator[bytes]:

@@ -22,14 +22,14 @@ _ESCAPED = re.compile(rb":[cose]")
 
 @attrs.frozen
 class SubCommand:
-    """One command of a batch, with its arguments as octets by name."""
+    """One command of a batch, with its arguments as bytes by name."""
 
     name: str
     arguments: dict[str, bytes]
 
 
 def escape(plain: bytes) -> bytes:
-    """Write octets so that they hold no separator."""
+    """Write bytes so that they hold no separator."""
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], plain)
 
 

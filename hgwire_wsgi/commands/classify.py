@@ -12,21 +12,22 @@ from typing import Any
 
 import attrs
 
-from ..compression import ENGINES, DecodingReader, Engine, Readable
+from ..compression import ENGINES, DecodingReader, Engine
 from ..errors import BodyTruncated, RequestError, UnsupportedMediaType
 from ..limits import Limits
 from ..negotiation import (
-    Offer,
+    ServerCapabilities,
     content_length,
     media_type_version,
     parse_form,
     posted_arguments_length,
     read_header_arguments,
 )
+from ..streams import Readable, read_exactly
 from .batch import SubCommand, split_commands
 from .registry import CommandRegistry, stricter
 
-__all__ = ["WireRequest", "classify", "describe", "names_command", "open_payload", "read_exactly"]
+__all__ = ["WireRequest", "classify", "describe", "names_command", "open_payload"]
 
 _CACHE_KEY = "hgwire_wsgi.request"
 _READ_AHEAD = 128 * 1024
@@ -39,11 +40,11 @@ class WireRequest:
 
     Attributes:
         command: its name.
-        arguments: octets by name, headers and body before the query string, the first value of a repeated one.
+        arguments: bytes by name, headers and body before the query string, the first value of a repeated one.
         batch: the sub-commands, if the command is ``batch``.
         permission: ``pull`` or ``push``: the strictest that the command and its sub-commands need.  What the registry
             does not know counts as ``push``.
-        posted: how many octets of the body, after decompression, are arguments.
+        posted: how many bytes of the body, after decompression, are arguments.
     """
 
     command: str
@@ -72,16 +73,16 @@ def classify(
     environ: MutableMapping[str, Any],
     commands: CommandRegistry,
     *,
-    offer: Offer | None = None,
+    capabilities: ServerCapabilities | None = None,
     limits: Limits | None = None,
 ) -> WireRequest | None:
     """Say what a request asks for.
 
     Args:
-        environ: the WSGI environ.  ``wsgi.input`` is replaced if it had to be read, by one that gives the same octets.
+        environ: the WSGI environ.  ``wsgi.input`` is replaced if it had to be read, by one that gives the same bytes.
         commands: the registry of the application.  With that of a ``WireApp`` the answer is the one its transport acts
             on; commands that only a repository's extensions bring are unknown here, hence ``push``.
-        offer: what the application offers; ``X-HgArgs-Post`` counts only if that includes ``post_args``.
+        capabilities: what the application offers; ``X-HgArgs-Post`` counts only if that includes ``post_args``.
         limits: bounds on arguments and batches.
 
     Returns:
@@ -95,10 +96,10 @@ def classify(
     if cached is not None and cached[0] is commands:
         request: WireRequest = cached[1]
         return request
-    offer, limits = offer or Offer(), limits or Limits()
+    offer, limits = capabilities or ServerCapabilities(), limits or Limits()
     query = environ.get("QUERY_STRING") or ""
     if len(query) > limits.argument_bytes:
-        raise RequestError(f"arguments exceed {limits.argument_bytes} octets")
+        raise RequestError(f"arguments exceed {limits.argument_bytes} bytes")
     most = limits.command_arguments
     pairs = parse_form(query, most)
     named = [value for name, value in pairs if name == "cmd"]
@@ -141,7 +142,7 @@ def describe(
     return WireRequest(command, arguments, batch, permission, posted)
 
 
-def _read_posted(environ: MutableMapping[str, Any], size: int, offer: Offer, limits: Limits) -> bytes:
+def _read_posted(environ: MutableMapping[str, Any], size: int, offer: ServerCapabilities, limits: Limits) -> bytes:
     """Read the arguments off the front of the body, and put back what was read."""
     version = media_type_version(offer, environ.get("CONTENT_TYPE"), required=False)
     length = content_length(environ, limits.body)
@@ -160,10 +161,10 @@ def _read_posted(environ: MutableMapping[str, Any], size: int, offer: Offer, lim
     return data
 
 
-def open_payload(source: Readable, version: str, offer: Offer, limits: Limits) -> Readable:
+def open_payload(source: Readable, version: str, offer: ServerCapabilities, limits: Limits) -> Readable:
     """A reader of a request body's content, decompressed if its media type is 0.2.
 
-    A 0.2 body starts with a length octet and the name of an engine; any engine this package or the host knows will do.
+    A 0.2 body starts with a length byte and the name of an engine; any engine this package or the host knows will do.
 
     Raises:
         UnsupportedMediaType: for an unknown engine.
@@ -182,15 +183,6 @@ def open_payload(source: Readable, version: str, offer: Offer, limits: Limits) -
     if engine is None:
         raise UnsupportedMediaType(f"unknown compression engine; known are {', '.join(sorted(engines))}")
     return DecodingReader(source, engine, limits)
-
-
-def read_exactly(source: Readable, size: int) -> bytes:
-    """Read ``size`` octets, or fewer where the source ends."""
-    pieces = []
-    while size > 0 and (piece := source.read(min(size, 1 << 16))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
 
 
 class _Recorder:
@@ -223,7 +215,7 @@ class _Recorder:
 
 
 class _Replay(io.RawIOBase):
-    """Octets already read, then the rest of the body, however much a buffer around it asks for."""
+    """Bytes already read, then the rest of the body, however much a buffer around it asks for."""
 
     def __init__(self, front: bytes, source: Readable, left: int | None) -> None:
         self._front = memoryview(front)

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import attrs
 
-from ..compression import Readable
 from ..errors import LocalProtocolError, UnknownCommand
 from ..limits import Limits
-from ..negotiation import ClientProtocol, Offer
+from ..negotiation import ClientProtocol, ServerCapabilities
+from ..streams import Readable
 from .batch import SubCommand
 from .registry import Command, CommandRegistry
 from .responses import RESPONSE_TYPES, BytesResponse, Response
@@ -29,7 +29,7 @@ class CommandContext:
     Attributes:
         repository: leased for this request alone.
         commands: the registry of the application.
-        arguments: the arguments as sent, octets by name, undeclared ones included.
+        arguments: the arguments as sent, bytes by name, undeclared ones included.
         user: who asks, as the WSGI server or the host found out; ``None`` if nobody did.
         protocol: what the client understands.
         offer: what is negotiated for this repository.
@@ -47,7 +47,7 @@ class CommandContext:
     arguments: Mapping[str, bytes]
     user: str | None
     protocol: ClientProtocol
-    offer: Offer
+    offer: ServerCapabilities
     body: Readable
     environ: Mapping[str, Any]
     authorize: Callable[[str], None]

@@ -48,7 +48,7 @@ class Command:
         transports: where it may be called.
         cacheable: whether its reply depends on repository state and arguments alone.  Applications with a common cache
             folder share bundles of handlers that have the same module and qualified name.
-        delegated: whether a repository that brings a command of this name replaces it; so the standard commands are
+        overridable: whether a repository that brings a command of this name replaces it; so the standard commands are
             declared, and so a command that a host registers is not.
     """
 
@@ -61,7 +61,7 @@ class Command:
     body: bool = False
     transports: frozenset[str] = attrs.field(default=TRANSPORTS, converter=frozenset)
     cacheable: bool = False
-    delegated: bool = False
+    overridable: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not self.name or set(self.name) & set(" ;,=&?#"):
@@ -80,7 +80,7 @@ class Command:
         """Check the arguments of a request and decode them.
 
         Args:
-            arguments: octets by name.  Undeclared ones are dropped, or collected where the declaration asks.
+            arguments: bytes by name.  Undeclared ones are dropped, or collected where the declaration asks.
 
         Returns:
             What to call the handler with; an optional argument that was not sent is left out.
@@ -204,7 +204,7 @@ class CommandRegistry(Mapping[str, Command]):
             KeyError: if there is no such command.
         """
         command = self[name]
-        self.register(attrs.evolve(command, handler=handler, delegated=False, cacheable=cacheable))
+        self.register(attrs.evolve(command, handler=handler, overridable=False, cacheable=cacheable))
         return command.handler
 
     def remove(self, *names: str) -> None:
@@ -224,12 +224,12 @@ class CommandRegistry(Mapping[str, Command]):
         self._removed -= other._commands.keys()
         self.remove(*other._removed)
 
-    def adopt(self, commands: Mapping[str, Command]) -> None:
+    def add_backend_commands(self, commands: Mapping[str, Command]) -> None:
         """Take note of commands that repositories may bring, where none of that name was registered or removed."""
         self._check_mutable()
         for name, command in commands.items():
             if name not in self._commands and name not in self._removed:
-                self._commands[name] = attrs.evolve(command, delegated=True)
+                self._commands[name] = attrs.evolve(command, overridable=True)
 
     def copy(self) -> CommandRegistry:
         """An independent, mutable copy."""
@@ -243,7 +243,7 @@ class CommandRegistry(Mapping[str, Command]):
         copy._frozen = True
         return copy
 
-    def resolve(self, name: str, brought: Mapping[str, Command]) -> Command | None:
+    def resolve(self, name: str, from_repository: Mapping[str, Command]) -> Command | None:
         """Find a command for a repository that brings commands of its own.
 
         A host's command goes before the repository's, the repository's before a standard one.  Where both declare a
@@ -251,10 +251,10 @@ class CommandRegistry(Mapping[str, Command]):
         """
         if name in self._removed:
             return None
-        own, theirs = self._commands.get(name), brought.get(name)
+        own, theirs = self._commands.get(name), from_repository.get(name)
         if own is None:
             return theirs
-        if theirs is None or not own.delegated:
+        if theirs is None or not own.overridable:
             return own
         if theirs.permission == own.permission:
             return theirs

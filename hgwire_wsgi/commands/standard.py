@@ -1,7 +1,7 @@
 """The standard commands of version 1: their declarations, and what they say on the wire.
 
 Names, arguments and replies are as Mercurial 7.2 was seen to have them.  A handler turns arguments into a call of the
-repository, and what that returns into octets; repositories that bring commands of their own (see
+repository, and what that returns into bytes; repositories that bring commands of their own (see
 ``Repository.commands``) replace the handlers and keep the declarations.
 """
 
@@ -69,7 +69,7 @@ def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Respo
         replies.append(renderer(response))
         size += len(replies[-1])
         if size > context.limits.batch_reply:
-            raise RequestError(f"batch: the replies exceed {context.limits.batch_reply} octets")
+            raise RequestError(f"batch: the replies exceed {context.limits.batch_reply} bytes")
     return BytesResponse(join_replies(replies))
 
 
@@ -207,7 +207,7 @@ def _standard(
         arguments=arguments,
         permission=permission,
         cacheable=cacheable and permission == "pull",
-        delegated=True,
+        overridable=True,
         **declaration,
     )
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from ..errors import RemoteProtocolError
+from ..streams import close_source
 from .frame import Frame
 from .textoutput import Atom
 
@@ -27,7 +28,6 @@ __all__ = [
     "SendFrames",
     "Signal",
     "TextOutput",
-    "close_source",
 ]
 
 
@@ -71,13 +71,6 @@ class CommandData:
     final: bool
 
 
-def close_source(source: object) -> None:
-    """Close what octets or frames come from, if it can be closed; harmless when repeated."""
-    close = getattr(source, "close", None)
-    if close is not None:
-        close()
-
-
 @attrs.define
 class SendFrames:
     """Frames to send, in this order.
@@ -112,7 +105,7 @@ class Error:
 
 @attrs.define
 class ResponseData:
-    """Some octets of the response to a request."""
+    """Some bytes of the response to a request."""
 
     request_id: int
     data: bytes

@@ -77,7 +77,7 @@ class BufferedCommands:
         if self._size <= most:
             return None
         self._waiting.clear()
-        return self._reactor.fail(LimitExceeded(f"command data exceed {most} octets"))
+        return self._reactor.fail(LimitExceeded(f"command data exceed {most} bytes"))
 
     def _after_failure(self, frame: Frame) -> Error:
         try:

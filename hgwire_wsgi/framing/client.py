@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import LocalProtocolError
 from ..limits import Limits
-from .actions import NOOP, Action, SendFrames, close_source
+from ..streams import close_source
+from .actions import NOOP, Action, SendFrames
 from .frame import DEFAULT_LIMITS, Frame
 from .reactor import Reactor
 from .revision import Data, Request, Revision
@@ -54,7 +55,7 @@ class ClientReactor(Reactor):
         Args:
             stream: an odd-numbered stream.
             name: the command.
-            arguments: its arguments; values are octets unless the revision has types.
+            arguments: its arguments; values are bytes unless the revision has types.
             data: what follows the arguments, at once or as it is made, or ``None`` for a command without data.  An
                 iterable is closed after use.
             end_stream: close the stream with the last frame.

@@ -240,7 +240,7 @@ def _check_message(reactor: ClientReactor, frame: Frame) -> None:
     Text of 16 MiB, which 16 KiB can make, may be four million atoms.
     """
     if len(frame.payload) > reactor.limits.frame_payload:
-        raise LimitExceeded(f"a message decodes to more than {reactor.limits.frame_payload} octets")
+        raise LimitExceeded(f"a message decodes to more than {reactor.limits.frame_payload} bytes")
 
 
 def _receive_error(reactor: ClientReactor, request: Request, frame: Frame) -> Action:
@@ -298,7 +298,7 @@ def _encode_settings(stream: OutgoingStream, request_id: int) -> Frame:
 
 
 def _rechunk(data: Data, size: int) -> Iterator[bytes]:
-    """The same octets in pieces of exactly ``size``, the last one shorter; never an empty one.
+    """The same bytes in pieces of exactly ``size``, the last one shorter; never an empty one.
 
     Of a chunk that fits exactly no copy is made.
     """
@@ -333,11 +333,11 @@ def _encode_command(
     """Name, then arguments in the order of their names, then data, each as the reference lays them out.
 
     Raises:
-        LocalProtocolError: the name or value of an argument of more than 65,535 octets, which the 16 bits
+        LocalProtocolError: the name or value of an argument of more than 65,535 bytes, which the 16 bits
             of its length cannot say; a command name that fits no frame.
     """
     if len(name) > _ARGUMENT_FRAME:
-        raise LocalProtocolError(f"command name of {len(name)} octets does not fit in a frame")
+        raise LocalProtocolError(f"command name of {len(name)} bytes does not fit in a frame")
     frames = [frame for item in sorted(arguments.items()) for frame in _argument_frames(*item)]
     if frames:
         frames[-1] = ARGUMENT_EOA, frames[-1][1]
@@ -348,11 +348,11 @@ def _argument_frames(name: bytes, value: bytes) -> list[tuple[int, bytes]]:
     # An empty name can be expressed and is, as in the reference; our own server refuses it.
     # The header and the whole name must fit the first frame.
     if len(name) > _ARGUMENT_FRAME - _ARGUMENT_HEADER_SIZE:
-        raise LocalProtocolError(f"argument name of {len(name)} octets does not fit in a frame")
+        raise LocalProtocolError(f"argument name of {len(name)} bytes does not fit in a frame")
     if len(value) > 0xFFFF:
-        raise LocalProtocolError(f"value of argument {name!r} has {len(value)} octets; at most 65535 are possible")
+        raise LocalProtocolError(f"value of argument {name!r} has {len(value)} bytes; at most 65535 are possible")
     payload = _ARGUMENT.pack(len(name), len(value)) + name + value
-    # Of at most 65535 + 65535 + 4 octets, at most two more frames.
+    # Of at most 65535 + 65535 + 4 bytes, at most two more frames.
     pieces = list(_rechunk(payload, _ARGUMENT_FRAME))
     return [(ARGUMENT_CONTINUATION, piece) for piece in pieces[:-1]] + [(0, pieces[-1])]
 
@@ -412,11 +412,11 @@ def _encode_error(stream: OutgoingStream, request_id: int, message: bytes, kind:
 
 
 def _cut_utf8(text: bytes, size: int) -> bytes:
-    """At most ``size`` octets of ``text``, without half a character at the end."""
+    """At most ``size`` bytes of ``text``, without half a character at the end."""
     if len(text) <= size:
         return text
     end = size
-    # A character has up to three continuation octets; more are no UTF-8 and are cut anywhere.
+    # A character has up to three continuation bytes; more are no UTF-8 and are cut anywhere.
     while end > max(size - 3, 0) and text[end] & 0xC0 == 0x80:
         end -= 1
     return text[:end] if text[end] & 0xC0 != 0x80 else text[:size]

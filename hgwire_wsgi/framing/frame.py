@@ -1,6 +1,6 @@
-"""Frames: their value, and the way between them and octets.
+"""Frames: their value, and the way between them and bytes.
 
-In: :class:`FrameBuffer` for octets that are pushed, :func:`read_frame` for a file.  Out: :func:`encode_frame` for one,
+In: :class:`FrameBuffer` for bytes that are pushed, :func:`read_frame` for a file.  Out: :func:`encode_frame` for one,
 :func:`iter_chunks` for many.  Neither knows what a frame means; see :mod:`hgwire_wsgi.framing.revision`.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from ..compression import Readable
 from ..errors import FrameTooLarge, LocalProtocolError, TruncatedFrame
 from ..limits import Limits
+from ..streams import Readable
 from .header import HEADER_SIZE, LAYOUT, pack_header, parse_header
 
 __all__ = ["DEFAULT_LIMITS", "Frame", "FrameBuffer", "encode_frame", "iter_chunks", "read_frame"]
@@ -60,7 +60,7 @@ def encode_frame(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> bytes:
 
 
 def iter_chunks(frames: Iterable[Frame], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """The octets of many frames.  A large payload leaves as it is, as a chunk of its own behind its header.
+    """The bytes of many frames.  A large payload leaves as it is, as a chunk of its own behind its header.
 
     Raises:
         LocalProtocolError: as :func:`encode_frame`, after the chunks of the frames before.
@@ -78,7 +78,7 @@ def iter_chunks(frames: Iterable[Frame], limits: Limits = DEFAULT_LIMITS) -> Ite
 def _header_of(frame: Frame, most: int) -> bytes:
     length = len(frame.payload)
     if length > most:
-        raise LocalProtocolError(f"frame payload of {length} octets exceeds the limit of {most}")
+        raise LocalProtocolError(f"frame payload of {length} bytes exceeds the limit of {most}")
     return pack_header(length, frame.request_id, frame.stream_id, frame.stream_flags, frame.type_id, frame.flags)
 
 
@@ -119,11 +119,11 @@ def _read_exactly(file: Readable, size: int) -> bytes:
 
 
 class FrameBuffer:
-    """Frames out of octets that are pushed in pieces of any size.
+    """Frames out of bytes that are pushed in pieces of any size.
 
     Plan: the piece at hand is read in place, with an offset; those fed meanwhile wait in a queue.  A payload that
     lies within one piece is sliced out of it, one that lies across several is joined out of them when all of it is
-    there; a header that lies across some joins them.  So no octet is copied more than twice, most of them once, and
+    there; a header that lies across some joins them.  So no byte is copied more than twice, most of them once, and
     the cost is linear whatever the pieces.  A frame that is too large is refused when its header is there, so no more
     than one payload waits here beyond what was fed at once.
 
@@ -141,7 +141,7 @@ class FrameBuffer:
         self._error: FrameTooLarge | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take octets.  Parses nothing."""
+        """Take bytes.  Parses nothing."""
         if not isinstance(data, bytes):
             data = bytes(data)
         if self._offset == self._end:
@@ -183,7 +183,7 @@ class FrameBuffer:
         return Frame(request_id, stream_id, stream_flags, type_flags >> 4, type_flags & 0x0F, payload)
 
     def _join_header(self) -> bytes:
-        """The piece at hand, once it begins with the whole of the next header, whose octets are there."""
+        """The piece at hand, once it begins with the whole of the next header, whose bytes are there."""
         piece = self._piece[self._offset :]
         while len(piece) < HEADER_SIZE:
             piece += self._waiting.popleft()
@@ -227,12 +227,12 @@ class FrameBuffer:
 
 
 def too_large(length: int, most: int) -> FrameTooLarge:
-    """The error for a payload of ``length`` octets where ``most`` are allowed."""
-    return FrameTooLarge(f"received frame with a payload of {length} octets; at most {most} are allowed")
+    """The error for a payload of ``length`` bytes where ``most`` are allowed."""
+    return FrameTooLarge(f"received frame with a payload of {length} bytes; at most {most} are allowed")
 
 
 def _truncated_header(size: int) -> TruncatedFrame:
-    return TruncatedFrame(f"received incomplete frame: got {size} of {HEADER_SIZE} octets of its header")
+    return TruncatedFrame(f"received incomplete frame: got {size} of {HEADER_SIZE} bytes of its header")
 
 
 def _truncated_payload(expected: int, size: int) -> TruncatedFrame:

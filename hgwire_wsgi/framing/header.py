@@ -1,4 +1,4 @@
-"""The eight octets in front of every frame.
+"""The eight bytes in front of every frame.
 
 Little endian, from the specification ("Frame Header"), as of the streams patch::
 
@@ -8,7 +8,7 @@ Little endian, from the specification ("Frame Header"), as of the streams patch:
     6     stream flags
     7     frame type in the upper half, its flags in the lower
 
-The length is a true 24-bit number.  Mercurial multiplies its third octet by 16,384, which agrees up to 65,535.
+The length is a true 24-bit number.  Mercurial multiplies its third byte by 16,384, which agrees up to 65,535.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class Header:
 
 
 def parse_header(data: bytes, offset: int = 0) -> Header:
-    """The header that stands at ``offset``.  Any eight octets are a header; fewer are a :class:`ValueError`."""
+    """The header that stands at ``offset``.  Any eight bytes are a header; fewer are a :class:`ValueError`."""
     if len(data) - offset < HEADER_SIZE:
-        raise ValueError(f"a header has {HEADER_SIZE} octets, not {max(len(data) - offset, 0)}")
+        raise ValueError(f"a header has {HEADER_SIZE} bytes, not {max(len(data) - offset, 0)}")
     low, high, request_id, stream_id, stream_flags, type_flags = LAYOUT.unpack_from(data, offset)
     return Header(low | high << 16, request_id, stream_id, stream_flags, type_flags >> 4, type_flags & 0x0F)
 
 
 def pack_header(length: int, request_id: int, stream_id: int, stream_flags: int, type_id: int, flags: int) -> bytes:
-    """The eight octets.
+    """The eight bytes.
 
     Raises:
         LocalProtocolError: a number does not fit its field.

@@ -115,13 +115,13 @@ def _escape(payload: bytes) -> str:
 
 
 def explain(data: bytes, revision: Revision) -> str:
-    """What the octets at the start of ``data`` say, field by field, a line each, as far as they go."""
+    """What the bytes at the start of ``data`` say, field by field, a line each, as far as they go."""
     return "\n".join(_explain(data, revision))
 
 
 def _explain(data: bytes, revision: Revision) -> Iterator[str]:
     if len(data) < HEADER_SIZE:
-        yield f"{data.hex(' ')}: {len(data)} of the {HEADER_SIZE} octets of a header"
+        yield f"{data.hex(' ')}: {len(data)} of the {HEADER_SIZE} bytes of a header"
         return
     header = parse_header(data)
     side = "client" if header.stream_id & 1 else "server"
@@ -133,5 +133,5 @@ def _explain(data: bytes, revision: Revision) -> Iterator[str]:
     yield f"{data[7:8].hex():<12}type, flags   {revision.type_name(header.type_id)}, {flags}"
     payload = data[HEADER_SIZE : HEADER_SIZE + header.length]
     shown = _escape(payload[:_EXPLAINED_PAYLOAD]) + "..." * (len(payload) > _EXPLAINED_PAYLOAD)
-    missing = f" ({header.length - len(payload)} octets missing)" if len(payload) < header.length else ""
+    missing = f" ({header.length - len(payload)} bytes missing)" if len(payload) < header.length else ""
     yield f"{'':<12}payload       {shown}{missing}"

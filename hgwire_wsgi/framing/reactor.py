@@ -1,6 +1,6 @@
 """What the two reactors share: the receiving side, revision-neutral.
 
-A reactor is a state machine without I/O.  Its owner feeds frames or octets and does what the actions say.
+A reactor is a state machine without I/O.  Its owner feeds frames or bytes and does what the actions say.
 
 Contract:
 
@@ -73,7 +73,7 @@ class Reactor:
         return self._failure
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> Iterator[Action]:
-        """Take octets; gives an action for every frame they complete.
+        """Take bytes; gives an action for every frame they complete.
 
         The actions come lazily: a frame is parsed when its action is asked for, so the owner can run a command before
         it looks at the next frame.  Those not taken stay for the next call.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientHandler", "Data", "Request", "Revision", "ServerHandler", "StreamHandler"]
 
 Data: TypeAlias = bytes | Iterable[bytes]
-"""Octets to send: at once, or as they are made."""
+"""Bytes to send: at once, or as they are made."""
 
 
 @attrs.define(eq=False)
@@ -54,7 +54,7 @@ class Request:
     sent: bool = False
     """Its last frame of ours was taken."""
     held: int = 0
-    """Octets that count against ``Limits.command_argument_bytes``."""
+    """Bytes that count against ``Limits.command_argument_bytes``."""
     partial: Any = None
     """Whatever is incomplete."""
 

@@ -7,16 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import BadRequestId, HgWireError, LimitExceeded, LocalProtocolError
 from ..limits import Limits
-from .actions import (
-    NOOP,
-    WANT_FRAME,
-    Action,
-    CommandData,
-    RunCommand,
-    SendFrames,
-    Signal,
-    close_source,
-)
+from ..streams import close_source
+from .actions import NOOP, WANT_FRAME, Action, CommandData, RunCommand, SendFrames, Signal
 from .frame import DEFAULT_LIMITS, Frame
 from .reactor import Reactor
 from .revision import Data, Request, Revision
@@ -83,7 +75,7 @@ class ServerReactor(Reactor):
         Args:
             stream: an even-numbered stream.
             request_id: a command that was handed out.
-            data: octets, or an iterable of octets, which is closed after use.
+            data: bytes, or an iterable of bytes, which is closed after use.
             end_stream: close the stream with the last frame.
 
         Returns:
@@ -200,16 +192,16 @@ class ServerReactor(Reactor):
         if len(self.requests) >= self.limits.open_requests:
             raise LimitExceeded(f"more than {self.limits.open_requests} requests are open")
         if len(name) > self.limits.command_name:
-            raise LimitExceeded(f"command name is longer than {self.limits.command_name} octets")
+            raise LimitExceeded(f"command name is longer than {self.limits.command_name} bytes")
         request.name = name
         self.requests[request.request_id] = request
 
     def hold(self, request: Request, size: int) -> None:
-        """Count octets of arguments that are kept until the command runs."""
+        """Count bytes of arguments that are kept until the command runs."""
         request.held += size
         self._held += size
         if self._held > self.limits.command_argument_bytes:
-            raise LimitExceeded(f"command arguments exceed {self.limits.command_argument_bytes} octets")
+            raise LimitExceeded(f"command arguments exceed {self.limits.command_argument_bytes} bytes")
 
     def run(self, request: Request, data_state: str, complete_state: str) -> RunCommand:
         """Hand out a command whose arguments are complete; its state says whether data are to follow."""

@@ -9,7 +9,7 @@ Rules (specification, "Streams" and "Stream States and Flags"):
 - A profile, named in a ``stream-settings`` frame, gives the stream one encoding context, which lives as long as the
   stream is open.  Only frames flagged ``encoded`` pass through it.
 
-Every encoded frame is flushed: what it encodes can be decoded when it has arrived.  Otherwise octets of one request
+Every encoded frame is flushed: what it encodes can be decoded when it has arrived.  Otherwise bytes of one request
 would come out of a frame of another, and no ``command-argument`` frame could be encoded.
 """
 
@@ -61,7 +61,7 @@ class Profile:
         name: as it stands in ``stream-settings``, 1 to 255 ASCII characters.
         start_encoder: makes an :class:`Encoder` for a level.
         start_decoder: makes a decoder within limits.
-        overhead: how many octets longer than its input the output for one frame may be.
+        overhead: how many bytes longer than its input the output for one frame may be.
         level: what ``start_encoder`` is called with; ``None`` is the format's own default.
     """
 
@@ -112,14 +112,14 @@ ZLIB = Profile(
     name="zlib",
     start_encoder=_ZlibEncoder,
     start_decoder=compression.ZLIB.start_decoder,
-    # Stored blocks cost 5 octets each 16 KiB at level 0, plus 2 of header and 5 of flush; see zlib's deflateBound().
+    # Stored blocks cost 5 bytes each 16 KiB at level 0, plus 2 of header and 5 of flush; see zlib's deflateBound().
     overhead=64,
 )
 ZSTD_8MB = Profile(
     name="zstd-8mb",
     start_encoder=_ZstdEncoder,
     start_decoder=_start_zstd_decoder,
-    # A raw block costs 3 octets and the frame header 18 at most; see ZSTD_COMPRESSBOUND.
+    # A raw block costs 3 bytes and the frame header 18 at most; see ZSTD_COMPRESSBOUND.
     overhead=64,
 )
 
@@ -260,7 +260,7 @@ class IncomingStreams:
             for piece in stream.decoder.feed(payload):
                 room -= len(piece)
                 if room < 0:
-                    raise LimitExceeded(f"frame decodes to more than {self._limits.frame_decoded} octets")
+                    raise LimitExceeded(f"frame decodes to more than {self._limits.frame_decoded} bytes")
                 pieces.append(piece)
         except DecodeError as error:
             raise BadEncoding(f"cannot decode frame on stream {stream.stream_id}: {error}") from error

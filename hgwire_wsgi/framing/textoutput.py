@@ -92,7 +92,7 @@ def encode_atoms(atoms: Iterable[Atom], size: int) -> bytes:
     """The payload for some atoms.
 
     Raises:
-        LocalProtocolError: an atom breaks a bound of the format, or all of them need more than ``size`` octets; the
+        LocalProtocolError: an atom breaks a bound of the format, or all of them need more than ``size`` bytes; the
             specification wants all text of one call in a single frame.
     """
     payload = b"".join(map(_encode_atom, atoms))
@@ -101,7 +101,7 @@ def encode_atoms(atoms: Iterable[Atom], size: int) -> bytes:
 
 
 def decode_atoms(payload: bytes) -> tuple[Atom, ...]:
-    """The atoms of a payload.  Text is not decoded: a terminal takes octets.
+    """The atoms of a payload.  Text is not decoded: a terminal takes bytes.
 
     Raises:
         RemoteProtocolError: a length passes the end of the payload.

@@ -12,7 +12,7 @@ def mount_point(prefix: str) -> str:
         prefix: ``/`` and one or more segments; a slash at the end is ignored.
 
     Returns:
-        The prefix without that slash, its UTF-8 octets as Latin-1 characters, which is how WSGI carries paths (PEP
+        The prefix without that slash, its UTF-8 bytes as Latin-1 characters, which is how WSGI carries paths (PEP
         3333).
 
     Raises:

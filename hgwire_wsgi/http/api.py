@@ -10,7 +10,7 @@ import attrs
 from ..errors import HgWireError
 from ..framing import Profile
 
-__all__ = ["HTTP_V2", "Api", "PlainAnswer", "Target", "is_api_path", "route"]
+__all__ = ["HTTP_V2", "ApiSettings", "PlainAnswer", "Target", "is_api_path", "route"]
 
 HTTP_V2 = "exp-http-v2-0001"
 """The name of version 2 among the APIs."""
@@ -25,7 +25,7 @@ def _profiles(given: Iterable[Profile]) -> tuple[Profile, ...]:
 
 
 @attrs.frozen(kw_only=True)
-class Api:
+class ApiSettings:
     """What is served below ``<repository>/api``; nothing unless switched on.
 
     Attributes:
@@ -56,7 +56,7 @@ class PlainAnswer(HgWireError):
 
     Args:
         status: of HTTP; 200 for what the reference finds wrong after it began to look at frames.
-        text: the whole body; octets as latin-1 characters, as everything in a WSGI environ.
+        text: the whole body; bytes as latin-1 characters, as everything in a WSGI environ.
         headers: further ones.
     """
 
@@ -83,7 +83,7 @@ class Target:
     command: str
 
 
-def route(rest: str, environ: dict[str, Any], api: Api) -> Target:
+def route(rest: str, environ: dict[str, Any], api: ApiSettings) -> Target:
     """Find out what a URL asks for.
 
     Args:

@@ -13,10 +13,10 @@ from ..commands.classify import WireRequest, classify, names_command
 from ..commands.registry import CommandRegistry
 from ..errors import HgWireError, RepositoryNotFound, RequestError
 from ..limits import Limits
-from ..negotiation import MEDIA_TYPE_01, Offer
+from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider
 from .answer import NOSNIFF, StartResponse, answer
-from .api import Api, is_api_path
+from .api import ApiSettings, is_api_path
 from .body import RequestBody, ResponseBody
 from .service import Service
 from .v1 import V1Transport
@@ -36,7 +36,7 @@ class WireApp:
         provider: finds the repositories.
         commands: the registry; that of the standard commands unless given.  A copy is taken.
         policy: decides who may do what; hgweb's rules unless given.
-        offer: what to negotiate; what the provider says unless given.
+        capabilities: what to negotiate (default: what the provider says).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host or the server in front checks the credentials and
             sets ``REMOTE_USER``.
@@ -49,22 +49,22 @@ class WireApp:
         *,
         commands: CommandRegistry | None = None,
         policy: Policy = hgweb_policy,
-        offer: Offer | None = None,
+        capabilities: ServerCapabilities | None = None,
         limits: Limits | None = None,
         challenge: str = 'Basic realm="Mercurial"',
-        api: Api | None = None,
+        api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
-        registry.adopt(provider.commands())
+        registry.add_backend_commands(provider.commands())
         self.provider = provider
         self.commands = registry.freeze()
         self.policy = policy
-        self.offer = provider.adjust_offer(Offer()) if offer is None else offer
+        self.capabilities = provider.adjust_capabilities(ServerCapabilities()) if capabilities is None else capabilities
         self.limits = limits or Limits()
-        self.api = api or Api()
+        self.api = api or ApiSettings()
         self._service = Service(
-            commands=self.commands, policy=policy, offer=self.offer, limits=self.limits, challenge=challenge
+            commands=self.commands, policy=policy, offer=self.capabilities, limits=self.limits, challenge=challenge
         )
         self._v1 = V1Transport(self._service, provider, cache or CacheSettings())
         self._v2 = V2Transport(self._service, provider, self.api)
@@ -97,7 +97,7 @@ class WireApp:
         Raises:
             HgWireError: if the request is malformed.
         """
-        return classify(environ, self.commands, offer=self.offer, limits=self.limits)
+        return classify(environ, self.commands, capabilities=self.capabilities, limits=self.limits)
 
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
@@ -120,10 +120,10 @@ class WireApp:
         # It may be one that only this repository's extensions bring.
         try:
             with self.provider.lease(located[0]) as repository:
-                brought = repository.commands()
+                from_repository = repository.commands()
         except HgWireError:
             return False
-        return any(self.commands.resolve(name, brought) is not None for name in commands)
+        return any(self.commands.resolve(name, from_repository) is not None for name in commands)
 
     def _is_api(self, rest: str) -> bool:
         return self.api.server and is_api_path(rest)

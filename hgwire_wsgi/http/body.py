@@ -6,20 +6,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..compression import Readable
 from ..errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
 from ..limits import Limits
 from ..negotiation import content_length
 from .uwsgi import chunked_input
 
-__all__ = ["BoundedReader", "RequestBody", "ResponseBody", "coalesce"]
+__all__ = ["RequestBody", "ResponseBody"]
 
 _log = logging.getLogger("hgwire_wsgi")
 _READ_SIZE = 64 * 1024
 
 
 class RequestBody:
-    """The body of a request: reads what belongs to it and not an octet more.
+    """The body of a request: reads what belongs to it and not a byte more.
 
     Its end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it
     does (``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where
@@ -30,7 +29,7 @@ class RequestBody:
         limits: ``body`` bounds the length.
 
     Raises:
-        RequestError: if ``Content-Length`` is no number of octets.
+        RequestError: if ``Content-Length`` is no number of bytes.
         BodyTooLarge: if it exceeds the bound.
         LengthRequired: for a chunked body on a server that does not tell its end.
     """
@@ -48,7 +47,7 @@ class RequestBody:
                 raise LengthRequired("this server takes no chunked request bodies; send Content-Length")
 
     def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` octets; none at the end of the body.
+        """Read up to ``size`` bytes; none at the end of the body.
 
         Raises:
             BodyTruncated: if the client went away before the end.
@@ -57,7 +56,7 @@ class RequestBody:
         data = self._read(size)
         self._room -= len(data)
         if self._room < 0:
-            raise BodyTooLarge(f"the request body exceeds {self._limit} octets")
+            raise BodyTooLarge(f"the request body exceeds {self._limit} bytes")
         return data
 
     def _read(self, size: int) -> bytes:
@@ -79,7 +78,7 @@ class RequestBody:
         return data
 
     def drain(self, limit: int) -> bool:
-        """Read and drop what is left, up to ``limit`` octets, also of a body that passes its bound.
+        """Read and drop what is left, up to ``limit`` bytes, also of a body that passes its bound.
 
         Returns:
             Whether nothing is left, be it that the client went away; if not, the connection cannot be used again.
@@ -93,44 +92,6 @@ class RequestBody:
         except RequestError:
             pass
         return self._left == 0
-
-
-class BoundedReader:
-    """Reads from a source until that has given more than ``limit`` octets, whatever they decompress from."""
-
-    def __init__(self, source: Readable, limit: int) -> None:
-        self._source = source
-        self._left = limit
-        self._limit = limit
-
-    def read(self, size: int, /) -> bytes:
-        """Read from the source.
-
-        Raises:
-            BodyTooLarge: past the bound.
-        """
-        data = self._source.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise BodyTooLarge(f"the request body decompresses to more than {self._limit} octets")
-        return data
-
-
-def coalesce(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Join small chunks to ones of at least ``size`` octets; large ones pass through without a copy."""
-    pending: list[bytes] = []
-    total = 0
-    for chunk in chunks:
-        if not pending and len(chunk) >= size:
-            yield bytes(chunk)
-            continue
-        pending.append(chunk)
-        total += len(chunk)
-        if total >= size:
-            yield b"".join(pending)
-            pending, total = [], 0
-    if total:
-        yield b"".join(pending)
 
 
 class ResponseBody:

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from ..compression import Readable
 from ..errors import BodyTooLarge, BodyTruncated, HgWireError, LimitExceeded
 from ..framing import Action, CommandData, Error, Revision, RunCommand, ServerReactor
 from ..limits import Limits
+from ..streams import Readable
 from .api import PlainAnswer
 
 __all__ = ["CommandBody", "FrameInput", "Spool"]
@@ -88,7 +88,7 @@ class FrameInput:
         return action
 
     def finish(self, limit: int) -> bool:
-        """Read and drop up to ``limit`` octets of data.
+        """Read and drop up to ``limit`` bytes of data.
 
         Returns:
             Whether that was all; if not, the connection cannot be used again.
@@ -121,7 +121,7 @@ class CommandBody:
         self._offset = 0
 
     def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` octets; none at the end.
+        """Read up to ``size`` bytes; none at the end.
 
         Raises:
             HgWireError: as :meth:`FrameInput.data`.
@@ -171,7 +171,7 @@ class Spool:
             return
         self._left -= len(data)
         if self._left < 0:
-            raise BodyTooLarge(f"command data of one request exceed {self._limits.spool} octets")
+            raise BodyTooLarge(f"command data of one request exceed {self._limits.spool} bytes")
         file.write(data)
 
     def rewind(self) -> None:

@@ -18,8 +18,8 @@ from ..commands.responses import (
 )
 from ..commands.standard import BATCH_RENDERERS
 from ..framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
-from ..framing.actions import close_source
 from ..limits import Limits
+from ..streams import close_source
 from .service import public
 
 __all__ = ["RENDERERS", "Framed", "join_frames", "send_framed"]
@@ -117,7 +117,7 @@ A push that was made answers with its result and what was said about it, as in v
 
 
 def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
-    """Text in pieces of up to ``size`` octets, cut between lines, or between characters of a line that is longer.
+    """Text in pieces of up to ``size`` bytes, cut between lines, or between characters of a line that is longer.
 
     ``size`` is at least 4, so that any character fits.
     """
@@ -146,7 +146,7 @@ def send_framed(
         end_stream: whether the stream ends with it.
 
     Raises:
-        LocalProtocolError: for text that does not fit into frames of fewer than 12 octets.
+        LocalProtocolError: for text that does not fit into frames of fewer than 12 bytes.
     """
     actions: list[SendFrames | Signal] = []
     for atoms in _text_atoms(framed.output, max(stream.frame_size - _ATOM_SIZE, 4)):
@@ -160,7 +160,7 @@ def send_framed(
 
 
 def join_frames(frames: Iterable[Frame], limits: Limits) -> Iterator[bytes]:
-    """Chunks of at least ``limits.chunk`` octets, the last one shorter, made of whole frames."""
+    """Chunks of at least ``limits.chunk`` bytes, the last one shorter, made of whole frames."""
     pieces: list[bytes] = []
     size = 0
     for frame in frames:

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from ..cache.store import Store
+from ..cache.stores.folder import Store
 from ..repositories.base import NULL
 from .service import Call
 
@@ -61,7 +61,7 @@ class Growth:
         if not set(arguments) <= _PLAIN_ARGUMENTS or b"HG2" not in arguments.get("bundlecaps", b""):
             return None
         bound = call.command.bind(arguments)
-        wanted, rest = bound.get("heads"), context.repository.state_besides_history()
+        wanted, rest = bound.get("heads"), context.repository.metadata_token()
         if not wanted or rest is None or not bound.get("cg", True) or set(bound.get("common", ())) - {NULL}:
             return None
         others = {argument: value for argument, value in key[-1].items() if argument != "heads"}

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from ..framing.actions import close_source
+from ..streams import close_source
 
 __all__ = ["Channel", "Closed", "Task", "Workers"]
 
@@ -20,7 +20,7 @@ class Closed(Exception):
 
 
 class Channel:
-    """A queue from many threads to one, bounded by the octets that wait in it.
+    """A queue from many threads to one, bounded by the bytes that wait in it.
 
     A chunk is taken in whenever the bound has not been reached, so one of any size passes.  No call blocks for ever
     once the channel is closed.
@@ -98,7 +98,7 @@ class Workers:
         Args:
             tasks: what to run; begun in this order.
             lanes: numbers of which each running task has one of its own.
-            backlog: octets of chunks that wait at most.
+            backlog: bytes of chunks that wait at most.
 
         Yields:
             The chunks of all tasks as they come, those of one task in their order.

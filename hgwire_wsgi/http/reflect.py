@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from ..compression import Readable
 from ..errors import BodyTooLarge
 from ..framing import Action, BufferedCommands, Error, Revision, RunCommand, ServerReactor, read_frame
 from ..limits import Limits
+from ..streams import Readable
 
 __all__ = ["reflect"]
 
@@ -38,7 +38,7 @@ def reflect(body: Readable, revision: Revision, limits: Limits) -> bytes:
     Every frame is a line of its type, flags, request ID and payload, and a line of JSON.
 
     Raises:
-        RemoteProtocolError: where the octets are no frames; commands that are wrong are told in the text.
+        RemoteProtocolError: where the bytes are no frames; commands that are wrong are told in the text.
         RequestError: if the body cannot be read.
         BodyTooLarge: if there is more to tell than ``limits.reflected``.
     """
@@ -59,7 +59,7 @@ def reflect(body: Readable, revision: Revision, limits: Limits) -> bytes:
         done = json.dumps(_describe(action, state), sort_keys=True).encode("ascii")
         most -= len(received) + len(done)
         if most < 0:
-            raise BodyTooLarge(f"debugreflect tells no more than {limits.reflected} octets")
+            raise BodyTooLarge(f"debugreflect tells no more than {limits.reflected} bytes")
         lines += received, done
     end = commands.receive_eof()
     told = {"action": "error", "message": end.message} if isinstance(end, Error) else {"action": "noop"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..cache.flight import Whole
+from ..cache.single_flight import Whole
 from ..commands.responses import (
     BytesResponse,
     LegacyStreamResponse,
@@ -26,7 +26,7 @@ from ..negotiation import (
     MEDIA_TYPE_02,
     ClientProtocol,
     Encoding,
-    Offer,
+    ServerCapabilities,
     choose_encoding,
     choose_plain_encoding,
 )
@@ -63,26 +63,28 @@ def _encode(encoding: Encoding, chunks: Iterable[bytes]) -> Iterator[bytes]:
     return compressed
 
 
-def _render_bytes(response: Any, offer: Offer, client: ClientProtocol) -> Rendered:
+def _render_bytes(response: Any, offer: ServerCapabilities, client: ClientProtocol) -> Rendered:
     encoding = choose_plain_encoding(offer, client)
     return Rendered(encoding.media_type, b"".join(_encode(encoding, [BATCH_RENDERERS[type(response)](response)])))
 
 
-def _render_stream(response: StreamResponse, offer: Offer, client: ClientProtocol) -> Rendered:
+def _render_stream(response: StreamResponse, offer: ServerCapabilities, client: ClientProtocol) -> Rendered:
     encoding = choose_encoding(offer, client, prefer_uncompressed=response.prefer_uncompressed)
     return Rendered(encoding.media_type, _encode(encoding, response.chunks), response.chunks)
 
 
-def _render_legacy_stream(response: LegacyStreamResponse, offer: Offer, client: ClientProtocol) -> Rendered:
+def _render_legacy_stream(
+    response: LegacyStreamResponse, offer: ServerCapabilities, client: ClientProtocol
+) -> Rendered:
     encoding = choose_plain_encoding(offer, client)
     return Rendered(encoding.media_type, _encode(encoding, response.chunks), response.chunks)
 
 
-def _render_out_of_band(response: OutOfBandError, offer: Offer, client: ClientProtocol) -> Rendered:
+def _render_out_of_band(response: OutOfBandError, offer: ServerCapabilities, client: ClientProtocol) -> Rendered:
     return Rendered(HG_ERROR, response.message)
 
 
-RENDERERS: dict[type[Response], Callable[[Any, Offer, ClientProtocol], Rendered]] = {
+RENDERERS: dict[type[Response], Callable[[Any, ServerCapabilities, ClientProtocol], Rendered]] = {
     BytesResponse: _render_bytes,
     PushResponse: _render_bytes,
     PushError: _render_bytes,

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from ..cache.lru import ByteLRU
+from ..cache.stores.memory import ByteLRU
 from ..negotiation import numbered
 
 __all__ = ["Remembered", "Repeats"]
@@ -35,7 +35,7 @@ class Repeats:
     """Replies by request and state.
 
     Args:
-        capacity: octets, for each process.
+        capacity: bytes, for each process.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator
 import attrs
 
 from .._version import __version__
-from ..cache.flight import Flight, StreamChanged, Whole
 from ..cache.settings import CacheSettings
-from ..cache.store import Store
+from ..cache.single_flight import Flight, StreamChanged, Whole
+from ..cache.stores.folder import Store
 from ..limits import Limits
-from ..negotiation import ClientProtocol, Encoding, Offer, choose_encoding, choose_plain_encoding
+from ..negotiation import ClientProtocol, Encoding, ServerCapabilities, choose_encoding, choose_plain_encoding
 from ..repositories.base import Lease, RepositoryProvider
-from .body import coalesce
+from ..streams import coalesce
 from .growth import Growth
 from .render import RENDERERS, Rendered
 from .service import Call
@@ -29,7 +29,7 @@ __all__ = ["Replies", "may_be_kept", "render"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
-_ENCODINGS: dict[str, Callable[[Offer, ClientProtocol], Encoding]] = {
+_ENCODINGS: dict[str, Callable[[ServerCapabilities, ClientProtocol], Encoding]] = {
     "legacy": choose_plain_encoding,
     "stream": choose_encoding,
 }
@@ -40,7 +40,7 @@ class _NotKept(Exception):
     """The response is not what the command's declaration promises: an error, or another media type."""
 
 
-def render(call: Call, offer: Offer, client: ClientProtocol) -> Rendered:
+def render(call: Call, offer: ServerCapabilities, client: ClientProtocol) -> Rendered:
     """Run a command and render its response."""
     response = call.run()
     return RENDERERS[type(response)](response, offer, client)
@@ -61,7 +61,7 @@ class Replies:
         self._chunk = limits.chunk
         self._opened: tuple[int, Flight | None] = 0, None
 
-    def get(self, call: Call, name: str, lease: Lease, offer: Offer, client: ClientProtocol) -> Rendered:
+    def get(self, call: Call, name: str, lease: Lease, offer: ServerCapabilities, client: ClientProtocol) -> Rendered:
         """The reply to a call that was authorized; a long one is made once for all who want it.
 
         Args:
@@ -114,7 +114,7 @@ class Replies:
 
     def is_current(self, call: Call, name: str) -> bool:
         """Whether the repository is still in the state that a reply was made from."""
-        return not call.asked - {"pull"} and self._provider.version(name) == call.version
+        return not call.asked - {"pull"} and self._provider.change_stamp(name) == call.version
 
     def _open_flight(self) -> Flight | None:
         """The bundle cache of this process, ``None`` if it is off or its folder cannot be used."""
@@ -145,7 +145,7 @@ def may_be_kept(call: Call) -> bool:
     ):
         return False
     commands = [call.command, *(context.resolve(sub.name) for sub in context.batch)]
-    return all(command.cacheable and context.repository.keeps(command.name) for command in commands)
+    return all(command.cacheable and context.repository.may_cache(command.name) for command in commands)
 
 
 def _key(call: Call, encoding: Encoding, client: ClientProtocol) -> tuple[object, ...]:
@@ -183,7 +183,7 @@ class _Maker:
     call: Call
     name: str
     lease: Lease | None
-    offer: Offer
+    offer: ServerCapabilities
     client: ClientProtocol
     media_type: str
     chunk: int
@@ -194,7 +194,7 @@ class _Maker:
         lease, call = given or self.provider.lease(self.name), self.call
         try:
             if given is None:
-                if lease.repository.version() != call.version:
+                if lease.repository.change_stamp() != call.version:
                     raise StreamChanged("the repository has changed")
                 call = attrs.evolve(call, context=attrs.evolve(call.context, repository=lease.repository))
             rendered = render(call, self.offer, self.client)

@@ -13,11 +13,11 @@ from ..commands.classify import WireRequest
 from ..commands.context import CommandContext
 from ..commands.registry import Command, CommandRegistry, stricter
 from ..commands.responses import Response
-from ..compression import Readable
 from ..errors import HgWireError, LocalProtocolError, PermissionDenied, UnsupportedMediaType
 from ..limits import Limits
-from ..negotiation import ClientProtocol, Offer
+from ..negotiation import ClientProtocol, ServerCapabilities
 from ..repositories.base import Repository
+from ..streams import Readable
 from .answer import NOSNIFF, StartResponse, answer
 from .body import RequestBody
 from .render import render_error
@@ -83,7 +83,7 @@ class Service:
 
     commands: CommandRegistry
     policy: Policy
-    offer: Offer
+    offer: ServerCapabilities
     limits: Limits
     challenge: str
 
@@ -152,7 +152,7 @@ class Service:
             arguments=request.arguments,
             user=environ.get("REMOTE_USER") or None,
             protocol=client,
-            offer=repository.adjust_offer(self.offer),
+            offer=repository.adjust_capabilities(self.offer),
             body=body,
             environ=environ,
             authorize=authorize,
@@ -167,8 +167,8 @@ class Service:
             command=command,
             context=context,
             permission=permission,
-            state=repository.state(),
-            version=repository.version(),
+            state=repository.content_token(),
+            version=repository.change_stamp(),
             asked=asked,
         )
 

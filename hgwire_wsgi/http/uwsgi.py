@@ -36,7 +36,7 @@ class ChunkedInput:
         self._at_end = False
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` octets, fewer at the end of a chunk, none at the end of the body."""
+        """Up to ``size`` bytes, fewer at the end of a chunk, none at the end of the body."""
         if not self._chunk and not self._at_end:
             self._chunk = memoryview(self._read_chunk())
             self._at_end = not self._chunk

@@ -8,22 +8,22 @@ from typing import Any
 
 import attrs
 
-from ..cache.flight import Whole
 from ..cache.settings import CacheSettings
-from ..commands.classify import WireRequest, open_payload, read_exactly
-from ..compression import Readable
+from ..cache.single_flight import Whole
+from ..commands.classify import WireRequest, open_payload
 from ..negotiation import (
     HG_ERROR,
     ClientProtocol,
-    Offer,
+    ServerCapabilities,
     choose_plain_encoding,
     media_type_version,
     read_client_protocol,
     vary,
 )
 from ..repositories.base import Lease, Repository, RepositoryProvider
+from ..streams import BoundedReader, Readable, coalesce, read_exactly
 from .answer import NOSNIFF, StartResponse, send
-from .body import BoundedReader, RequestBody, coalesce
+from .body import RequestBody
 from .render import OK, Rendered
 from .repeats import Remembered, Repeats
 from .replies import Replies, may_be_kept
@@ -65,7 +65,7 @@ class V1Transport:
         if question is None:
             return None
         with self._provider.lease(name) as repository:
-            known = self._repeats.get(name, repository.state(), question)
+            known = self._repeats.get(name, repository.content_token(), question)
             if known is None:
                 return None
             self.service.authorizer(name, repository, environ, known.names)("pull")
@@ -127,9 +127,9 @@ class V1Transport:
         environ: dict[str, Any],
         body: RequestBody,
         client: ClientProtocol,
-    ) -> tuple[Call, Offer]:
+    ) -> tuple[Call, ServerCapabilities]:
         """The call, authorized, and what the reply may be encoded with."""
-        offer = repository.adjust_offer(self.service.offer)
+        offer = repository.adjust_capabilities(self.service.offer)
         if request.command == _HANDSHAKE and "0.2" not in client.media_types:
             reply_offer = attrs.evolve(offer, send=("0.1", "0.2"))
         else:
@@ -141,7 +141,9 @@ class V1Transport:
             call = call.with_body(self._open_payload(request, environ, body, offer))
         return call, reply_offer
 
-    def _open_payload(self, request: WireRequest, environ: dict[str, Any], body: RequestBody, offer: Offer) -> Readable:
+    def _open_payload(
+        self, request: WireRequest, environ: dict[str, Any], body: RequestBody, offer: ServerCapabilities
+    ) -> Readable:
         """The body behind its posted arguments, decompressed, and bounded."""
         limits = self.service.limits
         version = media_type_version(offer, environ.get("CONTENT_TYPE"), required=not request.posted)

@@ -20,7 +20,6 @@ import attrs
 from webob.acceptparse import Accept
 
 from ..commands.classify import WireRequest, describe
-from ..compression import Readable
 from ..errors import (
     BadEncoding,
     FrameTooLarge,
@@ -35,9 +34,10 @@ from ..framing import EXP_0002, OutgoingStream, Profile, RunCommand
 from ..framing.streams import DEFAULT_FRAME_SIZE
 from ..negotiation import ClientProtocol, read_client_protocol
 from ..repositories.base import Lease, Repository, RepositoryProvider
+from ..streams import BoundedReader, Readable
 from .answer import NOSNIFF, StartResponse, answer, send
-from .api import Api, PlainAnswer, Target, route
-from .body import BoundedReader, RequestBody
+from .api import ApiSettings, PlainAnswer, Target, route
+from .body import RequestBody
 from .exchange import CommandBody, FrameInput, Spool
 from .framed import RENDERERS, Framed, join_frames, send_framed
 from .parallel import Task, Workers
@@ -135,7 +135,7 @@ class _Exchange:
             if isinstance(action, RunCommand):
                 held += sum(len(name) + len(value) for name, value in action.arguments.items())
                 if held > limits.argument_bytes:
-                    raise LimitExceeded(f"command arguments of one request exceed {limits.argument_bytes} octets")
+                    raise LimitExceeded(f"command arguments of one request exceed {limits.argument_bytes} bytes")
                 job = self._plan(action)
                 if not action.has_data:
                     complete.append(job)
@@ -267,7 +267,7 @@ class V2Transport:
 
     service: Service
     provider: RepositoryProvider
-    api: Api
+    api: ApiSettings
     workers: Workers | None = attrs.field(init=False)
 
     @workers.default

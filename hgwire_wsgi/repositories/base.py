@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..compression import Readable
 from ..errors import CommandFailed, UnknownCommand
-from ..negotiation import Offer
+from ..negotiation import ServerCapabilities
+from ..streams import Readable
 
 if TYPE_CHECKING:
     from ..commands.registry import Command
@@ -40,27 +40,27 @@ class PushKeyResult:
 class Repository(abc.ABC):
     """One repository, used by one request at a time.
 
-    Nodes are 20 octets, :data:`NULL` for none.  The methods below :meth:`state` stand behind the standard commands; a
+    Nodes are 20 bytes, :data:`NULL` for none.  The methods below :meth:`content_token` stand behind the standard commands; a
     backend implements those it has, and a command whose method is missing is unknown there.  A backend that has whole
     commands instead gives them by :meth:`commands`.
     """
 
     @abc.abstractmethod
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         """A token of the repository's state: two equal ones mean that every reply is the same.
 
         It must be cheap, and change with anything that can change a reply.
         """
 
-    def version(self) -> object:
+    def change_stamp(self) -> object:
         """Something that is equal only while nothing has happened to the repository.
 
-        :meth:`state` may be what it was once a change is undone; this must not be, or a reply that was made between the
+        :meth:`content_token` may be what it was once a change is undone; this must not be, or a reply that was made between the
         two would pass for one of the state.  A backend whose states never return needs nothing else.
         """
-        return self.state()
+        return self.content_token()
 
-    def state_besides_history(self) -> bytes | None:
+    def metadata_token(self) -> bytes | None:
         """A token of all of the state but which changesets there are; ``None`` from a backend that has none.
 
         With it, and with :meth:`missing`, a clone of an older state can be the first part of one of the present state.
@@ -100,14 +100,14 @@ class Repository(abc.ABC):
         """
         return {}
 
-    def keeps(self, command: str) -> bool:
+    def may_cache(self, command: str) -> bool:
         """Whether replies of a command whose declaration says so may be kept, here and now.
 
-        Not where a hook must run, or a file is read that :meth:`state` does not cover.
+        Not where a hook must run, or a file is read that :meth:`content_token` does not cover.
         """
         return True
 
-    def adjust_offer(self, offer: Offer) -> Offer:
+    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
         """What is offered for this repository, given what the application offers.
 
         ``post_args`` is the application's alone, or a proxy that classifies requests could read other arguments than
@@ -245,7 +245,7 @@ class RepositoryProvider(abc.ABC):
         """Find the repository that a path is in.
 
         Args:
-            path: ``PATH_INFO`` as WSGI has it: octets as latin-1 characters.
+            path: ``PATH_INFO`` as WSGI has it: bytes as latin-1 characters.
 
         Returns:
             The repository's name (empty for one served at ``/``) and the rest of the path without the slash between
@@ -261,14 +261,14 @@ class RepositoryProvider(abc.ABC):
             RepositoryBusy: if no lease came free in time.
         """
 
-    def version(self, name: str) -> object:
-        """The version of a repository, as :meth:`Repository.version` has it.
+    def change_stamp(self, name: str) -> object:
+        """The version of a repository, as :meth:`Repository.change_stamp` has it.
 
         Raises:
             RepositoryNotFound, RepositoryBusy: as :meth:`lease`.
         """
         with self.lease(name) as repository:
-            return repository.version()
+            return repository.change_stamp()
 
     def is_subresource(self, rest: str) -> bool:
         """Whether a path below a repository may be one that ``Repository.subresource`` serves; cheap, and a guess."""
@@ -278,6 +278,6 @@ class RepositoryProvider(abc.ABC):
         """Commands that repositories of this provider may bring, as far as that is known without opening one."""
         return {}
 
-    def adjust_offer(self, offer: Offer) -> Offer:
+    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
         """What an application offers if its host gave no offer of its own."""
         return offer

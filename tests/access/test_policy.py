@@ -8,7 +8,7 @@ import pytest
 
 from hgwire_wsgi.access.policy import AccessRequest, hgweb_policy
 from hgwire_wsgi.errors import PermissionDenied
-from hgwire_wsgi.repositories.memory import MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryRepository
 
 OPEN = {"push_ssl": "no", "allow-push": "*"}
 

@@ -13,8 +13,8 @@ from wire_servers import Peer, http, raw_server, serving
 
 from hgwire_wsgi import WireApp
 from hgwire_wsgi.cli import main
-from hgwire_wsgi.http.api import Api
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.http.api import ApiSettings
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def repository() -> MemoryRepository:
 
 @pytest.fixture(scope="module")
 def url(repository: MemoryRepository) -> Iterator[str]:
-    app = WireApp(MemoryProvider({"": repository}), api=Api(server=True, http_v2=True), policy=lambda request: None)
+    app = WireApp(
+        MemoryProvider({"": repository}), api=ApiSettings(server=True, http_v2=True), policy=lambda request: None
+    )
     with serving(app) as address:
         yield address
 
@@ -78,7 +80,7 @@ def test_a_reply_that_breaks_off(capfdbinary: Any, tmp_path: Path) -> None:
         assert main(["call", address, "heads"]) == 1
     out, err = capfdbinary.readouterr()
     assert out == b"abc"
-    assert b"7 octets are missing" in err
+    assert b"7 bytes are missing" in err
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def frames(capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class TestEncode:
-    def test_lines_to_octets(self, frames: Any, tmp_path: Path) -> None:
+    def test_lines_to_bytes(self, frames: Any, tmp_path: Path) -> None:
         given = ("# a comment\n\n" + "\n".join(TEXT) + "\n").encode()
         assert frames("encode", given=given).out == OCTETS
         file = tmp_path / "frames.txt"
@@ -83,15 +83,15 @@ class TestEncode:
 
 
 class TestDecode:
-    def test_octets_to_lines(self, frames: Any, tmp_path: Path) -> None:
+    def test_bytes_to_lines(self, frames: Any, tmp_path: Path) -> None:
         assert frames("decode", given=OCTETS).lines == TEXT
         file = tmp_path / "frames"
         file.write_bytes(OCTETS)
         assert frames("decode", file).lines == TEXT
 
     def test_there_and_back(self, frames: Any) -> None:
-        octets = bytes(range(256)) * 250
-        line = encode_frame(parse_frame("1 2 0 bytes-response eos ", EXP_0002).__class__(1, 2, 0, 4, 2, octets))
+        raw_bytes = bytes(range(256)) * 250
+        line = encode_frame(parse_frame("1 2 0 bytes-response eos ", EXP_0002).__class__(1, 2, 0, 4, 2, raw_bytes))
         assert frames("encode", given=frames("decode", given=line).out).out == line
 
     def test_frames_larger_than_the_limit_can_be_looked_at(self, frames: Any) -> None:
@@ -186,12 +186,12 @@ class TestCheck:
             "  WANT_FRAME",
             "  RunCommand     request 5: 'listkeys' 'namespace'='bookmarks'",
             "  RunCommand     request 7: 'unbundle' with data",
-            "  CommandData    request 7: 3 octets 'abc'",
-            "  CommandData    request 7: 0 octets (final) ''",
+            "  CommandData    request 7: 3 bytes 'abc'",
+            "  CommandData    request 7: 0 bytes (final) ''",
             "  NOOP",
             "client receives",
             "  TextOutput     request 5: 'ayo'",
-            "  ResponseData   request 5: 5 octets (final) 'reply'",
+            "  ResponseData   request 5: 5 bytes (final) 'reply'",
             "  ResponseError  request 7: application 'no'",
             "  NOOP",
         ]
@@ -199,9 +199,9 @@ class TestCheck:
     def test_raw_and_hex(self, frames: Any, tmp_path: Path) -> None:
         (path,) = self.files(tmp_path, self.REQUESTS)
         expected = frames("check", "--format", "text", path).lines
-        octets = frames("encode", path).out
-        assert frames("check", "-", given=octets).lines == expected
-        assert frames("check", "--format", "hex", "-", given=octets.hex().encode()).lines == expected
+        raw_bytes = frames("encode", path).out
+        assert frames("check", "-", given=raw_bytes).lines == expected
+        assert frames("check", "--format", "hex", "-", given=raw_bytes.hex().encode()).lines == expected
 
     def test_a_request_that_breaks_the_protocol(self, frames: Any, tmp_path: Path) -> None:
         (path,) = self.files(tmp_path, ("1 1 0 command-name eos heads",))

@@ -13,12 +13,12 @@ import pytest
 from cli_support import environment
 from wire_servers import FRAMES, endless, http, raw_server, serving
 
-from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, Offer, WireApp
+from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ServerCapabilities, WireApp
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli import probe as probe_module
 from hgwire_wsgi.cli.demo import hg_command
-from hgwire_wsgi.http.api import Api
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.http.api import ApiSettings
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
 def make_app(**options: Any) -> WireApp:
@@ -82,11 +82,11 @@ def probe(capsys: Any) -> Callable[[Any], Probed]:
     "options",
     [
         {},
-        {"offer": Offer(post_args=True, engines=(BZIP2, NONE))},
-        {"offer": Offer(send=("0.1",), max_header_length=0)},
-        {"offer": Offer(send=("0.2",))},
-        {"api": Api(server=True)},
-        {"api": Api(server=True, http_v2=True)},
+        {"capabilities": ServerCapabilities(post_args=True, engines=(BZIP2, NONE))},
+        {"capabilities": ServerCapabilities(send=("0.1",), max_header_length=0)},
+        {"capabilities": ServerCapabilities(send=("0.2",))},
+        {"api": ApiSettings(server=True)},
+        {"api": ApiSettings(server=True, http_v2=True)},
     ],
 )
 def test_ours(options: dict[str, Any], probe: Any) -> None:
@@ -98,7 +98,12 @@ def test_ours(options: dict[str, Any], probe: Any) -> None:
 
 
 def test_what_is_told(probe: Any) -> None:
-    done = probe(make_app(api=Api(server=True, http_v2=True, debugreflect=True), offer=Offer(engines=(ZSTD, ZLIB))))
+    done = probe(
+        make_app(
+            api=ApiSettings(server=True, http_v2=True, debugreflect=True),
+            capabilities=ServerCapabilities(engines=(ZSTD, ZLIB)),
+        )
+    )
     assert "  streams decoded: zstd (0.2), zlib (0.2), none (0.1)\n" in done.out
     assert "  engines offered: zstd, zlib\n" in done.out
     assert "  media types sent: 0.1, 0.2\n" in done.out
@@ -215,14 +220,14 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault: str, probe: Any) -> None:
     change, problem = FAULTS[fault]
-    done = probe(Meddler(make_app(api=Api(server=True, http_v2=True)), change))
+    done = probe(Meddler(make_app(api=ApiSettings(server=True, http_v2=True)), change))
     assert done.code == 1
     assert any(line.startswith(problem) for line in done.wrong), done.out
     assert "Nothing is wrong" not in done.out
 
 
 def test_an_unharmed_meddler_does_no_harm(probe: Any) -> None:
-    app = make_app(api=Api(server=True, http_v2=True))
+    app = make_app(api=ApiSettings(server=True, http_v2=True))
     done = probe(Meddler(app, lambda what, environ, status, headers, body: (status, headers, body)))
     assert done.code == 0, done.out
 
@@ -250,7 +255,7 @@ def test_credentials_are_sent_every_time(capsys: Any) -> None:
             missing.append(environ)
         return served(environ, start_response)
 
-    served = make_app(api=Api(server=True, http_v2=True))
+    served = make_app(api=ApiSettings(server=True, http_v2=True))
     with serving(app) as url:
         assert main(["probe", url.replace("//", "//u:p@")]) == 0
     assert not missing
@@ -310,7 +315,7 @@ def test_a_stream_without_end(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(probe_module, "REPLY_BYTES", 1 << 20)
     with raw_server(script) as (url, _):
         done = Probed(main(["probe", url]), *capsys.readouterr())
-    assert "a stream with comp=none: the reply has more than 1048576 octets" in done.wrong
+    assert "a stream with comp=none: the reply has more than 1048576 bytes" in done.wrong
 
 
 def test_what_a_server_says_is_fit_for_a_terminal(capsys: Any) -> None:

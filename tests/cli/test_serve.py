@@ -17,7 +17,7 @@ from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli import serve as serve_module
 from hgwire_wsgi.cli.demo import hg_command
-from hgwire_wsgi.cli.served import read_options
+from hgwire_wsgi.cli.options import read_options
 
 HG = Callable[..., str]
 Serve = Callable[..., Running]

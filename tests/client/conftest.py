@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from wire_servers import Recorder, serving
 
 from hgwire_wsgi import WireApp
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
 @pytest.fixture(scope="session")

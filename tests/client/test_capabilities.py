@@ -42,5 +42,5 @@ def test_media_types_and_posted_arguments() -> None:
     assert Capabilities(b"httppostargs").post_args
 
 
-def test_octets_that_are_no_text() -> None:
+def test_bytes_that_are_no_text() -> None:
     assert dict(Capabilities(b"\xff=\xfe")) == {"\ufffd": "\ufffd"}

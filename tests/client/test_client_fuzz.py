@@ -46,7 +46,7 @@ WHOLE = [
 
 @st.composite
 def answers(draw: Any) -> bytes:
-    """A response that is right but for a few octets, or cut, or repeated; or nonsense behind a good head."""
+    """A response that is right but for a few bytes, or cut, or repeated; or nonsense behind a good head."""
     data = bytearray(draw(st.sampled_from(WHOLE)))
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(data)))

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 from wire_servers import PATIENCE, Recorder, connecting, endless, http, raw_server, serving, sizable_commands
 
-from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, BytesResponse, CommandRegistry, Offer, StreamResponse, WireApp
+from hgwire_wsgi import (
+    BZIP2,
+    NONE,
+    ZLIB,
+    ZSTD,
+    BytesResponse,
+    CommandRegistry,
+    ServerCapabilities,
+    StreamResponse,
+    WireApp,
+)
 from hgwire_wsgi.client import Call, V1Client
 from hgwire_wsgi.client import v1 as v1_module
 from hgwire_wsgi.client.v1 import argument_headers
@@ -26,7 +36,7 @@ from hgwire_wsgi.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 MIB = 1 << 20
 NULL = 40 * "0"
@@ -101,13 +111,13 @@ class TestReplies:
 
     @pytest.mark.parametrize("engine", [ZSTD, ZLIB, BZIP2, NONE])
     def test_any_engine(self, connect: Connect, engine: Any) -> None:
-        app = make_app(offer=Offer(engines=(engine,)))
+        app = make_app(capabilities=ServerCapabilities(engines=(engine,)))
         with serving(app) as url, connect(url).call("flood", {"size": "20"}) as reply:
             assert reply.engine == engine.name
             assert reply.read() == b"flood" * 13107 * 20
 
     def test_streams_in_01_are_compressed_without_a_word(self, connect: Connect) -> None:
-        with serving(make_app(offer=Offer(send=("0.1",)))) as url:
+        with serving(make_app(capabilities=ServerCapabilities(send=("0.1",)))) as url:
             client = connect(url)
             with client.call("flood", {"size": "2"}) as reply:
                 assert (reply.media_type, reply.engine) == ("application/mercurial-0.1", "zlib")
@@ -123,9 +133,9 @@ class TestReplies:
             with raw_server(in_01(b"heads"), in_01(body)) as (url, _), connect(url).call("thing") as reply:
                 assert (reply.read(), reply.engine) == (body, None)
 
-    def test_an_unknown_stream_octet_by_octet(self, connect: Connect) -> None:
+    def test_an_unknown_stream_byte_by_byte(self, connect: Connect) -> None:
         data = zlib.compress(b"compressed")
-        chunks = b"".join(b"1\r\n%c\r\n" % octet for octet in data) + b"0\r\n\r\n"
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
         answer = http(chunks, "application/mercurial-0.1", more="Transfer-Encoding: chunked\r\n")
         with raw_server(OK_01, answer) as (url, _), connect(url).call("thing") as reply:
             assert (reply.read(), reply.engine) == (b"compressed", "zlib")
@@ -152,7 +162,7 @@ class TestReplies:
             assert client.call_bytes("heads") == b"heads"
 
     def test_limit(self, client: V1Client) -> None:
-        with pytest.raises(LimitExceeded, match="more than 1000 octets"):
+        with pytest.raises(LimitExceeded, match="more than 1000 bytes"):
             client.call_bytes("getbundle", {"common": NULL}, limit=1000)
         assert client.call_bytes("heads", limit=41)
 
@@ -164,16 +174,16 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("offer", "present", "absent"),
         [
-            (Offer(), "HTTP_X_HGARG_2", "HTTP_X_HGARGS_POST"),
-            (Offer(max_header_length=60), "HTTP_X_HGARG_100", "HTTP_X_HGARGS_POST"),
-            (Offer(post_args=True), "HTTP_X_HGARGS_POST", "HTTP_X_HGARG_1"),
-            (Offer(max_header_length=0), "QUERY_STRING", "HTTP_X_HGARG_1"),
+            (ServerCapabilities(), "HTTP_X_HGARG_2", "HTTP_X_HGARGS_POST"),
+            (ServerCapabilities(max_header_length=60), "HTTP_X_HGARG_100", "HTTP_X_HGARGS_POST"),
+            (ServerCapabilities(post_args=True), "HTTP_X_HGARGS_POST", "HTTP_X_HGARG_1"),
+            (ServerCapabilities(max_header_length=0), "QUERY_STRING", "HTTP_X_HGARG_1"),
         ],
     )
     def test_arguments_travel_as_the_server_offers(
-        self, connect: Connect, offer: Offer, present: str, absent: str
+        self, connect: Connect, offer: ServerCapabilities, present: str, absent: str
     ) -> None:
-        recorder = Recorder(make_app(offer=offer))
+        recorder = Recorder(make_app(capabilities=offer))
         with serving(recorder) as url:
             client = connect(url)
             assert client.call_bytes("echo", self.VALUES) == self.EXPECTED
@@ -205,11 +215,11 @@ class TestArguments:
             assert b"x-hg" not in requests[1].lower()
 
     @pytest.mark.parametrize("data", [b"x" * 100_000, io.BytesIO(b"x" * 100_000), [b"x" * 50_000] * 2])
-    @pytest.mark.parametrize("offer", [Offer(), Offer(post_args=True)])
-    def test_data(self, connect: Connect, offer: Offer, data: Any) -> None:
+    @pytest.mark.parametrize("offer", [ServerCapabilities(), ServerCapabilities(post_args=True)])
+    def test_data(self, connect: Connect, offer: ServerCapabilities, data: Any) -> None:
         if isinstance(data, io.BytesIO):
             data.seek(0)
-        with serving(make_app(offer=offer)) as url:
+        with serving(make_app(capabilities=offer)) as url:
             assert connect(url).call_bytes("upload", {"name": "n "}, data=data) == b"n 100000"
 
     def test_push(self, connect: Connect, repository: MemoryRepository) -> None:
@@ -275,9 +285,9 @@ class TestMany:
             client.call_many([Call("heads"), Call("nosuch")])
 
     def test_limits(self, client: V1Client) -> None:
-        with pytest.raises(LimitExceeded, match="more than 60 octets"):
+        with pytest.raises(LimitExceeded, match="more than 60 bytes"):
             client.call_many([Call("heads"), Call("heads")], limit=60)
-        with pytest.raises(LimitExceeded, match="more than 60 octets"):
+        with pytest.raises(LimitExceeded, match="more than 60 bytes"):
             client.call_many([Call("heads"), Call("getbundle", {"common": NULL})], limit=60)
 
     def test_too_few_replies(self, connect: Connect) -> None:

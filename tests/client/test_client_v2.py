@@ -38,9 +38,9 @@ from hgwire_wsgi.errors import (
     UnexpectedFrame,
 )
 from hgwire_wsgi.framing import EXP_0002, PROFILES, Atom, Frame, encode_frame, parse_frame
-from hgwire_wsgi.http.api import Api
+from hgwire_wsgi.http.api import ApiSettings
 from hgwire_wsgi.limits import Limits
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 MIB = 1 << 20
 BEGIN = "1 2 stream-begin bytes-response"
@@ -227,7 +227,7 @@ class TestManyCalls:
 
     def test_limit(self, peer_url: str, connect: Connect) -> None:
         client = connect(peer_url)
-        with pytest.raises(LimitExceeded, match="more than 100000 octets"):
+        with pytest.raises(LimitExceeded, match="more than 100000 bytes"):
             client.call_many([Call("heads"), Call("big")], limit=100_000)
         assert client.call_bytes("heads")
 
@@ -311,7 +311,7 @@ class TestHostileServers:
             raw_server(
                 endless(http(wire(f"1 2 stream-begin text-output 0 {atoms}")), wire(f"1 2 0 text-output 0 {atoms}"))
             ) as (url, _),
-            pytest.raises(LimitExceeded, match="octets of text output"),
+            pytest.raises(LimitExceeded, match="bytes of text output"),
         ):
             connect(url).call("heads")
 
@@ -388,7 +388,7 @@ def our_app(repository: MemoryRepository, **options: Any) -> WireApp:
         MemoryProvider({"": repository}),
         commands=commands,
         policy=lambda request: None,
-        api=Api(server=True, http_v2=True, **options),
+        api=ApiSettings(server=True, http_v2=True, **options),
     )
 
 

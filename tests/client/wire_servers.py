@@ -125,7 +125,7 @@ def raw_server(*scripts: bytes | Script, context: ssl.SSLContext | None = None) 
     """A server that does what it likes.
 
     Args:
-        *scripts: what to do with one connection after the other, the last of them with all others: octets to send
+        *scripts: what to do with one connection after the other, the last of them with all others: bytes to send
             after a request was read, or a function that is given the socket and the request.  The connection is
             closed then.
         context: speak TLS.
@@ -197,8 +197,8 @@ Handler = Callable[[dict[bytes, bytes], bytes], Any]
 class Peer:
     """A WSGI application that answers frames with a reactor of its own, knowing nothing of ``hgwire_wsgi.http``.
 
-    A handler is given arguments and data, and returns octets or an iterable of them, or raises.  Atoms it puts in
-    front of the octets, as a tuple of two, are sent as text output.
+    A handler is given arguments and data, and returns bytes or an iterable of them, or raises.  Atoms it puts in
+    front of the bytes, as a tuple of two, are sent as text output.
 
     Args:
         handlers: by name of the command.

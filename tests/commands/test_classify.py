@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.commands.batch import SubCommand
-from hgwire_wsgi.commands.classify import WireRequest, classify, names_command, open_payload, read_exactly
+from hgwire_wsgi.commands.classify import WireRequest, classify, names_command, open_payload
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.compression import BZIP2, ENGINES, NONE, ZLIB, Engine
 from hgwire_wsgi.errors import (
@@ -25,10 +25,11 @@ from hgwire_wsgi.errors import (
     UnsupportedMediaType,
 )
 from hgwire_wsgi.limits import Limits
-from hgwire_wsgi.negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02, Offer
+from hgwire_wsgi.negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02, ServerCapabilities
+from hgwire_wsgi.streams import read_exactly
 
 COMMANDS = CommandRegistry.standard()
-POSTING = Offer(post_args=True)
+POSTING = ServerCapabilities(post_args=True)
 
 
 def environ_of(query: str, body: bytes = b"", **more: Any) -> dict[str, Any]:
@@ -36,8 +37,10 @@ def environ_of(query: str, body: bytes = b"", **more: Any) -> dict[str, Any]:
     return {"QUERY_STRING": query, "wsgi.input": io.BytesIO(body), **length, **more}
 
 
-def ask(query: str, body: bytes = b"", *, offer: Offer = POSTING, limits: Limits | None = None, **more: Any) -> Any:
-    return classify(environ_of(query, body, **more), COMMANDS, offer=offer, limits=limits)
+def ask(
+    query: str, body: bytes = b"", *, capabilities: ServerCapabilities = POSTING, limits: Limits | None = None, **more: Any
+) -> Any:
+    return classify(environ_of(query, body, **more), COMMANDS, capabilities=capabilities, limits=limits)
 
 
 def encoded(engine: Engine, data: bytes) -> bytes:
@@ -45,7 +48,7 @@ def encoded(engine: Engine, data: bytes) -> bytes:
 
 
 class Stingy:
-    """Gives one octet a read, and fails the test where a server would wait for the next request."""
+    """Gives one byte a read, and fails the test where a server would wait for the next request."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -95,11 +98,11 @@ class TestQuery:
 
     def test_bound(self) -> None:
         assert ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=18)).arguments == {"key": b"tip"}
-        with pytest.raises(RequestError, match="exceed 17 octets"):
+        with pytest.raises(RequestError, match="exceed 17 bytes"):
             ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=17))
 
     def test_number(self) -> None:
-        """Each pair of a form costs far more than its two octets."""
+        """Each pair of a form costs far more than its two bytes."""
         limits = Limits(command_arguments=3)
         assert ask("cmd=x&a&b", HTTP_X_HGARG_1="a&b&c", limits=limits).arguments.keys() == {"a", "b", "c"}
         for query, headers in (("cmd=x&a&b&c", {}), ("cmd=x", {"HTTP_X_HGARG_1": "a&a&a&a"})):
@@ -120,7 +123,7 @@ class TestHeaders:
         assert ask("", HTTP_X_HGARG_1="cmd=heads") is None
 
     def test_bound(self) -> None:
-        with pytest.raises(RequestError, match="exceed 10 octets"):
+        with pytest.raises(RequestError, match="exceed 10 bytes"):
             ask("cmd=x", HTTP_X_HGARG_1="one=1234567", limits=Limits(argument_bytes=10))
 
 
@@ -193,18 +196,20 @@ class TestPosted:
     def test_without_a_length(self) -> None:
         terminated = environ_of("cmd=lookup", **{"wsgi.input_terminated": True, "HTTP_X_HGARGS_POST": "7"})
         terminated["wsgi.input"] = io.BytesIO(b"key=tippayload")
-        request = classify(terminated, COMMANDS, offer=POSTING)
+        request = classify(terminated, COMMANDS, capabilities=POSTING)
         assert request is not None and request.arguments == {"key": b"tip"}
         assert terminated["wsgi.input"].read() == b"key=tippayload"
         with pytest.raises(RequestError, match="exceeds the length"):
             classify(
-                {**terminated, "wsgi.input_terminated": False, "hgwire_wsgi.request": None}, COMMANDS, offer=POSTING
+                {**terminated, "wsgi.input_terminated": False, "hgwire_wsgi.request": None},
+                COMMANDS,
+                capabilities=POSTING,
             )
 
-    def test_reads_no_octet_past_the_body(self) -> None:
+    def test_reads_no_byte_past_the_body(self) -> None:
         environ = environ_of("cmd=lookup", b"key=tippayload", HTTP_X_HGARGS_POST="7")
         environ["wsgi.input"] = Stingy(b"key=tippayload")
-        request = classify(environ, COMMANDS, offer=POSTING)
+        request = classify(environ, COMMANDS, capabilities=POSTING)
         assert request is not None and request.arguments == {"key": b"tip"}
         assert environ["wsgi.input"].read() == b"key=tippayload"
 
@@ -212,13 +217,13 @@ class TestPosted:
         environ = environ_of("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7")
         environ["wsgi.input"] = Broken()
         with pytest.raises(BodyTruncated):
-            classify(environ, COMMANDS, offer=POSTING)
+            classify(environ, COMMANDS, capabilities=POSTING)
 
     @pytest.mark.parametrize("engine", ENGINES.values(), ids=list(ENGINES))
     def test_compressed(self, engine: Engine) -> None:
         body = encoded(engine, b"key=tip" + bytes(100_000))
         environ = environ_of("cmd=lookup", body, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_02)
-        request = classify(environ, COMMANDS, offer=POSTING)
+        request = classify(environ, COMMANDS, capabilities=POSTING)
         assert request is not None and (request.arguments, request.posted) == ({"key": b"tip"}, 7)
         assert environ["wsgi.input"].read() == body
 
@@ -234,7 +239,7 @@ class TestPosted:
         body = ZLIB.prefix + b"\x78\x9c" + endless
         environ = environ_of("cmd=lookup", body, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_02)
         with pytest.raises(RequestError, match="no end"):
-            classify(environ, COMMANDS, offer=POSTING, limits=Limits(argument_bytes=100))
+            classify(environ, COMMANDS, capabilities=POSTING, limits=Limits(argument_bytes=100))
         assert environ["wsgi.input"].read() == body
 
     def test_compressed_body_ends_early(self) -> None:
@@ -245,9 +250,9 @@ class TestPosted:
             ask("cmd=lookup", body, HTTP_X_HGARGS_POST="9", CONTENT_TYPE=MEDIA_TYPE_02)
 
     def test_body_that_is_not_received(self) -> None:
-        offer = Offer(post_args=True, receive=("0.2",))
+        offer = ServerCapabilities(post_args=True, receive=("0.2",))
         with pytest.raises(UnsupportedMediaType):
-            ask("cmd=lookup", b"key=tip", offer=offer, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_01)
+            ask("cmd=lookup", b"key=tip", capabilities=offer, HTTP_X_HGARGS_POST="7", CONTENT_TYPE=MEDIA_TYPE_01)
 
     @given(
         arguments=st.dictionaries(
@@ -256,13 +261,13 @@ class TestPosted:
         payload=st.binary(),
         reads=st.lists(st.integers(1, 50)),
     )
-    def test_input_gives_the_same_octets_afterwards(
+    def test_input_gives_the_same_bytes_afterwards(
         self, arguments: dict[str, bytes], payload: bytes, reads: list[int]
     ) -> None:
         form = "&".join(f"{name}={quote_from_bytes(value)}" for name, value in arguments.items()).encode()
         body = form + payload
         environ = environ_of("cmd=x", body, HTTP_X_HGARGS_POST=str(len(form)))
-        request = classify(environ, COMMANDS, offer=POSTING)
+        request = classify(environ, COMMANDS, capabilities=POSTING)
         assert request is not None and request.arguments == arguments
         again = environ["wsgi.input"]
         assert b"".join([*(again.read(size) for size in reads), again.read()]) == body
@@ -271,8 +276,8 @@ class TestPosted:
 class TestRepeated:
     def test_answer_is_kept_with_the_request(self) -> None:
         environ = environ_of("cmd=lookup", b"key=tip", HTTP_X_HGARGS_POST="7")
-        first = classify(environ, COMMANDS, offer=POSTING)
-        assert classify(environ, COMMANDS, offer=POSTING) is first
+        first = classify(environ, COMMANDS, capabilities=POSTING)
+        assert classify(environ, COMMANDS, capabilities=POSTING) is first
 
     def test_another_registry_has_another_answer(self) -> None:
         environ = environ_of("cmd=heads")
@@ -284,25 +289,25 @@ class TestRepeated:
 class TestPayload:
     def test_01_is_the_source(self) -> None:
         source = io.BytesIO(b"data")
-        assert open_payload(source, "0.1", Offer(), Limits()) is source
+        assert open_payload(source, "0.1", ServerCapabilities(), Limits()) is source
 
     def test_02(self) -> None:
         source = io.BytesIO(encoded(BZIP2, b"data"))
-        assert read_exactly(open_payload(source, "0.2", Offer(), Limits()), 100) == b"data"
+        assert read_exactly(open_payload(source, "0.2", ServerCapabilities(), Limits()), 100) == b"data"
 
     def test_empty(self) -> None:
-        assert open_payload(io.BytesIO(), "0.2", Offer(), Limits()).read(1) == b""
+        assert open_payload(io.BytesIO(), "0.2", ServerCapabilities(), Limits()).read(1) == b""
 
     def test_engine_of_the_host(self) -> None:
         engine = Engine(name="mine", start=NONE.start, start_decoder=NONE.start_decoder)
         source = io.BytesIO(b"\4minedata")
-        assert open_payload(source, "0.2", Offer(engines=(engine,)), Limits()).read(9) == b"data"
+        assert open_payload(source, "0.2", ServerCapabilities(engines=(engine,)), Limits()).read(9) == b"data"
 
     def test_malformed(self) -> None:
         with pytest.raises(BodyTruncated, match="inside the name"):
-            open_payload(io.BytesIO(b"\4zst"), "0.2", Offer(), Limits())
+            open_payload(io.BytesIO(b"\4zst"), "0.2", ServerCapabilities(), Limits())
         with pytest.raises(UnsupportedMediaType, match="known are bzip2, none, zlib, zstd"):
-            open_payload(io.BytesIO(b"\2xz"), "0.2", Offer(), Limits())
+            open_payload(io.BytesIO(b"\2xz"), "0.2", ServerCapabilities(), Limits())
 
     @given(data=st.binary(max_size=50), size=st.integers(-1, 60))
     def test_read_exactly(self, data: bytes, size: int) -> None:
@@ -339,7 +344,7 @@ LATIN = st.text(st.characters(max_codepoint=255), max_size=40)
 def test_a_request_or_a_documented_error_and_nothing_else(environ: dict[str, Any], post_args: bool) -> None:
     body = environ["wsgi.input"].getvalue()
     try:
-        request = classify(environ, COMMANDS, offer=Offer(post_args=post_args))
+        request = classify(environ, COMMANDS, capabilities=ServerCapabilities(post_args=post_args))
     except (RequestError, NegotiationError) as error:
         assert isinstance(error, HgWireError) and 400 <= error.http_status < 500
     else:

@@ -121,9 +121,9 @@ class TestRegistering:
         registry = CommandRegistry.standard()
         before = registry["lookup"]
         assert registry.override("lookup", handler) is before.handler
-        assert registry["lookup"] == attrs.evolve(before, handler=handler, delegated=False, cacheable=False)
+        assert registry["lookup"] == attrs.evolve(before, handler=handler, overridable=False, cacheable=False)
         registry.override("lookup", handler, cacheable=True)
-        assert registry["lookup"] == attrs.evolve(before, handler=handler, delegated=False)
+        assert registry["lookup"] == attrs.evolve(before, handler=handler, overridable=False)
         with pytest.raises(KeyError):
             registry.override("nosuch", handler)
 
@@ -131,8 +131,10 @@ class TestRegistering:
         registry = CommandRegistry([command("x")])
         registry.remove("x", "never-there")
         assert "x" not in registry
-        brought = {"x": command("x"), "never-there": command("never-there")}
-        assert registry.resolve("x", brought) is None and registry.resolve("never-there", brought) is None
+        from_repository = {"x": command("x"), "never-there": command("never-there")}
+        assert (
+            registry.resolve("x", from_repository) is None and registry.resolve("never-there", from_repository) is None
+        )
         registry.register(command("x"))
         assert registry.resolve("x", {}) is registry["x"]
 
@@ -148,9 +150,9 @@ class TestRegistering:
     def test_adopt(self) -> None:
         registry = CommandRegistry([command("x")])
         registry.remove("gone")
-        registry.adopt({"x": command("x", "push"), "gone": command("gone"), "new": command("new")})
+        registry.add_backend_commands({"x": command("x", "push"), "gone": command("gone"), "new": command("new")})
         assert set(registry) == {"x", "new"}
-        assert registry["x"].permission == "pull" and registry["new"].delegated
+        assert registry["x"].permission == "pull" and registry["new"].overridable
 
     def test_copies_are_independent(self) -> None:
         registry = CommandRegistry([command("x")])
@@ -168,7 +170,7 @@ class TestRegistering:
             lambda: frozen.register(command("y")),
             lambda: frozen.remove("x"),
             lambda: frozen.merge(registry),
-            lambda: frozen.adopt({}),
+            lambda: frozen.add_backend_commands({}),
             lambda: frozen.override("x", theirs),
         ):
             with pytest.raises(TypeError, match="does not change"):
@@ -184,21 +186,24 @@ class TestResolving:
         assert CommandRegistry().permission_of("x") == "push"
 
     def test_who_goes_first(self) -> None:
-        own, brought = command(), attrs.evolve(command(), handler=theirs)
-        assert CommandRegistry([own]).resolve("x", {"x": brought}) is own
-        assert CommandRegistry([attrs.evolve(own, delegated=True)]).resolve("x", {"x": brought}) is brought
+        own, from_repository = command(), attrs.evolve(command(), handler=theirs)
+        assert CommandRegistry([own]).resolve("x", {"x": from_repository}) is own
+        assert (
+            CommandRegistry([attrs.evolve(own, overridable=True)]).resolve("x", {"x": from_repository})
+            is from_repository
+        )
         assert CommandRegistry([own]).resolve("x", {}) is own
-        assert CommandRegistry().resolve("x", {"x": brought}) is brought
+        assert CommandRegistry().resolve("x", {"x": from_repository}) is from_repository
 
     @pytest.mark.parametrize("permissions", [("pull", "push"), ("push", "pull")])
     def test_the_stricter_permission_holds(self, permissions: tuple[str, str]) -> None:
-        registry = CommandRegistry([command(permission=permissions[0], delegated=True)])
-        brought = attrs.evolve(command(permission=permissions[1]), handler=theirs)
-        found = registry.resolve("x", {"x": brought})
+        registry = CommandRegistry([command(permission=permissions[0], overridable=True)])
+        from_repository = attrs.evolve(command(permission=permissions[1]), handler=theirs)
+        found = registry.resolve("x", {"x": from_repository})
         assert found is not None and (found.handler, found.permission) == (theirs, "push")
 
     def test_a_cacheable_pull_becomes_an_uncached_push(self) -> None:
-        registry = CommandRegistry([command(permission="push", delegated=True)])
+        registry = CommandRegistry([command(permission="push", overridable=True)])
         found = registry.resolve("x", {"x": command(cacheable=True)})
         assert found is not None and not found.cacheable
 

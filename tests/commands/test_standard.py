@@ -20,15 +20,15 @@ from hgwire_wsgi.commands.responses import (
 )
 from hgwire_wsgi.commands.standard import STANDARD_COMMANDS
 from hgwire_wsgi.errors import CommandFailed, InvalidArgument, LocalProtocolError, UnknownCommand
-from hgwire_wsgi.negotiation import ClientProtocol, Offer
+from hgwire_wsgi.negotiation import ClientProtocol, ServerCapabilities
 from hgwire_wsgi.repositories.base import NULL, Repository
-from hgwire_wsgi.repositories.memory import MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryRepository
 
 
 class Bare(Repository):
     """A backend that has nothing but state."""
 
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         return b""
 
 
@@ -37,7 +37,7 @@ def context_of(repository: Repository, commands: CommandRegistry | None = None, 
         "arguments": {},
         "user": None,
         "protocol": ClientProtocol(),
-        "offer": Offer(send=("0.1",)),
+        "capabilities": ServerCapabilities(send=("0.1",)),
         "authorize": [].append,
         "body": io.BytesIO(),
         "environ": {},
@@ -79,7 +79,7 @@ class TestContext:
 
     def test_capabilities_of_the_transport(self) -> None:
         commands = CommandRegistry.standard()
-        tokens = Offer(send=("0.1",)).capabilities()
+        tokens = ServerCapabilities(send=("0.1",)).capabilities()
         assert context_of(Bare(), commands).capabilities == [b"batch", *tokens]
         commands.remove("batch")
         assert context_of(Bare(), commands).capabilities == tokens
@@ -98,12 +98,12 @@ class TestContext:
         with pytest.raises(UnknownCommand):
             context_of(Bare(), commands).resolve("x")
 
-    def test_octets_become_a_response(self) -> None:
+    def test_bytes_become_a_response(self) -> None:
         commands = CommandRegistry()
-        commands.command("octets", permission="pull")(lambda context: b"data")
+        commands.command("bytes", permission="pull")(lambda context: b"data")
         commands.command("text", permission="pull")(lambda context: "data")
         context = context_of(Bare(), commands)
-        assert context.run(context.resolve("octets")) == BytesResponse(b"data")
+        assert context.run(context.resolve("bytes")) == BytesResponse(b"data")
         with pytest.raises(LocalProtocolError, match="command text returned str, which is no response"):
             context.run(context.resolve("text"))
 

@@ -19,7 +19,7 @@ Start = Callable[..., None]
 Beside = Callable[[str], str]
 
 LARGE = 3 * 1024 * 1024
-"""Octets of a file that does not compress: more than nginx takes by default."""
+"""Bytes of a file that does not compress: more than nginx takes by default."""
 
 
 def clone_and_push(hg: HG, url: str, folder: Path) -> None:

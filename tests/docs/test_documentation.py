@@ -18,8 +18,8 @@ pytest.importorskip("webtest")
 
 from hgwire_wsgi import WireApp, WireMiddleware
 from hgwire_wsgi.cli.demo import clean_environment, hg_command
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
 from hgwire_wsgi.testing import WireTestApp
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 Example = Callable[..., dict[str, Any]]
 

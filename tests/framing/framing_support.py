@@ -1,4 +1,4 @@
-"""What the tests of frames share: the recorded vectors, and ways to cut octets into pieces."""
+"""What the tests of frames share: the recorded vectors, and ways to cut bytes into pieces."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def load(name: str) -> list[Any]:
     return list(json.loads((VECTORS / name).read_text())["cases"])
 
 
-def octets(value: Any) -> bytes:
+def raw_bytes(value: Any) -> bytes:
     """A byte value: hexadecimal, repeated, or a concatenation of such."""
     if isinstance(value, str):
         return bytes.fromhex(value)
     if "concat" in value:
-        return b"".join(map(octets, value["concat"]))
-    return octets(value["repeat_hex"]) * int(value["count"])
+        return b"".join(map(raw_bytes, value["concat"]))
+    return raw_bytes(value["repeat_hex"]) * int(value["count"])
 
 
 def recorded_frame(case: Any) -> Frame:
@@ -43,10 +43,10 @@ def recorded_frame(case: Any) -> Frame:
         header["streamflags"],
         header["typeid"],
         header["flags"],
-        octets(case["payload_hex"]),
+        raw_bytes(case["payload_hex"]),
     )
     assert len(frame.payload) == header["length"]
-    assert encode_frame(frame, ANY_SIZE) == octets(case["wire_hex"])
+    assert encode_frame(frame, ANY_SIZE) == raw_bytes(case["wire_hex"])
     return frame
 
 
@@ -56,14 +56,14 @@ def frame(text: str) -> Frame:
 
 
 def wire(*texts: str) -> bytes:
-    """Several of them as octets."""
+    """Several of them as bytes."""
     return b"".join(encode_frame(frame(text)) for text in texts)
 
 
 def any_frame(payload: st.SearchStrategy[bytes]) -> st.SearchStrategy[Frame]:
     """Frames with any number that fits in every field."""
-    octet, half = st.integers(0, 0xFF), st.integers(0, 0x0F)
-    return st.builds(Frame, st.integers(0, 0xFFFF), octet, octet, half, half, payload)
+    byte, half = st.integers(0, 0xFF), st.integers(0, 0x0F)
+    return st.builds(Frame, st.integers(0, 0xFFFF), byte, byte, half, half, payload)
 
 
 def sent(action: Action) -> list[Frame]:
@@ -73,7 +73,7 @@ def sent(action: Action) -> list[Frame]:
 
 
 class Source:
-    """Octets in pieces, which may end in an exception; knows what was asked of it."""
+    """Bytes in pieces, which may end in an exception; knows what was asked of it."""
 
     def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
         self.pieces = list(pieces)
@@ -96,7 +96,7 @@ def whole(data: bytes) -> Iterator[bytes]:
 
 
 def single(data: bytes) -> Iterator[bytes]:
-    """One octet at a time."""
+    """One byte at a time."""
     for start in range(len(data)):
         yield data[start : start + 1]
 

@@ -49,7 +49,7 @@ def test_bounded_for_all_commands() -> None:
     *_, last = commands.receive_data(wire(*DATA))
     assert isinstance(last, Error)
     assert isinstance(last.error, LimitExceeded)
-    assert last.message == "command data exceed 5 octets"
+    assert last.message == "command data exceed 5 bytes"
     assert reactor.failure is last
     assert list(commands.receive_data(b"")) == [last]
 

@@ -101,7 +101,7 @@ def test_messages_are_no_longer_than_a_frame(type_id: int, flags: int) -> None:
         action = reactor.receive_frame(stream.make_frame(1, type_id, flags, payload, encode=True))
         assert isinstance(action, Error) is not good
         if isinstance(action, Error):
-            assert action.message == "a message decodes to more than 65535 octets"
+            assert action.message == "a message decodes to more than 65535 bytes"
 
 
 class TestResponses:

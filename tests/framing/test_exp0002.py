@@ -92,7 +92,7 @@ def expected_at_server(state: str, type_id: int, flags: int, stream_flags: int) 
         if type_id == ARGUMENT and base == "arguments":
             return RunCommand if flags & 3 == 2 else WANT_FRAME
         if type_id == ARGUMENT:
-            # The payload holds six octets, which is what the value lacks.
+            # The payload holds six bytes, which is what the value lacks.
             return RunCommand if flags & 3 == 2 else WANT_FRAME
         if type_id == DATA:
             return "received command data frame for request that is not expecting data: 1"
@@ -307,7 +307,7 @@ class TestArguments:
         assert isinstance(last.error, LimitExceeded)
         assert last.message == "more than 2 arguments"
 
-    def test_octets_of_all_commands_together(self) -> None:
+    def test_bytes_of_all_commands_together(self) -> None:
         limits = Limits(command_argument_bytes=20)
         argument = "1 0 command-argument {} \\x01\\x00\\x03\\x00{}123"
         reactor = ServerReactor(EXP_0002, limits)
@@ -326,16 +326,16 @@ class TestArguments:
         )
         assert set(actions[:-1]) == {WANT_FRAME}
         assert isinstance(actions[-1], Error)
-        assert actions[-1].message == "command arguments exceed 20 octets"
+        assert actions[-1].message == "command arguments exceed 20 bytes"
 
-    def test_octets_of_values_that_go_on(self) -> None:
+    def test_bytes_of_values_that_go_on(self) -> None:
         reactor = ServerReactor(EXP_0002, Limits(command_argument_bytes=20))
         first = "{} 1 0 command-argument continuation \\x01\\x00\\xff\\xffk12345"
         feed(reactor, BEGIN, "3 1 0 command-name have-args d")
         assert feed(reactor, first.format(1)) == [WANT_FRAME]
         *_, last = feed(reactor, first.format(3), "3 1 0 command-argument continuation 6")
         assert isinstance(last, Error)
-        assert last.message == "command arguments exceed 20 octets"
+        assert last.message == "command arguments exceed 20 bytes"
 
     def test_endless_value(self) -> None:
         reactor = ServerReactor(EXP_0002)
@@ -384,7 +384,7 @@ class TestCommands:
         ok, refused = feed(reactor, "1 1 1 command-name eos name", "3 1 0 command-name eos names")
         assert isinstance(ok, RunCommand)
         assert isinstance(refused, Error)
-        assert refused.message == "command name is longer than 4 octets"
+        assert refused.message == "command name is longer than 4 bytes"
 
     def test_kinds_of_errors(self) -> None:
         for text, kind in (
@@ -461,8 +461,8 @@ def test_cut_at_characters(text: str, size: int) -> None:
 
 
 @given(st.binary(min_size=1, max_size=12), st.integers(1, 12))
-@example(b"\x80\x80\x00", 1)  # gave two octets once
-@example(b"a" + b"\x80" * 8, 6)  # more continuation octets than any character has
+@example(b"\x80\x80\x00", 1)  # gave two bytes once
+@example(b"a" + b"\x80" * 8, 6)  # more continuation bytes than any character has
 def test_cut_what_is_no_text(data: bytes, size: int) -> None:
     cut = _cut_utf8(data, size)
     assert data.startswith(cut)
@@ -478,9 +478,9 @@ class TestEncoders:
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
         [
-            (b"x" * 65536, {}, "command name of 65536 octets"),
-            (b"c", {b"k" * 65532: b""}, "argument name of 65532 octets"),
-            (b"c", {b"k": b"v" * 65536}, "has 65536 octets; at most 65535"),
+            (b"x" * 65536, {}, "command name of 65536 bytes"),
+            (b"c", {b"k" * 65532: b""}, "argument name of 65532 bytes"),
+            (b"c", {b"k": b"v" * 65536}, "has 65536 bytes; at most 65535"),
         ],
     )
     def test_commands_that_cannot_be_said(self, name: bytes, arguments: dict[bytes, bytes], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Frames out of octets and back, however the octets are cut."""
+"""Frames out of bytes and back, however the bytes are cut."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestEncode:
     def test_payload_above_the_limit(self) -> None:
         encode_frame(Frame(1, 1, 0, 3, 1, bytes(65535)))
         large = Frame(1, 1, 0, 3, 1, bytes(65536))
-        with pytest.raises(LocalProtocolError, match="65536 octets exceeds the limit of 65535"):
+        with pytest.raises(LocalProtocolError, match="65536 bytes exceeds the limit of 65535"):
             encode_frame(large)
         assert encode_frame(large, ANY_SIZE)[:3] == b"\x00\x00\x01"
 
@@ -60,7 +60,7 @@ class TestEncode:
 
 
 class Trickle(io.RawIOBase):
-    """A file that gives at most three octets at a time."""
+    """A file that gives at most three bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -86,7 +86,7 @@ class TestReadFrame:
 
     def test_too_large_is_not_read(self) -> None:
         file = io.BytesIO(ONE)
-        with pytest.raises(FrameTooLarge, match="5 octets; at most 4"):
+        with pytest.raises(FrameTooLarge, match="5 bytes; at most 4"):
             read_frame(file, Limits(frame_payload=4))
         assert file.tell() == 8
 
@@ -125,7 +125,7 @@ class TestFrameBuffer:
                 seen.append(found)
         assert seen + list(buffer) == frames
 
-    def test_other_kinds_of_octets(self) -> None:
+    def test_other_kinds_of_bytes(self) -> None:
         source = bytearray(ONE)
         buffer = FrameBuffer()
         buffer.feed(memoryview(source)[:6])
@@ -143,7 +143,7 @@ class TestFrameBuffer:
         data = ONE + wire("1 1 0 3 1 123456") + ONE
         buffer = FrameBuffer(Limits(frame_payload=5))
         seen = []
-        with pytest.raises(FrameTooLarge, match="6 octets; at most 5") as first:
+        with pytest.raises(FrameTooLarge, match="6 bytes; at most 5") as first:
             for piece in split(data):
                 buffer.feed(piece)
                 for found in buffer:

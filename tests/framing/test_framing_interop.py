@@ -1,4 +1,4 @@
-"""Mercurial's own framing as a peer, where its revision and ours agree: headers up to 65,535 octets, and encodings."""
+"""Mercurial's own framing as a peer, where its revision and ours agree: headers up to 65,535 bytes, and encodings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_series_of_frames(frames: list[Frame]) -> None:
 
 
 def test_where_mercurial_is_wrong() -> None:
-    """Its third octet counts 16,384; ours 65,536, as the specification says."""
+    """Its third byte counts 16,384; ours 65,536, as the specification says."""
     data = struct.pack("<I", 65536)[:3] + bytes(5)
     assert parse_header(data).length == 65536
     assert hgframing.parseheader(bytearray(data)).length == 16384

@@ -1,4 +1,4 @@
-"""The eight octets of a header."""
+"""The eight bytes of a header."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_round_trip(fields: tuple[int, int, int, int, int, int]) -> None:
 
 
 @given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), st.binary(max_size=5))
-def test_any_eight_octets_are_a_header(data: bytes, before: bytes) -> None:
+def test_any_eight_bytes_are_a_header(data: bytes, before: bytes) -> None:
     header = parse_header(before + data, len(before))
     assert (
         pack_header(

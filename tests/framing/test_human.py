@@ -49,7 +49,7 @@ def test_canonical_form(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("escape", "octet"),
+    ("escape", "byte"),
     [
         (rb"\a\b\f\n\r\t\v", b"\a\b\f\n\r\t\v"),
         (rb"\'\"\\", b"'\"\\"),
@@ -61,8 +61,8 @@ def test_canonical_form(text: str) -> None:
         (rb"\1234", b"S4"),
     ],
 )
-def test_escapes(escape: bytes, octet: bytes) -> None:
-    assert parse_frame(b"1 1 0 3 1 " + escape, EXP_0002).payload == octet
+def test_escapes(escape: bytes, byte: bytes) -> None:
+    assert parse_frame(b"1 1 0 3 1 " + escape, EXP_0002).payload == byte
 
 
 def test_text_is_utf8() -> None:
@@ -107,9 +107,9 @@ def test_explain() -> None:
         "1a          type, flags   command-name, have-args|8",
         "            payload       a\\x00b",
     ]
-    assert explain(data[:9], EXP_0002).endswith("payload       a (2 octets missing)")
-    assert explain(data[:3], EXP_0002) == "03 00 00: 3 of the 8 octets of a header"
-    assert explain(b"", EXP_0002) == ": 0 of the 8 octets of a header"
+    assert explain(data[:9], EXP_0002).endswith("payload       a (2 bytes missing)")
+    assert explain(data[:3], EXP_0002) == "03 00 00: 3 of the 8 bytes of a header"
+    assert explain(b"", EXP_0002) == ": 0 of the 8 bytes of a header"
     long = explain(wire("1 2 0 15 1 " + "x" * 65), EXP_0002)
     assert "1 (client)" not in long
     assert "2 (server)" in long

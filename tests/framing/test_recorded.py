@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from framing_support import ANY_SIZE, load, octets, recorded_frame, single, whole
+from framing_support import ANY_SIZE, load, raw_bytes, recorded_frame, single, whole
 
 from hgwire_wsgi.errors import LocalProtocolError, TruncatedFrame
 from hgwire_wsgi.framing import (
@@ -41,7 +41,7 @@ def cases(name: str, **having: str) -> Any:
 
 
 def human(case: Any) -> str | bytes:
-    return octets(case["human_hex"]) if case.get("human") is None else case["human"]
+    return raw_bytes(case["human_hex"]) if case.get("human") is None else case["human"]
 
 
 class TestFrames:
@@ -58,12 +58,12 @@ class TestFrames:
 
     @cases("frames.json", op="parse")
     def test_parse(self, case: Any) -> None:
-        header = parse_header(octets(case["wire_hex"]))
+        header = parse_header(raw_bytes(case["wire_hex"]))
         assert vars_of(header) == case["header"]
 
     @cases("frames.json", op="readframe")
     def test_read_file(self, case: Any) -> None:
-        file = io.BytesIO(octets(case["input_hex"]))
+        file = io.BytesIO(raw_bytes(case["input_hex"]))
         for expected in case["frames"]:
             assert read_frame(file) == recorded_frame(expected)
         if "error" in case["end"]:
@@ -77,7 +77,7 @@ class TestFrames:
     def test_push(self, case: Any, split: Any) -> None:
         buffer = FrameBuffer()
         seen = []
-        for piece in split(octets(case["input_hex"])):
+        for piece in split(raw_bytes(case["input_hex"])):
             buffer.feed(piece)
             seen += buffer
         assert seen == [recorded_frame(expected) for expected in case["frames"]]
@@ -108,11 +108,11 @@ def stream_of(case: Any, **options: Any) -> OutgoingStream:
 
 def client_frames(case: Any) -> Iterator[Frame]:
     reactor = ClientReactor(EXP_0002)
-    arguments = {octets(item["name_hex"]): octets(item["value_hex"]) for item in case["args"]}
-    data = None if case["data_hex"] is None else octets(case["data_hex"])
+    arguments = {raw_bytes(item["name_hex"]): raw_bytes(item["value_hex"]) for item in case["args"]}
+    data = None if case["data_hex"] is None else raw_bytes(case["data_hex"])
     stream = stream_of(case)
     while True:
-        request_id, action = reactor.send_command(stream, octets(case["command_hex"]), arguments, data)
+        request_id, action = reactor.send_command(stream, raw_bytes(case["command_hex"]), arguments, data)
         if request_id == case["requestid"]:
             return action.frames
 
@@ -143,10 +143,10 @@ class TestResponses:
     @cases("bytes_response.json", op="bytesresponse")
     def test_response(self, case: Any) -> None:
         stream = stream_of(case, frame_size=case["maxframesize"])
-        data = octets(case["data_hex"])
+        data = raw_bytes(case["data_hex"])
         expected = [recorded_frame(expected) for expected in case["frames"]]
         assert list(EXP_0002.encode_response(stream, case["requestid"], data, False)) == expected
-        # The same octets in any pieces give the same frames.
+        # The same bytes in any pieces give the same frames.
         for size in (1, 7, 10, 4096):
             pieces = (data[start : start + size] for start in range(0, len(data), size))
             again = stream_of(case, frame_size=case["maxframesize"])
@@ -155,7 +155,7 @@ class TestResponses:
     @cases("bytes_response.json", op="error")
     def test_error(self, case: Any) -> None:
         kind = "|".join(name for name in ("protocol", "application") if case[name])
-        message = octets(case["message_hex"])
+        message = raw_bytes(case["message_hex"])
         frame = EXP_0002.encode_error(stream_of(case), case["requestid"], message, kind, False)
         if case["frames"]:
             assert [frame] == [recorded_frame(expected) for expected in case["frames"]]
@@ -164,7 +164,7 @@ class TestResponses:
 
 
 def text(value: Any) -> Any:
-    return octets(value["bytes_hex"]) if "bytes_hex" in value else value["text"]
+    return raw_bytes(value["bytes_hex"]) if "bytes_hex" in value else value["text"]
 
 
 def texts(value: Any) -> list[Any]:
@@ -218,10 +218,10 @@ class Scenario:
         return self.commands.receive_frame(frame)
 
     def respond(self, step: Any) -> Any:
-        return self.reactor.send_response(self.stream(step), step["requestid"], octets(step["data_hex"]))
+        return self.reactor.send_response(self.stream(step), step["requestid"], raw_bytes(step["data_hex"]))
 
     def apperror(self, step: Any) -> Any:
-        return self.reactor.send_error(self.stream(step), step["requestid"], octets(step["data_hex"]))
+        return self.reactor.send_error(self.stream(step), step["requestid"], raw_bytes(step["data_hex"]))
 
     def eof(self, step: Any) -> Any:
         return self.commands.receive_eof()
@@ -261,9 +261,9 @@ def expectation(expect: Any) -> dict[str, Any]:
         meta = expect["meta"]
         found["meta"] = {
             "requestid": meta["requestid"],
-            "command": octets(meta["command_hex"]),
-            "args": {octets(item["name_hex"]): octets(item["value_hex"]) for item in meta["args"]},
-            "data": None if meta["data_hex"] is None else octets(meta["data_hex"]),
+            "command": raw_bytes(meta["command_hex"]),
+            "args": {raw_bytes(item["name_hex"]): raw_bytes(item["value_hex"]) for item in meta["args"]},
+            "data": None if meta["data_hex"] is None else raw_bytes(meta["data_hex"]),
         }
     return found
 
@@ -321,7 +321,7 @@ class TestReactor:
                 frames = action if isinstance(action, list) else list(action.frames)
                 if expect.get("raises", {}).get("type") == "AssertionError":
                     # An error message that does not fit a frame.
-                    assert [frame.payload for frame in frames] == [octets(step["data_hex"])[:32768]]
+                    assert [frame.payload for frame in frames] == [raw_bytes(step["data_hex"])[:32768]]
                 else:
                     self.compare(frames, [recorded_frame(item) for item in expect["frames"]], refused)
 

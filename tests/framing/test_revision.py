@@ -2,7 +2,7 @@
 
 It is shaped like exp-framing-0006: the client says first which encodings it reads, on its first request alone; the
 server announces its own with another frame type, over several frames and not always where a stream begins; commands are
-maps, their values are not octets.  JSON stands for CBOR.
+maps, their values are not bytes.  JSON stands for CBOR.
 """
 
 from __future__ import annotations

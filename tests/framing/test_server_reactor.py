@@ -328,7 +328,7 @@ class TestEnd:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            (b"\x05", "received incomplete frame: got 1 of 8 octets of its header"),
+            (b"\x05", "received incomplete frame: got 1 of 8 bytes of its header"),
             (wire(COMMANDS[0])[:-1], "frame length error: expected 1; got 0"),
             (
                 wire("1 1 1 command-name have-args a"),
@@ -425,7 +425,7 @@ class TestErrors:
             action: Action = feed(reactor)
             assert isinstance(action, Error)
             assert isinstance(action.error, FrameTooLarge)
-            assert action.message == "received frame with a payload of 3 octets; at most 2 are allowed"
+            assert action.message == "received frame with a payload of 3 bytes; at most 2 are allowed"
             assert list(reactor.receive_data(wire(*COMMANDS))) == [action]
 
     def test_the_owner_may_fail_it(self) -> None:

@@ -198,7 +198,7 @@ class TestEncoding:
     def test_bomb(self, profile: Profile) -> None:
         bomb = announced(profile).make_frame(1, 3, 1, bytes(50_000_000), encode=True)
         assert len(bomb.payload) < 65535
-        with pytest.raises(LimitExceeded, match="frame decodes to more than 1000000 octets"):
+        with pytest.raises(LimitExceeded, match="frame decodes to more than 1000000 bytes"):
             receiver(profile, Limits(frame_decoded=1_000_000)).accept(bomb)
         with pytest.raises(LimitExceeded):
             receiver(profile).accept(bomb)

@@ -37,7 +37,7 @@ def test_any_payload(payload: bytes) -> None:
         atoms = decode_atoms(payload)
     except RemoteProtocolError:
         return
-    # What decodes holds every octet of the payload.
+    # What decodes holds every byte of the payload.
     size = sum(
         4
         + len(atom.formatting)
@@ -63,8 +63,8 @@ def test_malformed(payload: bytes, message: str) -> None:
         decode_atoms(payload)
 
 
-def test_replaced_octets_count() -> None:
-    # Two octets that are no UTF-8 become six.
+def test_replaced_bytes_count() -> None:
+    # Two bytes that are no UTF-8 become six.
     assert decode_atoms(encode_atoms([Atom(b"\xff\xfe")], 10)) == (Atom(b"\xef\xbf\xbd" * 2),)
     with pytest.raises(LocalProtocolError, match="single frame"):
         encode_atoms([Atom(b"\xff\xfe")], 9)

@@ -1,4 +1,4 @@
-"""Fuzz targets of the frame-based protocol, in the manner of atheris: a function of octets each.
+"""Fuzz targets of the frame-based protocol, in the manner of atheris: a function of bytes each.
 
 Each lists the errors that are documented for what it calls; anything else is a finding.  ``test_fuzz_framing`` runs
 them briefly with hypothesis, over the recorded vectors, and over ``corpus/``, where inputs that found something stay.
@@ -67,7 +67,7 @@ LIMITS = Limits(
 
 
 def fuzz_header(data: bytes) -> None:
-    """Header and explanation: any eight octets are a header, fewer a ``ValueError``."""
+    """Header and explanation: any eight bytes are a header, fewer a ``ValueError``."""
     assert all(line.isprintable() for line in explain(data, EXP_0002).split("\n"))
     try:
         header = parse_header(data)
@@ -92,7 +92,7 @@ def fuzz_human(data: bytes) -> None:
 
 
 def pieces_of(data: bytes) -> Iterator[bytes]:
-    """The octets after the first, in pieces whose size depends on that."""
+    """The bytes after the first, in pieces whose size depends on that."""
     size = data[0] + 1 if data else 1
     for start in range(1, len(data), size):
         yield data[start : start + size]
@@ -203,7 +203,7 @@ def fuzz_text_output(data: bytes) -> None:
 
 
 def fuzz_error_message(data: bytes) -> None:
-    """The message of an error, at a frame size that the first octet gives: its beginning, no character cut in two."""
+    """The message of an error, at a frame size that the first byte gives: its beginning, no character cut in two."""
     size, message = data[0] % 16 + 1 if data else 1, data[1:]
     payload = EXP_0002.encode_error(OutgoingStream(2, frame_size=size), 1, message, "application", True).payload
     cut = bytes(payload)
@@ -277,12 +277,12 @@ def some_frames(rng: random.Random, *, server: bool) -> bytes:
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Some octets changed, dropped or put in."""
-    octets = bytearray(data)
+    """Some bytes changed, dropped or put in."""
+    raw_bytes = bytearray(data)
     for _ in range(rng.choice((0, 0, 1, 1, 2, 8))):
-        place = rng.randrange(len(octets) + 1)
-        octets[place : place + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
-    return bytes(octets)
+        place = rng.randrange(len(raw_bytes) + 1)
+        raw_bytes[place : place + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+    return bytes(raw_bytes)
 
 
 def some_input(rng: random.Random, target: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from framing_support import load, octets
+from framing_support import load, raw_bytes
 from fuzz_framing import CORPUS, TARGETS, some_input
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def recorded() -> Iterator[bytes]:
     """The frames of every recorded scenario."""
     for name in ("reactor.json", "reactor_random.json"):
         for case in load(name):
-            yield b"".join(octets(step["wire_hex"]) for step in case["steps"] if "wire_hex" in step)
+            yield b"".join(raw_bytes(step["wire_hex"]) for step in case["steps"] if "wire_hex" in step)
 
 
 @pytest.mark.parametrize("target", ["header", "frame_buffer", "server", "client"])

@@ -13,7 +13,7 @@ class FakeRepository(Repository):
         self.web = settings or {}
         self.token = b"state"
 
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         return self.token
 
     def setting(self, section: str, name: str) -> str | None:

@@ -22,11 +22,11 @@ from hgwire_wsgi import (
     HgWireError,
     LegacyStreamResponse,
     Limits,
-    Offer,
     OutOfBandError,
     PermissionDenied,
     PushError,
     PushResponse,
+    ServerCapabilities,
     StreamResponse,
     WireApp,
     WireMiddleware,
@@ -92,14 +92,14 @@ def test_out_of_band_error() -> None:
 
 
 def test_a_server_that_sends_only_0_2_sends_everything_so_and_says_so() -> None:
-    offer = Offer(send=("0.2",), receive=("0.2",))
+    offer = ServerCapabilities(send=("0.2",), receive=("0.2",))
     for response, body in ((b"plain", b"plain"), (LegacyStreamResponse([b"x"]), b"x"), (StreamResponse([b"y"]), b"y")):
-        reply = ask(returning(response), "0.2", offer=offer)
+        reply = ask(returning(response), "0.2", capabilities=offer)
         assert (reply.media_type, reply.data) == ("application/mercurial-0.2", body)
-    refused = ask(returning(b"plain"), "0.1", offer=offer)
+    refused = ask(returning(b"plain"), "0.1", capabilities=offer)
     assert refused.status == 406
     assert b"only sends application/mercurial-0.2" in refused.data
-    app = WireTestApp(WireApp(FakeProvider(), offer=offer))
+    app = WireTestApp(WireApp(FakeProvider(), capabilities=offer))
     reply = app.wire("/repo", "capabilities")
     assert b"httpmediatype=0.2rx,0.2tx,minrx=0.2,mintx=0.2" in reply.data.split()
     assert reply.media_type == "application/mercurial-0.1"
@@ -114,7 +114,7 @@ def test_a_server_that_receives_only_0_2_refuses_bodies_of_0_1() -> None:
         seen.append(context.body.read(100))
         return b"1\n"
 
-    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, offer=Offer(receive=("0.2",))))
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, capabilities=ServerCapabilities(receive=("0.2",))))
     refused = app.wire("/repo", "put", body=b"data")
     assert refused.status == 415
     assert b"application/mercurial-0.2 only" in refused.data
@@ -134,7 +134,11 @@ def test_request_bodies_of_unknown_engines_are_refused() -> None:
 def test_an_engine_of_the_host() -> None:
     engine = type(ZSTD)(name="x-mine", start=ZSTD.start, start_decoder=ZSTD.start_decoder)
     app = WireTestApp(
-        WireApp(FakeProvider(), commands=returning(StreamResponse([b"z"])), offer=Offer(engines=(engine,)))
+        WireApp(
+            FakeProvider(),
+            commands=returning(StreamResponse([b"z"])),
+            capabilities=ServerCapabilities(engines=(engine,)),
+        )
     )
     assert b"compression=x-mine" in app.wire("/repo", "capabilities").data.split()
     reply = app.get("/repo?cmd=x", headers={"X-HgProto-1": "0.2 comp=x-mine"})
@@ -260,9 +264,9 @@ def test_undrained_connection_is_cut(provider: FakeProvider) -> None:
 
 def test_what_is_too_long_is_drained_all_the_same(provider: FakeProvider) -> None:
     exchange = Exchange(WireApp(provider, limits=Limits(body=10)), "cmd=heads", body=b"unread" * 10)
-    assert exchange.status == "413 Content-Length exceeds 10 octets"
+    assert exchange.status == "413 Content-Length exceeds 10 bytes"
     assert exchange.input.read() == b""
-    assert exchange.read() == b"0\nContent-Length exceeds 10 octets\n"
+    assert exchange.read() == b"0\nContent-Length exceeds 10 bytes\n"
 
 
 @pytest.mark.parametrize("headers", [{"CONTENT_LENGTH": "x"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
@@ -400,7 +404,7 @@ def test_two_applications_do_not_see_each_other() -> None:
 
 
 def test_classification_is_what_the_application_acts_on(provider: FakeProvider) -> None:
-    app = WireApp(provider, offer=Offer(post_args=True))
+    app = WireApp(provider, capabilities=ServerCapabilities(post_args=True))
     posted = b"cmds=heads+%3Bknown+nodes%3D"
     exchange = Exchange(lambda environ, start: [], "cmd=batch", body=posted, HTTP_X_HGARGS_POST=str(len(posted)))
     request = app.classify(exchange.environ)
@@ -488,7 +492,7 @@ def test_what_is_not_declared_so_is_not_remembered(declaration: dict[str, Any]) 
 
 
 def makers_are_done() -> None:
-    """Wait until what was made has its name; its last octet may be read before."""
+    """Wait until what was made has its name; its last byte may be read before."""
     for thread in threading.enumerate():
         if thread.name == "hgwire-maker":
             thread.join(30)
@@ -654,7 +658,7 @@ def test_a_permission_that_a_command_asked_for_while_it_ran_is_asked_for_each_ti
 
 
 def test_requests_with_posted_arguments_are_not_taken_for_ones_that_came_before() -> None:
-    app = WireTestApp(WireApp(FakeProvider(), offer=Offer(post_args=True)))
+    app = WireTestApp(WireApp(FakeProvider(), capabilities=ServerCapabilities(post_args=True)))
     assert app.wire("/repo", "known", {"nodes": b""}).status == 200
     assert app.wire("/repo", "known", {"nodes": b""}, headers={"X-HgArgs-Post": "zz"}).status == 400
 
@@ -663,7 +667,7 @@ def test_the_replies_of_a_batch_are_bounded() -> None:
     app = WireTestApp(WireApp(FakeProvider(), limits=Limits(batch_reply=100)))
     assert app.wire("/repo", "batch", {"cmds": b"heads ;heads "}).status == 200
     reply = app.wire("/repo", "batch", {"cmds": b"heads ;heads ;heads "})
-    assert (reply.status, reply.data) == (400, b"0\nbatch: the replies exceed 100 octets\n")
+    assert (reply.status, reply.data) == (400, b"0\nbatch: the replies exceed 100 bytes\n")
 
 
 def test_a_user_without_a_home_has_no_bundle_cache(monkeypatch: pytest.MonkeyPatch) -> None:

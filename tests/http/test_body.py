@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
-from hgwire_wsgi.http.body import RequestBody, ResponseBody, coalesce
+from hgwire_wsgi.http.body import RequestBody, ResponseBody
 from hgwire_wsgi.limits import Limits
+from hgwire_wsgi.streams import coalesce
 
 
 def body(content: bytes, limits: Limits | None = None, **environ: object) -> RequestBody:
@@ -100,7 +101,7 @@ def test_drain_of_a_lost_client_leaves_nothing_to_read() -> None:
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
-def test_coalesce_keeps_octets_and_makes_no_small_chunk_but_the_last(chunks: list[bytes], size: int) -> None:
+def test_coalesce_keeps_bytes_and_makes_no_small_chunk_but_the_last(chunks: list[bytes], size: int) -> None:
     joined = list(coalesce(chunks, size))
     assert b"".join(joined) == b"".join(chunks)
     assert all(len(chunk) >= size for chunk in joined[:-1])

@@ -13,7 +13,7 @@ from fakes import Exchange, FakeProvider, FakeRepository
 from v2_support import MEDIA_TYPE
 
 from hgwire_wsgi import (
-    Api,
+    ApiSettings,
     CommandContext,
     CommandRegistry,
     OutOfBandError,
@@ -37,7 +37,7 @@ DEVIATIONS: dict[str, tuple[str, int, bytes | str | None]] = {
     "malformed-body/truncated-header": (
         NOT_FRAMES,
         400,
-        b"received incomplete frame: got 5 of 8 octets of its header\n",
+        b"received incomplete frame: got 5 of 8 bytes of its header\n",
     ),
     "malformed-body/truncated-payload": (NOT_FRAMES, 400, b"frame length error: expected 14; got 10\n"),
     "malformed-body/multirequest-empty-body": (NOT_FRAMES, 400, b"the request holds no command\n"),
@@ -105,12 +105,12 @@ def recorded_commands() -> CommandRegistry:
     return registry
 
 
-def octets(value: Any) -> bytes:
+def raw_bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return bytes.fromhex(value)
     if "concat" in value:
-        return b"".join(map(octets, value["concat"]))
-    return octets(value["repeat_hex"]) * int(value["count"])
+        return b"".join(map(raw_bytes, value["concat"]))
+    return raw_bytes(value["repeat_hex"]) * int(value["count"])
 
 
 def configured(name: str, **options: Any) -> WireApp:
@@ -119,7 +119,7 @@ def configured(name: str, **options: Any) -> WireApp:
     switches = config.get("experimental", {})
     provider = FakeProvider()
     provider.repository = Repository(config.get("web", {}))
-    api = Api(
+    api = ApiSettings(
         server="web.apiserver" in switches,
         http_v2="web.api.http-v2" in switches,
         debugreflect="web.api.debugreflect" in switches,
@@ -135,7 +135,7 @@ def replay(case: Any, app: Any) -> Exchange:
     for name, value in request["headers"]:
         key = name.upper().replace("-", "_")
         environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
-    environ["wsgi.input"] = io.BytesIO(octets(request.get("body_hex", "")))
+    environ["wsgi.input"] = io.BytesIO(raw_bytes(request.get("body_hex", "")))
     path, _, query = request["target"].partition("?")
     return Exchange(app, query, path="/repo" + unquote(path), **environ)
 
@@ -160,7 +160,7 @@ def test_recorded(case: Any) -> None:
     assert exchange.headers["Content-Type"] == headers.get("Content-Type", MISSING_TYPE)
     for name in ("Allow", "Content-Length"):
         assert exchange.headers.get(name) == headers.get(name)
-    assert body == octets(expected["body_hex"])
+    assert body == raw_bytes(expected["body_hex"])
 
 
 def check_deviation(case: Any, exchange: Exchange, body: bytes) -> None:

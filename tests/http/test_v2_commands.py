@@ -14,7 +14,7 @@ from v2_support import send as begin
 
 from hgwire_wsgi import (
     AccessRequest,
-    Api,
+    ApiSettings,
     BytesResponse,
     CommandContext,
     LegacyStreamResponse,
@@ -41,7 +41,7 @@ from hgwire_wsgi.framing import (
     encode_frame,
 )
 from hgwire_wsgi.http.framed import RENDERERS
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
 def one(response: Any, **options: Any) -> Reply:
@@ -413,7 +413,7 @@ def test_a_response_made_from_data_that_were_dropped_fails() -> None:
     [
         (frame("3 1 0 command-name eos heads"), 200, "multiple commands cannot be issued to this URL"),
         (frame("3 1 0 command-data eos x"), 200, "expected command frame; got 3\n"),
-        (b"\1", 400, "received incomplete frame: got 1 of 8 octets of its header\n"),
+        (b"\1", 400, "received incomplete frame: got 1 of 8 bytes of its header\n"),
     ],
 )
 def test_a_wrong_request_fails_where_it_is_read(after: bytes, status: int, message: str) -> None:
@@ -503,7 +503,7 @@ def test_data_that_wait_are_bounded() -> None:
     ok = ask(make_app(limits=Limits(spool=2000, spooled_commands=2)), "rw/multirequest", body)
     assert ok.replies[3].data.startswith(b"1000 ")
     answer = ask(make_app(limits=Limits(spool=1999)), "rw/multirequest", body)
-    assert answer.text == (413, "command data of one request exceed 1999 octets\n")
+    assert answer.text == (413, "command data of one request exceed 1999 bytes\n")
     answer = ask(make_app(limits=Limits(spooled_commands=1)), "rw/multirequest", body)
     assert answer.text == (400, "more than 1 commands of one request bring data\n")
 
@@ -512,7 +512,7 @@ def test_arguments_of_a_multirequest_are_bounded() -> None:
     body = commands(*[("echo", {b"text": b"x" * 996})] * 3)
     assert len(ask(make_app(limits=Limits(argument_bytes=3000)), "ro/multirequest", body).replies) == 3
     answer = ask(make_app(limits=Limits(argument_bytes=2999)), "ro/multirequest", body)
-    assert answer.text == (400, "command arguments of one request exceed 2999 octets\n")
+    assert answer.text == (400, "command arguments of one request exceed 2999 bytes\n")
 
 
 def test_decoded_data_are_bounded() -> None:
@@ -525,7 +525,7 @@ def test_decoded_data_are_bounded() -> None:
     assert ask(make_app(), "rw/put", body).replies[1].data.startswith(b"400000 ")
     reply = ask(make_app(limits=Limits(body_decoded=300_000)), "rw/put", body).replies[1]
     assert reply.error is not None
-    assert b"more than 300000 octets" in reply.error
+    assert b"more than 300000 bytes" in reply.error
 
 
 def test_a_body_without_a_length() -> None:
@@ -564,7 +564,7 @@ def test_a_body_without_a_length() -> None:
 def test_streams_are_encoded_for_clients_that_ask(encodings: Any, wanted: str | None, chosen: str | None) -> None:
     made = registry(x=lambda: StreamResponse(chunks(200)), y=StreamResponse([b"done"], prefer_uncompressed=True))
     environ = {} if wanted is None else {"HTTP_X_HGPROTO_1": wanted}
-    app = make_app(made, api=Api(server=True, http_v2=True, encodings=encodings))
+    app = make_app(made, api=ApiSettings(server=True, http_v2=True, encodings=encodings))
     answer = ask(app, "ro/multirequest", commands("x", "y", ("known", {}), "x"), **environ)
     replies = answer.replies
     assert replies[1].data == replies[7].data == b"".join(chunks(200))
@@ -584,7 +584,7 @@ def test_streams_are_encoded_for_clients_that_ask(encodings: Any, wanted: str | 
 
 
 def test_debugreflect_tells_what_is_wrong() -> None:
-    app = make_app(api=Api(server=True, http_v2=True, debugreflect=True))
+    app = make_app(api=ApiSettings(server=True, http_v2=True, debugreflect=True))
     text = ask(app, "ro/debugreflect", frame("1 1 stream-begin command-name have-args \\xff")).body
     assert text == (
         b'received: 1 2 1 \xff\n["wantframe", {"state": "command-receiving"}]\n'
@@ -599,32 +599,40 @@ def test_debugreflect_tells_what_is_wrong() -> None:
     )
     assert ask(app, "ro/debugreflect", b"\0").text == (
         400,
-        "received incomplete frame: got 1 of 8 octets of its header\n",
+        "received incomplete frame: got 1 of 8 bytes of its header\n",
     )
 
 
 def test_debugreflect_is_bounded() -> None:
-    app = make_app(api=Api(server=True, http_v2=True, debugreflect=True), limits=Limits(reflected=1000))
+    app = make_app(api=ApiSettings(server=True, http_v2=True, debugreflect=True), limits=Limits(reflected=1000))
     assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 50)).text[0] == 200
     assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 700)).text == (
         413,
-        "debugreflect tells no more than 1000 octets\n",
+        "debugreflect tells no more than 1000 bytes\n",
     )
-    # Of a few octets, whatever they decode to.
+    # Of a few bytes, whatever they decode to.
     stream = OutgoingStream(1, ZLIB)
     settings = EXP_0002.encode_settings(stream, 1)
     name = stream.make_frame(1, 1, 2, b"x")
     value = stream.make_frame(1, 2, 1, b"\x01\x00\xff\xffk" + bytes(60_000), encode=True)
     reply = ask(app, "ro/debugreflect", b"".join(map(encode_frame, (settings, name, value))))
     assert reply.status == "200 OK"
-    assert b'"message": "command arguments exceed 1000 octets"' in reply.body
+    assert b'"message": "command arguments exceed 1000 bytes"' in reply.body
 
 
 def test_options() -> None:
-    assert not any((Api().server, Api().http_v2, Api().debugreflect, Api().encodings, Api().workers))
+    assert not any(
+        (
+            ApiSettings().server,
+            ApiSettings().http_v2,
+            ApiSettings().debugreflect,
+            ApiSettings().encodings,
+            ApiSettings().workers,
+        )
+    )
     assert V2.names == ["exp-http-v2-0001"]
     with pytest.raises(ValueError, match="workers"):
-        Api(workers=-1)
+        ApiSettings(workers=-1)
 
 
 def test_hgweb_policy_is_the_default() -> None:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from v2_support import MEDIA_TYPE, OPEN, Answer, make_app, send
 
-from hgwire_wsgi import Api, Limits
+from hgwire_wsgi import ApiSettings, Limits
 from hgwire_wsgi.framing import EXP_0002, ZLIB, Frame, encode_frame
 
 STATUSES = {"200", "400", "403", "413"}
 TARGETS = ["ro/heads", "ro/multirequest", "rw/multirequest", "rw/put", "ro/put", "ro/batch", "ro/debugreflect"]
-API = Api(server=True, http_v2=True, debugreflect=True, encodings=(ZLIB,), workers=2)
+API = ApiSettings(server=True, http_v2=True, debugreflect=True, encodings=(ZLIB,), workers=2)
 LIMITS = Limits(
     frame_payload=300,
     frame_decoded=1000,
@@ -72,7 +72,7 @@ def frames(draw: Any) -> bytes:
 
 
 class Splitting(io.BytesIO):
-    """An input that gives few octets at a time."""
+    """An input that gives few bytes at a time."""
 
     def __init__(self, data: bytes, size: int) -> None:
         super().__init__(data)
@@ -128,5 +128,5 @@ def test_frames(body: bytes, target: str, split: int, missing: int, asks: str) -
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=400), *OPTIONS)
-def test_octets(body: bytes, target: str, split: int, missing: int, asks: str) -> None:
+def test_bytes(body: bytes, target: str, split: int, missing: int, asks: str) -> None:
     check(target, body, split, missing, asks)

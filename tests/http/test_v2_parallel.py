@@ -11,7 +11,7 @@ import pytest
 from fakes import FakeProvider
 from v2_support import OPEN, Answer, ask, chunks, command, commands, make_app, registry, send
 
-from hgwire_wsgi import Api, CommandContext, Lease, Limits, StreamResponse
+from hgwire_wsgi import ApiSettings, CommandContext, Lease, Limits, StreamResponse
 from hgwire_wsgi.errors import LocalProtocolError, RepositoryBusy
 from hgwire_wsgi.framing import STREAM_BEGIN, STREAM_END, ZLIB
 from hgwire_wsgi.http.parallel import Channel, Closed, Workers
@@ -44,7 +44,7 @@ class Provider(FakeProvider):
 
 def parallel(made: Any = None, *, workers: int = 4, provider: Provider | None = None, **options: Any) -> Any:
     encodings = options.pop("encodings", ())
-    api = Api(server=True, http_v2=True, workers=workers, encodings=encodings)
+    api = ApiSettings(server=True, http_v2=True, workers=workers, encodings=encodings)
     return make_app(made, api=api, provider=provider or Provider(), **options)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from fakes import Exchange, FakeProvider
 
-from hgwire_wsgi import Api, CommandContext, CommandRegistry, WireApp
+from hgwire_wsgi import ApiSettings, CommandContext, CommandRegistry, WireApp
 from hgwire_wsgi.framing import (
     EXP_0002,
     WANT_FRAME,
@@ -26,7 +26,7 @@ from hgwire_wsgi.framing import (
 MEDIA_TYPE = EXP_0002.media_type
 BASE = "/repo/api/exp-http-v2-0001/"
 OPEN = {"push_ssl": "no", "allow-push": "*"}
-V2 = Api(server=True, http_v2=True)
+V2 = ApiSettings(server=True, http_v2=True)
 
 
 def frame(text: str, payload: bytes = b"") -> bytes:
@@ -169,7 +169,7 @@ def registry(**replies: Any) -> CommandRegistry:
 
 
 def make_app(
-    made: CommandRegistry | None = None, *, api: Api = V2, provider: FakeProvider | None = None, **options: Any
+    made: CommandRegistry | None = None, *, api: ApiSettings = V2, provider: FakeProvider | None = None, **options: Any
 ) -> Any:
     """An application with version 2 switched on, and a repository that anybody may push to."""
     return WireApp(provider or FakeProvider(OPEN), commands=made or registry(), api=api, **options)

@@ -24,7 +24,7 @@ KINDS = {"clone": 3, "pull": 4, "push": 5, "bookmark": 2, "phase": 2}
 """What a client does, and how often it does that."""
 
 BASE_NOISE = 700_000
-"""Octets of the base that do not compress: a clone's bundle is made by a thread, and fills a small cache soon."""
+"""Bytes of the base that do not compress: a clone's bundle is made by a thread, and fills a small cache soon."""
 
 SERVER_HGRC = "[phases]\npublish = no\n"
 

@@ -177,7 +177,7 @@ class Scribe:
         self._errors.close()
 
 
-def octets(repo: Path) -> dict[str, bytes]:
+def file_contents(repo: Path) -> dict[str, bytes]:
     """Return every file below ``.hg/store`` and the bookmarks, but for caches: equal means nothing was written."""
     store = repo / ".hg" / "store"
     found = [path for path in store.rglob("*") if path.is_file()]

@@ -77,7 +77,7 @@ class Site:
     config: tuple[str, ...] = ()
     """``section.name=value``, given to the application; the rest comes from the server's HGRCPATH file."""
     post_args: bool = False
-    """Offer ``httppostargs``."""
+    """ServerCapabilities ``httppostargs``."""
     mount: str = ""
     """SCRIPT_NAME of the application."""
     workers: int = 1
@@ -231,12 +231,12 @@ class Server:
         return f"http://127.0.0.1:{self.port}{self.site.mount}"
 
     def log(self, start: int = 0) -> str:
-        """Return what the server printed, from an octet on."""
+        """Return what the server printed, from a byte on."""
         return self.log_path.read_bytes()[start:].decode(errors="replace")
 
     @property
     def logged(self) -> int:
-        """How many octets it has printed: where :meth:`log` begins to tell what comes after."""
+        """How many bytes it has printed: where :meth:`log` begins to tell what comes after."""
         return self.log_path.stat().st_size
 
     def workers(self) -> list[int]:
@@ -245,7 +245,7 @@ class Server:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def resident(self) -> int:
-        """Return the resident memory of the worker process, in octets."""
+        """Return the resident memory of the worker process, in bytes."""
         status = Path(f"/proc/{self.worker}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 

@@ -83,7 +83,7 @@ class Wire:
 
 
 def raw(port: int, data: bytes, *, half_close: bool = False) -> bytes:
-    """Send octets over a connection of their own and return all that comes back until the server closes.
+    """Send bytes over a connection of their own and return all that comes back until the server closes.
 
     Args:
         port: of the server on loopback.

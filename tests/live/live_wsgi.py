@@ -40,14 +40,14 @@ def reference(site: dict[str, Any]) -> Any:
 
 def ours(site: dict[str, Any]) -> Any:
     """Return the application of this package."""
-    from hgwire_wsgi import Offer, WireApp
+    from hgwire_wsgi import ServerCapabilities, WireApp
     from hgwire_wsgi.cache.settings import CacheSettings
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
     provider = MercurialProvider(site["root"], config=site["config"])
     cache = CacheSettings(**site["cache"]) if site["cache"] else None
     if site["post_args"]:
-        return WireApp(provider, offer=Offer(post_args=True), cache=cache)
+        return WireApp(provider, capabilities=ServerCapabilities(post_args=True), cache=cache)
     return WireApp(provider, cache=cache)
 
 

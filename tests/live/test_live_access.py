@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from live_hg import octets
+from live_hg import file_contents
 from live_pair import Pair, Side
 
 USERS = ["", "alice:pw@", "bob:pw@", "alice:wrong@"]
@@ -61,11 +61,11 @@ def test_who_may_push(pair: Pair, rule: str) -> None:
                 allowed.append(None)
                 continue
             served = side.serve("public-only", hgrc=f"[web]\n{rule}\n", suffix=f"-{number}")
-            before = octets(served.path)
+            before = file_contents(served.path)
             work = side.checkout("drafts", f"work{number}")
             url = served.url.replace("//", f"//{user}", 1)
             allowed.append(side.hg("push", url, cwd=work, ok=(0, 1, 20, 100, 255)).code == 0)
-            assert (octets(served.path) != before) == allowed[-1]
+            assert (file_contents(served.path) != before) == allowed[-1]
         return allowed
 
     assert pair.same(scenario) == PUSH[rule]
@@ -76,10 +76,10 @@ def test_pushing_a_bookmark_needs_the_permission_to_push(pair: Pair) -> None:
         served = side.serve(hgrc="[web]\nallow-push = alice\n")
         work = side.checkout("history")
         side.scribe("bookmark", "-f", "-r", "0", "old", repo=work)
-        before = octets(served.path)
+        before = file_contents(served.path)
         for config in ((), ("devel.legacy.exchange=bundle1",)):
             side.hg("push", "-B", "old", served.url, cwd=work, config=config, ok=(1, 2, 255))
-        assert octets(served.path) == before
+        assert file_contents(served.path) == before
         side.hg("push", "-B", "old", served.url.replace("//", "//alice:pw@", 1), cwd=work, ok=(0, 1))
         return side.state(served.path)["bookmarks"]
 

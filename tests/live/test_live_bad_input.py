@@ -301,7 +301,7 @@ def test_a_body_cut_short(connection: Wire, server: Server, site: Path, workshop
 
 
 def test_a_body_that_nobody_asked_for(connection: Wire, workshop: Workshop) -> None:
-    """It is read and dropped: left-over octets never become the next request."""
+    """It is read and dropped: left-over bytes never become the next request."""
     smuggled = b"GET /repo?cmd=capabilities HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
     for query in ("cmd=heads", "cmd=nonsense", "", "cmd=known"):
         connection.send(query, method="POST", headers=PUSH, body=smuggled)

@@ -26,8 +26,8 @@ import pytest
 from hgwire_wsgi import BytesResponse, CommandRegistry, WireApp
 from hgwire_wsgi.framing import EXP_0002, PROFILES, ClientReactor, Error, FrameBuffer, Request, ResponseData
 from hgwire_wsgi.framing import ResponseError as FrameError
-from hgwire_wsgi.http.api import Api
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.http.api import ApiSettings
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 
@@ -100,7 +100,7 @@ def served(repository: MemoryRepository) -> Iterator[tuple[str, Recorder]]:
 
     @commands.command("size", permission="push", reply="push", body=True)
     def size(context: Any) -> BytesResponse:
-        return BytesResponse(b"%d octets" % len(b"".join(iter(lambda: context.body.read(4096), b""))))
+        return BytesResponse(b"%d bytes" % len(b"".join(iter(lambda: context.body.read(4096), b""))))
 
     @commands.command("big", permission="pull")
     def big(context: Any) -> BytesResponse:
@@ -110,7 +110,7 @@ def served(repository: MemoryRepository) -> Iterator[tuple[str, Recorder]]:
         MemoryProvider({"": repository}),
         commands=commands,
         policy=lambda request: None,
-        api=Api(server=True, http_v2=True, encodings=tuple(PROFILES.values())[1:]),
+        api=ApiSettings(server=True, http_v2=True, encodings=tuple(PROFILES.values())[1:]),
     )
     recorder = Recorder(app)
     with serving(recorder) as url:
@@ -172,7 +172,7 @@ def _numbered(line: str) -> str:
 
 
 def by_ours(lines: list[str], folder: Path) -> str:
-    """The octets that ``hgwire frames encode`` makes of the text."""
+    """The bytes that ``hgwire frames encode`` makes of the text."""
     encoded = subprocess.run(
         [sys.executable, "-m", "hgwire_wsgi", "frames", "encode"],
         input="\n".join(lines).encode(),
@@ -263,7 +263,7 @@ def test_data(exchange: Any) -> None:
         "1 1 0 command-data continuation \\x00\\xff\\n",
         "1 1 0 command-data eos abc",
     )
-    assert replies(done) == {1: b"6 octets"}
+    assert replies(done) == {1: b"6 bytes"}
 
 
 @pytest.mark.parametrize("encoding", ["", "zlib", "zstd-8mb"])

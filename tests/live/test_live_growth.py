@@ -62,7 +62,7 @@ class Forge:
         self.hg("clone", "-q", "-U", self.url, self.newest)
         assert self.state(self.newest) == self.state("served")
         self.scribe("verify", "-q", repo=self.folder / self.newest)
-        # A client has the last octet of a bundle before that has its name.
+        # A client has the last byte of a bundle before that has its name.
         wait_for(lambda: not list((self.folder / "cache").glob("*/*.part")), "the bundle has its name")
         return list(self.bundles)
 

@@ -124,7 +124,7 @@ def halting(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> It
 
 
 def is_settled(cache: Path) -> bool:
-    """Whether no entry is being made, or waits for its name: a client has the last octet a little earlier."""
+    """Whether no entry is being made, or waits for its name: a client has the last byte a little earlier."""
     return not list(cache.glob("*/*.part"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from live_hg import octets
+from live_hg import file_contents
 from live_pair import Pair, Side
 from live_repos import BOOKMARK, BRANCH
 
@@ -52,9 +52,9 @@ def test_a_new_head_is_refused_and_then_forced(pair: Pair, config: tuple[str, ..
     def scenario(side: Side) -> Any:
         served = side.serve()
         work = side.checkout("second-head")
-        before = octets(served.path)
+        before = file_contents(served.path)
         side.hg("push", served.url, cwd=work, config=config, ok=(255, 20))
-        unchanged = octets(served.path) == before
+        unchanged = file_contents(served.path) == before
         side.hg("push", "-f", served.url, cwd=work, config=config)
         return unchanged, side.state(served.path)
 
@@ -180,10 +180,10 @@ def test_a_failing_hook_leaves_the_repository_unchanged(pair: Pair, hook: str, c
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc=hgrc)
         work = side.checkout("ahead")
-        before = octets(served.path), side.state(served.path)
+        before = file_contents(served.path), side.state(served.path)
         side.hg("push", served.url, cwd=work, config=config, ok=(1, 255))
         assert side.state(served.path) == before[1]
-        assert octets(served.path) == before[0]
+        assert file_contents(served.path) == before[0]
         side.hg("push", "-r", "0", served.url, cwd=work, config=config, ok=(1,))
         return side.state(work)
 
@@ -206,9 +206,9 @@ def test_a_failing_python_hook(pair: Pair) -> None:
             "    return True\n"
         )
         served = side.serve(hgrc=f"[hooks]\npretxnchangegroup.py = python:{hook}:refuse\n")
-        before = octets(served.path)
+        before = file_contents(served.path)
         side.hg("push", served.url, cwd=side.checkout("ahead"), ok=(255,))
-        return octets(served.path) == before
+        return file_contents(served.path) == before
 
     assert pair.same(scenario)
     refused = pair.sides["ours"].transcript[0]
@@ -221,9 +221,9 @@ def test_a_failing_bookmark_hook(pair: Pair) -> None:
         served = side.serve(hgrc="[hooks]\npretxnclose-bookmark.no = sh -c 'echo keep $HG_BOOKMARK; exit 1'\n")
         work = side.checkout("ahead")
         side.scribe("bookmark", "-f", "-r", "8", "main", repo=work)
-        before = octets(served.path)
+        before = file_contents(served.path)
         side.hg("push", "-B", "main", served.url, cwd=work, ok=(1, 255))
-        return octets(served.path) == before
+        return file_contents(served.path) == before
 
     assert pair.same(scenario)
 
@@ -232,9 +232,9 @@ def test_a_failing_bookmark_hook(pair: Pair) -> None:
 def test_bundle1_push_refused_by_the_server(pair: Pair, setting: str) -> None:
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc=f"[server]\n{setting}\n")
-        before = octets(served.path)
+        before = file_contents(served.path)
         side.hg("push", served.url, cwd=side.checkout("ahead"), config=[BUNDLE1], ok=(1, 255))
-        return octets(served.path) == before
+        return file_contents(served.path) == before
 
     assert pair.same(scenario)
 
@@ -244,9 +244,9 @@ def test_the_servers_other_refusals(pair: Pair) -> None:
 
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc="[server]\nvalidate = yes\n[experimental]\nsingle-head-per-branch = yes\n")
-        before = octets(served.path)
+        before = file_contents(served.path)
         side.hg("push", "-f", served.url, cwd=side.checkout("second-head"), ok=(1, 255))
-        return octets(served.path) == before
+        return file_contents(served.path) == before
 
     assert pair.same(scenario)
     refused = pair.sides["ours"].transcript[0]
@@ -273,9 +273,9 @@ def test_push_while_the_repository_is_locked(pair: Pair) -> None:
         # A lock taken on another host is never broken.
         lock = served.path / ".hg" / "store" / "lock"
         lock.symlink_to("another-host:1")
-        before = octets(served.path)
+        before = file_contents(served.path)
         refused = side.hg("push", served.url, cwd=side.checkout("ahead"), ok=(1, 255))
-        unchanged = octets(served.path) == before
+        unchanged = file_contents(served.path) == before
         lock.unlink()
         side.hg("push", served.url, cwd=side.folder / "work")
         return unchanged, refused.err, side.state(served.path)

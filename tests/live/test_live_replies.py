@@ -1,4 +1,4 @@
-"""Replies octet for octet: the same request, written by hand, to our application and to hgweb."""
+"""Replies byte for byte: the same request, written by hand, to our application and to hgweb."""
 
 from __future__ import annotations
 

@@ -242,11 +242,11 @@ class Growth:
         self._start = server.resident()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self.octets = 0
+        self.size = 0
 
     def _watch(self) -> None:
         while not self._done.wait(0.02):
-            self.octets = max(self.octets, self._server.resident() - self._start)
+            self.size = max(self.size, self._server.resident() - self._start)
 
     def __enter__(self) -> Growth:
         self._thread.start()
@@ -278,7 +278,7 @@ def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: Start
                 while data := answer.read(MIB):
                     total += len(data)
                     kept.write(unpack.decompress(data))
-            return total, growth.octets
+            return total, growth.size
 
         connection.request("GET", "/heavy?cmd=capabilities")
         connection.getresponse().read()
@@ -299,5 +299,5 @@ def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: Start
     body.unlink()
     assert cloned < 64 * MIB, f"a clone: {cloned / MIB:.0f} MiB"
     # Applying a bundle is all Mercurial's work, and under hgweb it grows by 100 MiB too, on Python 3.13 by 147.
-    assert growth.octets < 192 * MIB, f"a push: {growth.octets / MIB:.0f} MiB"
+    assert growth.size < 192 * MIB, f"a push: {growth.size / MIB:.0f} MiB"
     assert "Traceback" not in server.log(), server.log()

@@ -106,7 +106,7 @@ def test_many_heads(pair: Pair) -> None:
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
-    """Cut octets into pieces of many sizes."""
+    """Cut bytes into pieces of many sizes."""
     sizes = random.Random(1)
     position = 0
     while position < len(data):

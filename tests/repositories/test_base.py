@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hgwire_wsgi.errors import CommandFailed
-from hgwire_wsgi.negotiation import Offer
+from hgwire_wsgi.negotiation import ServerCapabilities
 from hgwire_wsgi.repositories.base import Lease, PushKeyResult, Repository, RepositoryProvider
 
 
@@ -13,7 +13,7 @@ class Least(Repository):
     def __init__(self, **web: str) -> None:
         self.web = web
 
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         return b""
 
     def setting(self, section: str, name: str) -> str | None:
@@ -49,9 +49,9 @@ def test_members() -> None:
 
 
 def test_defaults_of_a_repository() -> None:
-    repository, offer = Least(), Offer()
+    repository, offer = Least(), ServerCapabilities()
     assert repository.commands() == {} and repository.capabilities() == ()
-    assert repository.adjust_offer(offer) is offer and repository.keeps("heads")
+    assert repository.adjust_capabilities(offer) is offer and repository.may_cache("heads")
     assert repository.subresource({}, None, lambda permission: None) is None
     assert repository.clone_bundles(legacy=True) == b""
     with pytest.raises(CommandFailed):
@@ -59,10 +59,10 @@ def test_defaults_of_a_repository() -> None:
 
 
 def test_defaults_of_a_provider() -> None:
-    provider, offer = LeastProvider(), Offer()
+    provider, offer = LeastProvider(), ServerCapabilities()
     assert provider.commands() == {} and not provider.is_subresource(".hg/x")
-    assert provider.adjust_offer(offer) is offer
-    assert provider.version("any") == b""
+    assert provider.adjust_capabilities(offer) is offer
+    assert provider.change_stamp("any") == b""
     assert provider.released == 1, "asking for the state leases, and gives back"
 
 

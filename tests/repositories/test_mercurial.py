@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi import BytesResponse, CommandContext, CommandRegistry, Offer, WireApp, WireMiddleware
+from hgwire_wsgi import BytesResponse, CommandContext, CommandRegistry, ServerCapabilities, WireApp, WireMiddleware
 from hgwire_wsgi.testing import WireTestApp
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
@@ -139,9 +139,9 @@ def test_state_changes_with_the_repository(repo: Path, hg: Hg) -> None:
     for change in (lambda: None, lambda: add(repo, "x", hg), lambda: hg("-R", repo, "bookmark", "b")):
         change()
         with provider.lease("") as leased:
-            states.append(leased.state())
+            states.append(leased.content_token())
     with provider.lease("") as leased:
-        assert leased.state() == states[-1]
+        assert leased.content_token() == states[-1]
     assert len(set(states)) == len(states)
 
 
@@ -378,8 +378,8 @@ def test_bundles_that_depend_on_who_asks_are_not_kept(repo: Path) -> None:
     (repo / "pub").mkdir()
     (repo / ".hg" / "hgrc").write_text("[narrowacl]\nalice.includes=*\nbob.includes=pub\n")
     with MercurialProvider(repo).lease("") as leased:
-        assert not leased.keeps("getbundle")
-        assert leased.keeps("heads")
+        assert not leased.may_cache("getbundle")
+        assert leased.may_cache("heads")
 
 
 @pytest.mark.parametrize("hook", ["preoutgoing", "outgoing.name", "prelistkeys"])
@@ -445,8 +445,8 @@ def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -
     with provider.lease("") as before:
         assert served.wire("/", "marks").data == b"between"
     with provider.lease("") as after:
-        assert after.state() == before.state()
-        assert after.version() != before.version()
+        assert after.content_token() == before.content_token()
+        assert after.change_stamp() != before.change_stamp()
     commands.override("marks", lambda context: b"after", cacheable=True)
     assert served.app._v1._repeats._replies._entries == {}
 
@@ -462,7 +462,7 @@ def test_a_setting_from_between_two_equal_states_is_not_remembered(repo: Path) -
     (repo / "hgrc").write_text("[web]\nallow_read = alice\n")
     (repo / "hgrc").rename(hgrc)
     with provider.lease("") as after:
-        assert after.state() == before.state()
+        assert after.content_token() == before.content_token()
         assert after.settings("web", "allow_read") == ["alice"]
 
 
@@ -509,7 +509,7 @@ def test_censored_content_is_not_served_from_the_cache(repo: Path, hg: Hg) -> No
     with provider.lease("") as before:
         hg("-R", repo, "--config", "extensions.censor=", "censor", "--no-check-heads", "-r", node, repo / "secret")
     with provider.lease("") as after:
-        assert after.state() != before.state()
+        assert after.content_token() != before.content_token()
 
 
 def test_hosts_replace_commands_of_the_repository(repo: Path) -> None:
@@ -626,7 +626,7 @@ def test_hgweb_behind_for_its_pages(repo: Path) -> None:
 
 
 def test_offer_of_the_host_goes_before_the_providers(repo: Path) -> None:
-    served = app(repo, "experimental.httppostargs=yes", offer=Offer(max_header_length=8000))
+    served = app(repo, "experimental.httppostargs=yes", capabilities=ServerCapabilities(max_header_length=8000))
     tokens = served.wire("/", "capabilities").data.split()
     assert b"httpheader=8000" in tokens
     assert b"httppostargs" not in tokens

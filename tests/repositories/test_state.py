@@ -214,11 +214,11 @@ def test_equal_tokens_mean_equal_replies(tmp_path: Path) -> None:
     for _ in range(int(os.environ.get("HGWIRE_STEPS", "25"))):
         chance.choice(changes)()
         with provider.lease("") as leased:
-            token = leased.state()
+            token = leased.content_token()
         replies = [app.wire("/", command, arguments) for command, arguments in QUERIES]
         answers = [(reply.status, reply.data) for reply in replies]
         with provider.lease("") as leased:
-            assert leased.state() == token
+            assert leased.content_token() == token
         repeated += token in seen
         assert seen.setdefault(token, answers) == answers
     assert len(seen) > 5

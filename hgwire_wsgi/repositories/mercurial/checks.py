@@ -10,11 +10,9 @@ from typing import Any
 from mercurial import wireprototypes
 
 from ...commands.arguments import decode_nodes
-from ...commands.classify import read_exactly
-from ...compression import Readable
 from ...errors import InvalidArgument
+from ...streams import Prefixed, Readable, read_exactly
 from ..base import NULL
-from ..changegroup import Prefixed
 
 __all__ = ["check", "check_bundle"]
 
@@ -94,7 +92,7 @@ def check(command: str, repo: Any, arguments: dict[str, bytes]) -> None:
     Args:
         command: its name.
         repo: Mercurial's repository object, filtered.
-        arguments: octets by name, all declared ones among them; what must not reach Mercurial is taken out.
+        arguments: bytes by name, all declared ones among them; what must not reach Mercurial is taken out.
 
     Raises:
         InvalidArgument: saying what is wrong.

@@ -11,13 +11,13 @@ import attrs
 from mercurial import encoding, error, extensions, util
 from mercurial import ui as uimod
 
-from ...cache.lru import ByteLRU
+from ...cache.stores.memory import ByteLRU
 from ...commands.registry import Command
 from ...errors import RepositoryNotFound
-from ...negotiation import Offer
+from ...negotiation import ServerCapabilities
 from ..base import Lease, RepositoryProvider
 from ..pool import Pool
-from .bridge import registered_commands
+from .commands import registered_commands
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
 from .state import State, StateReader
 
@@ -109,7 +109,7 @@ class MercurialProvider(RepositoryProvider):
 
         return Lease(repository, release)
 
-    def version(self, name: str) -> object:
+    def change_stamp(self, name: str) -> object:
         return self._remember(name).reader.read()
 
     def _remember(self, name: str) -> _Known:
@@ -128,7 +128,7 @@ class MercurialProvider(RepositoryProvider):
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
 
-    def adjust_offer(self, offer: Offer) -> Offer:
+    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
         return attrs.evolve(offer, post_args=self._post_args)
 
     def _open(self, name: str, state: State) -> OpenRepository:

@@ -15,11 +15,11 @@ from mercurial.hgweb import request as hgwebrequest
 from ...commands.registry import Command
 from ...compression import ENGINES
 from ...errors import CommandFailed, LengthRequired, RepositoryNotFound
-from ...negotiation import Offer
+from ...negotiation import ServerCapabilities
 from ..base import Authorize, Repository
-from .bridge import registered_commands
+from .commands import registered_commands
+from .errors import text, translated, translated_request
 from .state import State
-from .translate import text, translated, translated_request
 
 try:
     import mercurial.initialization  # noqa: F401  # it registers the handlers of bundle2 parts, among others
@@ -102,7 +102,7 @@ class Facts:
     commands: Mapping[str, Command] | None = None
     unkept: frozenset[str] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
-    offer: tuple[Offer, Offer] | None = None
+    offer: tuple[ServerCapabilities, ServerCapabilities] | None = None
 
 
 class MercurialRepository(Repository):
@@ -134,13 +134,13 @@ class MercurialRepository(Repository):
         opened, self._open = self._open, None
         return opened
 
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         return self._state.token
 
-    def version(self) -> object:
+    def change_stamp(self) -> object:
         return self._state
 
-    def state_besides_history(self) -> bytes | None:
+    def metadata_token(self) -> bytes | None:
         # Censoring changes nothing that this could tell but files in the middle of the history.
         censor = self.setting("extensions", "censor") or self.setting("extensions", "hgext.censor")
         return self._state.rest if censor is None or censor.startswith("!") else None
@@ -180,18 +180,18 @@ class MercurialRepository(Repository):
             self._facts.commands = registered_commands(self.local.ui)
         return self._facts.commands
 
-    def keeps(self, command: str) -> bool:
+    def may_cache(self, command: str) -> bool:
         if self._facts.unkept is None:
             self._facts.unkept = _unkept_commands(self.local)
         return command not in self._facts.unkept
 
-    def adjust_offer(self, offer: Offer) -> Offer:
+    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
         known = self._facts.offer
         if known is None or known[0] is not offer:
             known = self._facts.offer = offer, self._adjust_offer(offer)
         return known[1]
 
-    def _adjust_offer(self, offer: Offer) -> Offer:
+    def _adjust_offer(self, offer: ServerCapabilities) -> ServerCapabilities:
         """Apply ``server.compressionengines``, ``server.<engine>level`` and ``server.maxhttpheaderlen``."""
         ui = self.local.ui
         levels = {"zstd": b"zstdlevel", "zlib": b"zliblevel", "bzip2": b"bz2level"}

@@ -25,7 +25,7 @@ from ...commands.responses import (
 from ...commands.standard import STANDARD_COMMANDS
 from ...errors import CommandFailed
 from .checks import check, check_bundle
-from .translate import translated_chunks, translated_request
+from .errors import translated_chunks, translated_request
 
 __all__ = ["registered_commands"]
 
@@ -86,7 +86,7 @@ _CONVERTERS: dict[type, Callable[[Any], Response]] = {
 
 
 class _Environ(Mapping[bytes, Any]):
-    """The WSGI environ as in-process hooks find it in ``ui.environ``: with octets for strings."""
+    """The WSGI environ as in-process hooks find it in ``ui.environ``: with bytes for strings."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
@@ -156,7 +156,7 @@ def _declare(key: bytes, entry: Any) -> Command:
     if standard := _STANDARD.get(name):
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
-        command = attrs.evolve(standard, handler=handler, permission=permission, cacheable=cacheable, delegated=False)
+        command = attrs.evolve(standard, handler=handler, permission=permission, cacheable=cacheable, overridable=False)
         if name != "getbundle":
             return command
         # Extensions add arguments; all others are dropped.

@@ -19,10 +19,10 @@ from typing import Any
 import attrs
 
 from ..commands.responses import PushError, PushResponse, Response, StreamResponse
-from ..compression import Readable
 from ..errors import CommandFailed, InvalidArgument, RepositoryNotFound
 from ..limits import Limits
-from .base import NULL, Lease, PushKeyResult, Repository, RepositoryProvider
+from ..repositories.base import NULL, Lease, PushKeyResult, Repository, RepositoryProvider
+from ..streams import Readable
 from .changegroup import open_bundle
 from .history import History, Push, unhex, unknown
 
@@ -31,7 +31,7 @@ __all__ = ["PUSH_BYTES", "MemoryProvider", "MemoryRepository"]
 PUSH_BYTES = 256 * 1024 * 1024
 """What one push may bring, decompressed; and, apart from that, the full texts it may add.
 
-Both are held in memory, and a delta of twelve octets can stand for a text of any length.
+Both are held in memory, and a delta of twelve bytes can stand for a text of any length.
 """
 
 _CAPABILITIES = (
@@ -144,7 +144,7 @@ class MemoryRepository(Repository):
         """The contents of all files of a changeset, by path."""
         return {path.decode(): data for path, data in self._history.contents(node).items()}
 
-    def state(self) -> bytes:
+    def content_token(self) -> bytes:
         return b"%s-%d" % (self._shared.identity.encode(), self._history.version)
 
     def setting(self, section: str, name: str) -> str | None:
@@ -271,7 +271,7 @@ class MemoryProvider(RepositoryProvider):
     """
 
     def __init__(self, repositories: Mapping[str, MemoryRepository]) -> None:
-        # WSGI shows the octets of a path as latin-1.
+        # WSGI shows the bytes of a path as latin-1.
         self._repositories = {
             name.strip("/").encode().decode("latin-1"): repository for name, repository in repositories.items()
         }

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.cache.flight import Chunks, Flight, StreamChanged, Whole
-from hgwire_wsgi.cache.store import Part, Store, has_maker
+from hgwire_wsgi.cache.single_flight import Chunks, Flight, StreamChanged, Whole
+from hgwire_wsgi.cache.stores.folder import Part, Store, has_maker
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -430,11 +430,11 @@ def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
     assert isinstance(part, Part)
 
     def gives_up(descriptor: int) -> bool:
-        monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", has_maker)
+        monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", has_maker)
         part.abandon()
         return has_maker(descriptor)
 
-    monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", gives_up)
+    monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", gives_up)
     with pytest.raises(ValueError, match="early"):
         flight.get(DIGEST, fail_early, always)
 
@@ -447,7 +447,7 @@ def test_an_empty_stream_that_another_one_makes(flight: Flight, store: Store, mo
         part.finish(keep=True)
         return False
 
-    monkeypatch.setattr("hgwire_wsgi.cache.flight.has_maker", finishes)
+    monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", finishes)
     assert flight.get(DIGEST, Maker(), always) == b""
 
 

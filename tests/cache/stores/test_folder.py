@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hgwire_wsgi.cache.store import Part, Store, has_maker, is_complete
+from hgwire_wsgi.cache.stores.folder import Part, Store, has_maker, is_complete
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -20,9 +20,9 @@ from hgwire_wsgi.cli.demo import hg_command
 from hgwire_wsgi.commands.responses import PushResponse, StreamResponse
 from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.repositories.base import NULL
-from hgwire_wsgi.repositories.changegroup import END, Chunk, encode_group, encode_path, full_delta
-from hgwire_wsgi.repositories.history import History, Push, unhex, unknown
-from hgwire_wsgi.repositories.memory import MemoryRepository
+from hgwire_wsgi.testing.changegroup import END, Chunk, encode_group, encode_path, full_delta
+from hgwire_wsgi.testing.history import History, Push, unhex, unknown
+from hgwire_wsgi.testing.memory import MemoryRepository
 
 LIMIT = 1 << 20
 UNKNOWN = b"\x11" * 20
@@ -90,7 +90,7 @@ class TestReceiving:
             chunks[1] = attrs.evolve(chunks[1], delta=struct.pack(">III", 1000, 1000, 1) + b"x")
 
         assert received(change).startswith(b"added 2 changesets")
-        with pytest.raises(CommandFailed, match="the texts in the bundle exceed 1900 octets"):
+        with pytest.raises(CommandFailed, match="the texts in the bundle exceed 1900 bytes"):
             received(change, 1900)
 
     def test_wrong_hash(self) -> None:
@@ -172,7 +172,7 @@ class TestTexts:
         assert unhex(b"11" * 20) == UNKNOWN
         assert unhex(b"11" * 19) is unhex(b"zz" * 20) is unhex(b"1") is unhex(b"") is None
 
-    def test_unknown_keeps_octets(self) -> None:
+    def test_unknown_keeps_bytes(self) -> None:
         assert unknown(b"\xff").message.encode("utf-8", "surrogateescape") == b"unknown revision '\xff'"
 
 

@@ -16,9 +16,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 
-from hgwire_wsgi import Offer, WireApp
+from hgwire_wsgi import ServerCapabilities, WireApp
 from hgwire_wsgi.cli.demo import hg_command
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 pytest.importorskip("mercurial")
 
@@ -49,7 +49,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Memo
     full.pushkey(b"bookmarks", b"mark", b"", left.hex().encode())
     closed = MemoryRepository(settings={**OPEN, "web.allow-push": "somebody"})
     repositories = {"full": full, "empty": MemoryRepository(settings=OPEN), "closed": closed}
-    app = WireApp(MemoryProvider(repositories), offer=Offer(post_args=request.param))
+    app = WireApp(MemoryProvider(repositories), capabilities=ServerCapabilities(post_args=request.param))
     server = make_server("127.0.0.1", 0, app, server_class=ThreadingServer, handler_class=QuietHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -122,10 +122,10 @@ def test_refusals(served: tuple[str, dict[str, MemoryRepository]], hg: Hg, tmp_p
     hg("-R", "one", "update", "0")
     (tmp_path / "one" / "a").write_bytes(b"another head\n")
     hg("-R", "one", "commit", "-m", "head")
-    before = full.state()
+    before = full.content_token()
     assert "push creates new remote head" in hg("-R", "one", "push", code=255).stderr
     assert "unknown revision 'nosuch'" in hg("-R", "one", "pull", "-r", "nosuch", code=255).stderr
-    assert full.state() == before
+    assert full.content_token() == before
     hg("-R", "one", "push", "-f")
     assert len(full.heads()) == 2
     assert "authorization required" in hg("-R", "one", "push", f"{url}/closed", code=255).stderr

@@ -1,4 +1,4 @@
-"""A least-recently-used store in memory, bounded in octets."""
+"""A least-recently-used store in memory, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["ByteLRU"]
 _V = TypeVar("_V")
 
 _OVERHEAD = 200
-"""What an entry costs besides its octets: two objects, a dictionary slot, a link."""
+"""What an entry costs besides its bytes: two objects, a dictionary slot, a link."""
 
 
 class ByteLRU(Generic[_V]):
     """Values by key, for all threads of a process.
 
     Args:
-        capacity: octets that the values may hold in all, their overhead included; 0 keeps nothing.
+        capacity: bytes that the values may hold in all, their overhead included; 0 keeps nothing.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -38,7 +38,7 @@ class ByteLRU(Generic[_V]):
             return entry[0]
 
     def put(self, key: Hashable, value: _V, size: int) -> None:
-        """Keep a value of ``size`` octets, at the cost of the least recently used ones."""
+        """Keep a value of ``size`` bytes, at the cost of the least recently used ones."""
         size += _OVERHEAD
         with self._lock:
             if (replaced := self._entries.pop(key, None)) is not None:

@@ -154,7 +154,7 @@ class Store:
 
     Args:
         folder: made if it is missing, readable for this user only.
-        capacity: octets that complete entries may take in all; the least recently used ones go.
+        capacity: bytes that complete entries may take in all; the least recently used ones go.
 
     Raises:
         OSError: if the folder cannot be made or written.

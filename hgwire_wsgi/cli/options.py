@@ -32,7 +32,7 @@ class Served:
     Attributes:
         root: what a provider is made of: one path, or paths by name.
         config: settings of Mercurial.
-        cache: where bundles are kept, and how many octets of them.
+        cache: where bundles are kept, and how many bytes of them.
     """
 
     root: str | Mapping[str, str]

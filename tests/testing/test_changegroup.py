@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hgwire_wsgi.errors import CommandFailed, DecodeError
 from hgwire_wsgi.limits import Limits
-from hgwire_wsgi.repositories.changegroup import (
+from hgwire_wsgi.testing.changegroup import (
     END,
     Chunk,
     Reader,
@@ -51,7 +51,7 @@ def decode(source: Any, limit: int = LIMIT) -> tuple[list[Chunk], list[Chunk], l
 
 
 class Trickle:
-    """Gives as many octets a read as it is told to."""
+    """Gives as many bytes a read as it is told to."""
 
     def __init__(self, data: bytes, sizes: Any) -> None:
         self.stream = io.BytesIO(data)
@@ -110,7 +110,7 @@ class TestChangegroup:
     def test_limit(self) -> None:
         data = encode([], [], [(b"path", [])])
         assert decode(io.BytesIO(data), len(data))
-        with pytest.raises(CommandFailed, match=f"exceeds {len(data) - 1} octets"):
+        with pytest.raises(CommandFailed, match=f"exceeds {len(data) - 1} bytes"):
             decode(io.BytesIO(data), len(data) - 1)
 
     @given(data=st.binary(max_size=200))

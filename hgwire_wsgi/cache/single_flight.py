@@ -2,7 +2,7 @@
 
 A maker works at its own pace, in a thread, whatever becomes of the client that caused it.  Its own client follows like
 all others, in this process or another.  If a maker dies, a follower becomes the next one; what it has sent already is
-compared with what comes now, octet by octet, so nobody ever gets two halves of different streams.
+compared with what comes now, byte by byte, so nobody ever gets two halves of different streams.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Protocol
 import attrs
 
 from ..errors import BackendError
-from .lru import ByteLRU
-from .store import Part, Store, has_maker, is_complete
+from .stores.folder import Part, Store, has_maker, is_complete
+from .stores.memory import ByteLRU
 
 __all__ = ["Chunks", "Flight", "Make", "StreamChanged", "Whole"]
 
@@ -66,7 +66,7 @@ class _NoRoom(Exception):
 
 @attrs.frozen
 class Whole:
-    """A complete stream: an open file and its size in octets.  Whoever gets it closes the descriptor."""
+    """A complete stream: an open file and its size in bytes.  Whoever gets it closes the descriptor."""
 
     descriptor: int
     size: int
@@ -123,7 +123,7 @@ class Flight:
             is_valid: asked when it is made, whether it still is what the digest stands for; if not it is not kept.
 
         Returns:
-            A complete one; a short one as octets; or an iterator that follows one as it grows.
+            A complete one; a short one as bytes; or an iterator that follows one as it grows.
 
         Raises:
             Exception: what ``make`` raises before its first chunk.
@@ -333,7 +333,7 @@ def _iterated(stream: Whole | bytes | Chunks) -> Iterator[bytes]:
 
 
 def _resumed(stream: Iterator[bytes], sent: int, position: int) -> Iterator[bytes]:
-    """The rest of a stream whose first ``position`` octets were sent, and are in the file ``sent``."""
+    """The rest of a stream whose first ``position`` bytes were sent, and are in the file ``sent``."""
     offset = 0
     for chunk in stream:
         overlap = min(len(chunk), position - offset)

@@ -18,7 +18,7 @@ __all__ = ["text", "translated", "translated_chunks", "translated_request"]
 _log = logging.getLogger("hgwire_wsgi")
 
 _COLLECT_EVERY = 16 << 20
-"""Octets of a stream between two collections, each of which takes some 50 milliseconds."""
+"""Bytes of a stream between two collections, each of which takes some 50 milliseconds."""
 
 _BAD_VALUE = (AttributeError, error.ProgrammingError, LookupError, TypeError, ValueError, struct.error)
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from ..compression import Readable
 from ..errors import CommandFailed
-from .base import NULL
+from ..repositories.base import NULL
+from ..streams import Readable
 from .changegroup import END, Chunk, Reader, apply_delta, encode_group, encode_path, full_delta
 
 __all__ = ["Changeset", "History", "Push", "unhex", "unknown"]
@@ -313,7 +313,7 @@ class History:
             What to tell the client.
 
         Raises:
-            CommandFailed: if a hash is wrong, something is missing, or the texts exceed ``limit`` octets.  The history
+            CommandFailed: if a hash is wrong, something is missing, or the texts exceed ``limit`` bytes.  The history
                 is of no use then.
         """
         texts = _TextBudget(limit)
@@ -367,7 +367,7 @@ class _TextBudget:
     def spend(self, text: bytes) -> bytes:
         self._left -= len(text)
         if self._left < 0:
-            raise CommandFailed(f"the texts in the bundle exceed {self._limit} octets")
+            raise CommandFailed(f"the texts in the bundle exceed {self._limit} bytes")
         return text
 
 

@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 import attrs
 from webtest import TestApp
 
-from .compression import ENGINES, DecodingReader, Engine
-from .limits import Limits
-from .negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02
+from ..compression import ENGINES, DecodingReader, Engine
+from ..limits import Limits
+from ..negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02
 
 __all__ = ["WireReply", "WireTestApp"]
 
@@ -133,7 +133,7 @@ def _decode(response: Any, engines: Mapping[str, Engine]) -> WireReply:
         length = content[0]
         name, content = content[1 : 1 + length].decode("ascii"), content[1 + length :]
     elif media_type == MEDIA_TYPE_01 and content[:2] in _ZLIB_HEADERS:
-        # A client knows by the command; here the two octets tell, with which no reply in plain text begins.
+        # A client knows by the command; here the two bytes tell, with which no reply in plain text begins.
         name = "zlib"
     if name is not None:
         reader = DecodingReader(io.BytesIO(content), engines[name], Limits())

@@ -16,15 +16,14 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from ..commands.classify import read_exactly
-from ..compression import BZIP2, NONE, ZLIB, DecodingReader, Engine, Readable
+from ..compression import BZIP2, NONE, ZLIB, DecodingReader, Engine
 from ..errors import CommandFailed
 from ..limits import Limits
+from ..streams import Prefixed, Readable, read_exactly
 
 __all__ = [
     "END",
     "Chunk",
-    "Prefixed",
     "Reader",
     "apply_delta",
     "encode_group",
@@ -43,7 +42,7 @@ _HUNK = struct.Struct(">III")
 _BUNDLES: dict[bytes, tuple[Engine, bytes]] = {
     b"UN": (NONE, b""),
     b"GZ": (ZLIB, b""),
-    # The two octets are both the name of the compression and the start of the compressed data.
+    # The two bytes are both the name of the compression and the start of the compressed data.
     b"BZ": (BZIP2, b"BZ"),
 }
 """Compressions of the first bundle format by what follows ``HG10``: the engine, and what was cut off its stream."""
@@ -69,7 +68,7 @@ class Chunk:
 
 
 def full_delta(base_size: int, text: bytes) -> bytes:
-    """A delta that replaces all of a base of ``base_size`` octets."""
+    """A delta that replaces all of a base of ``base_size`` bytes."""
     return _HUNK.pack(0, base_size, len(text)) + text
 
 
@@ -118,7 +117,7 @@ class Reader:
 
     Args:
         source: where from.
-        limit: how many octets it may have.
+        limit: how many bytes it may have.
 
     Every method raises :class:`CommandFailed` for a changegroup that is malformed, ends early, or is too long, and lets
     pass what ``source`` raises.
@@ -157,7 +156,7 @@ class Reader:
     def _exactly(self, size: int) -> bytes:
         self._left -= size
         if self._left < 0:
-            raise CommandFailed(f"the bundle exceeds {self._limit} octets")
+            raise CommandFailed(f"the bundle exceeds {self._limit} bytes")
         data = read_exactly(self._source, size)
         if len(data) < size:
             raise CommandFailed("the bundle is cut short")
@@ -184,17 +183,3 @@ def open_bundle(source: Readable, limits: Limits) -> Readable:
         raise CommandFailed("the bundle has an unknown compression")
     engine, prefix = _BUNDLES[compression]
     return DecodingReader(Prefixed(prefix, source), engine, limits)
-
-
-class Prefixed:
-    """Some octets, then the rest of a source."""
-
-    def __init__(self, prefix: bytes, source: Readable) -> None:
-        self._prefix = prefix
-        self._source = source
-
-    def read(self, size: int, /) -> bytes:
-        if self._prefix:
-            data, self._prefix = self._prefix[:size], self._prefix[size:]
-            return data
-        return self._source.read(size)

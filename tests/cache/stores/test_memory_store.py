@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgwire_wsgi.cache.lru import ByteLRU
+from hgwire_wsgi.cache.stores.memory import ByteLRU
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hgwire_wsgi.commands.responses import PushError, PushResponse, Response, StreamResponse
 from hgwire_wsgi.errors import CommandFailed, DecodeError, InvalidArgument, RepositoryNotFound
 from hgwire_wsgi.repositories.base import NULL
-from hgwire_wsgi.repositories.memory import MemoryProvider, MemoryRepository
+from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 UNKNOWN = b"\x11" * 20
 
@@ -68,10 +68,10 @@ class TestCommit:
 
     def test_unknown_parent(self) -> None:
         repository = MemoryRepository()
-        state = repository.state()
+        state = repository.content_token()
         with pytest.raises(CommandFailed, match="unknown revision '1111"):
             repository.commit(parents=[UNKNOWN])
-        assert repository.state() == state and repository.heads() == [NULL]
+        assert repository.content_token() == state and repository.heads() == [NULL]
 
 
 class TestState:
@@ -79,7 +79,7 @@ class TestState:
         repository, states = MemoryRepository(), []
 
         def seen() -> bool:
-            states.append(repository.state())
+            states.append(repository.content_token())
             return len(set(states)) == len(states)
 
         assert seen()
@@ -92,17 +92,17 @@ class TestState:
 
     def test_stays_without_one(self) -> None:
         repository = history()
-        state = repository.state()
+        state = repository.content_token()
         assert repository.pushkey(b"bookmarks", b"b", b"old", b"").success
         assert not repository.pushkey(b"bookmarks", b"b", b"old", UNKNOWN.hex().encode()).success
         repository.pushkey(b"phases", b"", b"", b"")
         push(repository, b"garbage")
         push(repository, bundle(history()), [UNKNOWN])
         repository.snapshot().heads()
-        assert repository.state() == state
+        assert repository.content_token() == state
 
     def test_two_repositories_never_have_the_same(self) -> None:
-        assert MemoryRepository().state() != MemoryRepository().state()
+        assert MemoryRepository().content_token() != MemoryRepository().content_token()
 
 
 class TestQuestions:
@@ -129,7 +129,7 @@ class TestQuestions:
         assert repository.branchmap() == {b"default": [closed, back], "täst".encode(): [other]}
         assert MemoryRepository().branchmap() == {}
 
-    def test_branch_names_with_every_octet_that_is_escaped(self) -> None:
+    def test_branch_names_with_every_byte_that_is_escaped(self) -> None:
         repository = MemoryRepository()
         node = repository.commit(branch="a:\\n\n\r\0\\0 b", close=True)
         copy = MemoryRepository.from_bundle(io.BytesIO(bundle(repository)))
@@ -379,11 +379,11 @@ class TestUnbundle:
     @pytest.mark.parametrize("data", [b"", b"HG20", b"garbage", b"\0\0\0\0", b"HG10UN" + b"\0" * 13])
     def test_malformed(self, data: bytes) -> None:
         repository = history()
-        before = repository.state()
+        before = repository.content_token()
         response = push(repository, data)
         assert isinstance(response, PushResponse) and response.result == 0
         assert response.output.startswith(b"abort: ") and response.output.endswith(b"\n")
-        assert repository.state() == before
+        assert repository.content_token() == before
         with pytest.raises(CommandFailed):
             MemoryRepository.from_bundle(io.BytesIO(data))
 
@@ -395,7 +395,7 @@ class TestUnbundle:
         data = bundle(history(1))
         repository = MemoryRepository(push_bytes=len(data) - 1)
         response = push(repository, data)
-        assert response == PushResponse(0, b"abort: the bundle exceeds %d octets\n" % (len(data) - 1))
+        assert response == PushResponse(0, b"abort: the bundle exceeds %d bytes\n" % (len(data) - 1))
         assert repository.heads() == [NULL]
         accepted = push(MemoryRepository(push_bytes=len(data)), data)
         assert isinstance(accepted, PushResponse) and accepted.result == 1
@@ -408,7 +408,7 @@ class TestSnapshots:
         node = repository.commit({"a": b"1"})
         assert first.heads() != repository.heads() == [node]
         assert first.pushkey(b"bookmarks", b"b", b"", node.hex().encode()).success
-        assert first.heads() == [node] and first.state() == repository.state() != second.state()
+        assert first.heads() == [node] and first.content_token() == repository.content_token() != second.content_token()
         assert second.listkeys(b"bookmarks") == {} != repository.listkeys(b"bookmarks")
 
     def test_race_is_lost_by_the_second(self) -> None:

@@ -1,0 +1,1 @@
+"""Stores of cached replies: memory, and a folder shared by processes."""

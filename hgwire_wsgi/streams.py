@@ -1,0 +1,106 @@
+"""Helpers for byte streams: read exactly, bound, put back, join, close.
+
+Everything here works in constant memory: at most one piece of a stream is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from .errors import BodyTooLarge
+
+__all__ = ["BoundedReader", "Prefixed", "Readable", "close_source", "coalesce", "iter_pieces", "read_exactly"]
+
+_PIECE = 64 * 1024
+
+
+class Readable(Protocol):
+    """Anything with a ``read`` method that returns bytes: a file, ``wsgi.input``, a decoder."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_exactly(source: Readable, size: int) -> bytes:
+    """Read ``size`` bytes, or fewer where the source ends."""
+    pieces = []
+    while size > 0 and (piece := source.read(min(size, _PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def iter_pieces(source: Readable, size: int = _PIECE) -> Iterator[bytes]:
+    """Read a source to its end, in pieces of up to ``size`` bytes."""
+    while piece := source.read(size):
+        yield piece
+
+
+class Prefixed:
+    """Bytes that were already read from a source, then the rest of the source.
+
+    Args:
+        front: what to return first.
+        rest: what follows.
+    """
+
+    def __init__(self, front: bytes, rest: Readable) -> None:
+        self._front = memoryview(front)
+        self._rest = rest
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        if not self._front:
+            return self._rest.read(size)
+        data, self._front = bytes(self._front[:size]), self._front[size:]
+        return data
+
+
+class BoundedReader:
+    """Reads from a source until it has returned more than ``limit`` bytes.
+
+    Args:
+        source: usually a decoder, which may return any number of bytes for a few.
+        limit: maximum number of bytes.
+    """
+
+    def __init__(self, source: Readable, limit: int) -> None:
+        self._source = source
+        self._left = limit
+        self._limit = limit
+
+    def read(self, size: int, /) -> bytes:
+        """Read from the source.
+
+        Raises:
+            BodyTooLarge: past the limit.
+        """
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise BodyTooLarge(f"the request body decompresses to more than {self._limit} bytes")
+        return data
+
+
+def coalesce(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Join small chunks into chunks of at least ``size`` bytes; large ones pass through without a copy."""
+    pending: list[bytes] = []
+    total = 0
+    for chunk in chunks:
+        if not pending and len(chunk) >= size:
+            yield bytes(chunk)
+            continue
+        pending.append(chunk)
+        total += len(chunk)
+        if total >= size:
+            yield b"".join(pending)
+            pending, total = [], 0
+    if total:
+        yield b"".join(pending)
+
+
+def close_source(source: object) -> None:
+    """Close a source of bytes or frames if it has ``close``; harmless when repeated."""
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()
