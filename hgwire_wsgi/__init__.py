@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .access.policy import AccessRequest, Policy, hgweb_policy
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
-    from .commands.classify import WireRequest, classify
+    from .commands.classify import WireRequest
     from .commands.context import CommandContext
     from .commands.registry import Command, CommandRegistry
     from .commands.responses import (
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied
-    from .http.api import ApiSettings
+    from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
+    from .http.v1.input import classify
+    from .http.v2.api import ApiSettings
     from .limits import Limits
     from .negotiation import ServerCapabilities
+    from .observers import log_requests
     from .repositories.base import Lease, Repository, RepositoryProvider
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Command",
     "CommandContext",
     "CommandRegistry",
+    "CommandReport",
     "Engine",
     "HgWireError",
     "Lease",
@@ -54,10 +58,13 @@ __all__ = [
     "OutOfBandError",
     "PermissionDenied",
     "Policy",
+    "PushChanges",
     "PushError",
     "PushResponse",
     "Repository",
     "RepositoryProvider",
+    "RequestClosed",
+    "RequestStarted",
     "ServerCapabilities",
     "StreamResponse",
     "WireApp",
@@ -66,13 +73,14 @@ __all__ = [
     "__version__",
     "classify",
     "hgweb_policy",
+    "log_requests",
 ]
 
 _MODULES = {
     "access.policy": ("AccessRequest", "Policy", "hgweb_policy"),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),
-    "commands.classify": ("WireRequest", "classify"),
+    "commands.classify": ("WireRequest",),
     "commands.context": ("CommandContext",),
     "commands.registry": ("Command", "CommandRegistry"),
     "commands.responses": (
@@ -85,10 +93,13 @@ _MODULES = {
     ),
     "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
     "errors": ("HgWireError", "PermissionDenied"),
-    "http.api": ("ApiSettings",),
+    "events": ("CommandReport", "PushChanges", "RequestClosed", "RequestStarted"),
     "http.app": ("WireApp", "WireMiddleware"),
+    "http.v1.input": ("classify",),
+    "http.v2.api": ("ApiSettings",),
     "limits": ("Limits",),
     "negotiation": ("ServerCapabilities",),
+    "observers": ("log_requests",),
     "repositories.base": ("Lease", "Repository", "RepositoryProvider"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -29,7 +29,9 @@ The tree::
     │   └── CommandFailed
     ├── BackendError
     │   ├── RepositoryNotFound
-    │   └── RepositoryBusy
+    │   ├── RepositoryBusy
+    │   ├── RepositoryChanged
+    │   └── RepositoryUnusable
     ├── ConnectionFailed              our client has no connection to its server, or has lost it
     └── CommandRefused                the server of our client answered with an error
 
@@ -67,7 +69,9 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RepositoryBusy",
+    "RepositoryChanged",
     "RepositoryNotFound",
+    "RepositoryUnusable",
     "RequestError",
     "TruncatedFrame",
     "UnexpectedFrame",
@@ -231,6 +235,27 @@ class RepositoryBusy(BackendError):
     """Every lease of the repository is taken, and none came free in time."""
 
     http_status = 503
+
+
+class RepositoryChanged(BackendError):
+    """The repository changed while a stream was being sent; the transfer must break off."""
+
+
+class RepositoryUnusable(BackendError):
+    """The repository is there, and cannot be served.  The operator finds the reason in the log.
+
+    Args:
+        message: what the client is told.
+        headers: as for :class:`HgWireError`.
+    """
+
+    def __init__(
+        self,
+        message: str = "the repository cannot be served; the log of the server says why",
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message, headers=headers)
 
 
 class ConnectionFailed(HgWireError):

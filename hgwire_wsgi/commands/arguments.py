@@ -1,24 +1,57 @@
-"""Arguments of commands: how their values are written on the wire, and what a handler gets."""
+"""Typed arguments of commands, and a codec for each way they travel.
+
+A command declares the type of each argument and always gets the same Python values:
+
+=============  ==========================================================
+type           value that the handler gets
+=============  ==========================================================
+``bytes``      ``bytes``
+``boolean``    ``bool``
+``nodes``      list of nodes, 20 bytes each (32 with SHA-256)
+``pairs``      list of pairs of nodes
+``csv``        list of ``bytes``
+``heads``      list of ``bytes``: nodes, or ``force``, or ``hashed`` and a SHA-1
+=============  ==========================================================
+
+:data:`TEXT` decodes what version 1 sends (query string, header, posted form, ``batch``) and what version 2 sends with
+``exp-framing-0002``.  :data:`VALUES` takes values that a typed encoding such as CBOR has decoded already.
+"""
 
 from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import attrs
 
 from ..errors import InvalidArgument
 
-__all__ = ["KINDS", "Argument", "decode_nodes", "encode_nodes"]
+__all__ = ["TEXT", "VALUES", "Argument", "ArgumentType", "Codec", "decode_nodes", "encode_nodes", "one_of"]
+
+ArgumentType = Literal["bytes", "boolean", "nodes", "pairs", "csv", "heads"]
+
+Codec = Mapping[ArgumentType, Callable[[Any], Any]]
+"""How a value of each type is decoded; decoders raise ``ValueError`` that says what is wrong."""
 
 _HEX_LENGTHS = (40, 64)
+_NODE_LENGTHS = (20, 32)
 
 
-def _node(value: bytes) -> bytes:
-    if len(value) not in _HEX_LENGTHS:
-        raise ValueError(f"{_show(value)} is not a node of 40 or 64 hexadecimal digits")
-    return _unhex(value)
+def one_of(literal: Any) -> Any:
+    """An attrs validator for an attribute whose type is a ``Literal``; its error names the object and the choices."""
+    choices = get_args(literal)
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in choices:
+            raise ValueError(f"{instance.name}: {attribute.name} must be one of {', '.join(choices)}, not {value!r}")
+
+    return check
+
+
+def _show(value: bytes) -> str:
+    text = value[:48].decode("ascii", "backslashreplace")
+    return repr(text) if len(value) <= 48 else repr(text) + "…"
 
 
 def _unhex(value: bytes) -> bytes:
@@ -28,26 +61,27 @@ def _unhex(value: bytes) -> bytes:
         raise ValueError(f"{_show(value)} is not hexadecimal") from None
 
 
-def _show(value: bytes) -> str:
-    text = value[:48].decode("ascii", "backslashreplace")
-    return repr(text) if len(value) <= 48 else repr(text) + "…"
+def _node(value: bytes) -> bytes:
+    if len(value) not in _HEX_LENGTHS:
+        raise ValueError(f"{_show(value)} is not a node of 40 or 64 hexadecimal digits")
+    return _unhex(value)
 
 
 def decode_nodes(value: bytes) -> list[bytes]:
     """Decode a list of nodes in hexadecimal, separated by one space each.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: with what is wrong.
     """
     return [_node(part) for part in value.split(b" ")] if value else []
 
 
 def encode_nodes(nodes: list[bytes]) -> bytes:
-    """The opposite of :func:`decode_nodes`."""
+    """Encode a list of nodes for :func:`decode_nodes`."""
     return b" ".join(map(binascii.hexlify, nodes))
 
 
-def _pairs(value: bytes) -> list[tuple[bytes, bytes]]:
+def _text_pairs(value: bytes) -> list[tuple[bytes, bytes]]:
     pairs = []
     for part in value.split(b" ") if value else ():
         ends = part.split(b"-")
@@ -57,31 +91,71 @@ def _pairs(value: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def _heads_check(value: bytes) -> list[bytes]:
-    """The ``heads`` of ``unbundle``: nodes, or ``force``, or ``hashed`` and a SHA-1; all of it in hexadecimal."""
+def _text_heads(value: bytes) -> list[bytes]:
     return [_unhex(part) for part in value.split(b" ")] if value else []
 
 
-def _boolean(value: bytes) -> bool:
+def _text_boolean(value: bytes) -> bool:
+    # As getbundle has it: false for "0" and for nothing.
     return value not in (b"", b"0")
 
 
-def _commas(value: bytes) -> list[bytes]:
+def _text_csv(value: bytes) -> list[bytes]:
     return value.split(b",")
 
 
-KINDS: Mapping[str, Callable[[bytes], Any]] = {
+TEXT: Codec = {
     "bytes": bytes,
+    "boolean": _text_boolean,
     "nodes": decode_nodes,
-    "pairs": _pairs,
-    "heads": _heads_check,
-    "boolean": _boolean,
-    "csv": _commas,
+    "pairs": _text_pairs,
+    "csv": _text_csv,
+    "heads": _text_heads,
 }
-"""How the value of each kind of argument is decoded; decoders raise ``ValueError``.
 
-``boolean`` is false for ``0`` and for nothing, true otherwise, as ``getbundle`` has it.
-"""
+
+def _value_bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("is not a byte string")
+    return value
+
+
+def _value_boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is not a boolean")
+    return value
+
+
+def _value_list(value: object) -> list[bytes]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError("is not a list")
+    return [_value_bytes(item) for item in value]
+
+
+def _value_nodes(value: object) -> list[bytes]:
+    nodes = _value_list(value)
+    if any(len(node) not in _NODE_LENGTHS for node in nodes):
+        raise ValueError("holds something other than nodes of 20 or 32 bytes")
+    return nodes
+
+
+def _value_pairs(value: object) -> list[tuple[bytes, bytes]]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is not a list")
+    pairs = [_value_nodes(pair) for pair in value]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("holds something other than pairs of nodes")
+    return [(top, bottom) for top, bottom in pairs]
+
+
+VALUES: Codec = {
+    "bytes": _value_bytes,
+    "boolean": _value_boolean,
+    "nodes": _value_nodes,
+    "pairs": _value_pairs,
+    "csv": _value_list,
+    "heads": _value_list,
+}
 
 
 @attrs.frozen
@@ -90,21 +164,21 @@ class Argument:
 
     Attributes:
         name: its name on the wire, and of the handler's parameter.
-        kind: one of :data:`KINDS`.
+        type: see the table of this module.
         required: whether a request without it is refused.
     """
 
     name: str
-    kind: str = attrs.field(default="bytes", validator=attrs.validators.in_(KINDS))
+    type: ArgumentType = attrs.field(default="bytes", validator=one_of(ArgumentType))
     required: bool = True
 
-    def decode(self, command: str, value: bytes) -> Any:
+    def decode(self, command: str, value: Any, codec: Codec = TEXT) -> Any:
         """Decode a value.
 
         Raises:
             InvalidArgument: if it is malformed.
         """
         try:
-            return KINDS[self.kind](value)
+            return codec[self.type](value)
         except ValueError as error:
             raise InvalidArgument(f"{command}: argument {self.name}: {error}") from None

@@ -1,65 +1,77 @@
-"""What a command knows about the request it serves, and how commands are run."""
+"""What a command knows about the request that it serves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import attrs
 
-from ..errors import LocalProtocolError, UnknownCommand
+from ..events import PushChanges
 from ..limits import Limits
 from ..negotiation import ClientProtocol, ServerCapabilities
+from ..repositories.base import Repository
 from ..streams import Readable
-from .batch import SubCommand
-from .registry import Command, CommandRegistry
-from .responses import RESPONSE_TYPES, BytesResponse, Response
+from .registry import Command
+from .responses import Response
 
-if TYPE_CHECKING:
-    from ..repositories.base import Repository
+__all__ = ["CommandContext", "Runnable"]
 
-__all__ = ["CommandContext"]
+
+class Runnable(Protocol):
+    """A command that is ready to run: resolved, authorized, its arguments decoded."""
+
+    @property
+    def command(self) -> Command: ...
+
+    def run(self) -> Response: ...
 
 
 @attrs.frozen(kw_only=True)
 class CommandContext:
-    """One request, as commands see it.  A command never asks which transport called it.
+    """One request, as commands see it.  A command cannot tell which transport called it.
 
     Attributes:
         repository: leased for this request alone.
-        commands: the registry of the application.
-        arguments: the arguments as sent, bytes by name, undeclared ones included.
-        user: who asks, as the WSGI server or the host found out; ``None`` if nobody did.
+        arguments: the arguments as sent, by name, undeclared ones included; bytes, or values of a typed encoding.
+        user: the authenticated user; ``None`` if unauthenticated.
         protocol: what the client understands.
-        offer: what is negotiated for this repository.
-        batch: the sub-commands, if the request is a ``batch``.
+        server: what is negotiated for this repository.
         body: what follows the arguments in the request; read once, in pieces.
-        transport: which transport's commands can be resolved.
-        limits: bounds on what a peer controls.
-        environ: the WSGI environ, for backends that show it to hooks.
+        environ: the WSGI environ as a value, for backends that pass it to hooks.
         authorize: raises :class:`PermissionDenied` unless the request has a permission; for commands that find out what
             they need while they run.
+        runner: see :meth:`call`.
+        batch: the commands of a ``batch``, ready to run.
+        offers_batch: whether the application has ``batch``.
+        limits: bounds on what a peer controls.
+        report_changes: for backends: called after each transaction with what it changed; ``None`` if nobody observes.
     """
 
     repository: Repository
-    commands: CommandRegistry
-    arguments: Mapping[str, bytes]
+    arguments: Mapping[str, Any]
     user: str | None
     protocol: ClientProtocol
-    offer: ServerCapabilities
+    server: ServerCapabilities
     body: Readable
     environ: Mapping[str, Any]
     authorize: Callable[[str], None]
-    transport: str
-    batch: tuple[SubCommand, ...] = ()
+    runner: Callable[[CommandContext, str], Response]
+    batch: tuple[Runnable, ...] = ()
+    offers_batch: bool = True
     limits: Limits = attrs.field(factory=Limits)
+    report_changes: Callable[[PushChanges], None] | None = None
+
+    def call(self, name: str) -> Response:
+        """Run another command of this repository, without arguments."""
+        return self.runner(self, name)
 
     @property
     def capabilities(self) -> list[bytes]:
         """The tokens that the transport adds to a ``capabilities`` reply."""
-        tokens = self.offer.capabilities()
-        return [b"batch", *tokens] if "batch" in self.commands else tokens
+        tokens = self.server.capabilities()
+        return [b"batch", *tokens] if self.offers_batch else tokens
 
     @property
     def client(self) -> str:
@@ -67,41 +79,3 @@ class CommandContext:
         scheme = self.environ.get("wsgi.url_scheme", "http")
         address = self.environ.get("REMOTE_HOST") or self.environ.get("REMOTE_ADDR") or ""
         return f"remote:{scheme}:{quote(address)}:{quote(self.user or '')}"
-
-    def for_sub_command(self, sub: SubCommand) -> CommandContext:
-        """The same request, as one of its sub-commands sees it."""
-        return attrs.evolve(self, arguments=sub.arguments, batch=())
-
-    def resolve(self, name: str) -> Command:
-        """Find the command of that name for this repository.
-
-        Raises:
-            UnknownCommand: if there is none on this transport.
-        """
-        command = self.commands.resolve(name, self.repository.commands())
-        if command is None or self.transport not in command.transports:
-            raise UnknownCommand(f"unknown command: {_printable(name)}")
-        return command
-
-    def run(self, command: Command, bound: Mapping[str, Any] | None = None) -> Response:
-        """Run a command with the arguments of this context.
-
-        Args:
-            command: the command.
-            bound: what :meth:`Command.bind` made of the arguments, where that was done before.
-
-        Raises:
-            InvalidArgument: if its arguments do not fit its declaration.
-            LocalProtocolError: if it returns what is no response.
-        """
-        result = command.handler(self, **(command.bind(self.arguments) if bound is None else bound))
-        if isinstance(result, bytes):
-            return BytesResponse(result)
-        if type(result) not in RESPONSE_TYPES:
-            raise LocalProtocolError(f"command {command.name} returned {type(result).__name__}, which is no response")
-        response: Response = result
-        return response
-
-
-def _printable(name: str) -> str:
-    return ascii(name[:64])[1:-1]

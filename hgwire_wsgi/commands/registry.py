@@ -1,36 +1,43 @@
 """The registry: commands, their arguments, permissions and kinds of reply, as data.
 
-A registry belongs to one application.  A command without a declared permission cannot be made, and a name that no
-registry knows counts as needing ``push``.
+A registry belongs to one application.  A command without a declared permission cannot be made, and an unknown name counts
+as needing ``push``.
+
+A command is registered for one protocol version or, without one, for all of them.  ``("v1", "heads")`` and
+``("v2", "heads")`` may differ in arguments and reply; a lookup prefers the version it asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import attrs
 
 from ..errors import InvalidArgument
-from .arguments import Argument
+from .arguments import TEXT, Argument, Codec, one_of
 
-__all__ = ["PERMISSIONS", "Command", "CommandRegistry", "Handler", "stricter"]
+__all__ = ["Command", "CommandRegistry", "Handler", "Permission", "ProtocolVersion", "ReplyKind", "stricter"]
 
 Handler = Callable[..., Any]
 """Called with a context and the arguments by name; returns a response, or ``bytes``."""
 
-PERMISSIONS = ("pull", "push")
-"""What a command may do, the stricter last: read the repository, or change it."""
+Permission = Literal["pull", "push"]
+"""What a command may do, the stricter one last: read the repository, or change it."""
 
-REPLIES = ("bytes", "stream", "legacy", "push")
-"""Kinds of reply: short, long, long but never compressed, and that to a push.  Only ``bytes`` fits into a ``batch``."""
+ReplyKind = Literal["bytes", "stream", "legacy", "push", "any"]
+"""What a command answers with: a short reply, a long one, a long one that is never compressed, the reply to a push; or,
+for ``any``, what the response value says."""
 
-TRANSPORTS = frozenset({"http-v1", "http-v2"})
+ProtocolVersion = Literal["v1", "v2"]
+
+_PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
+_BATCHED: tuple[ReplyKind, ...] = ("bytes", "any")
 
 
-def stricter(*permissions: str) -> str:
+def stricter(*permissions: Permission) -> Permission:
     """The strictest of several permissions; without any, the strictest there is."""
-    return max(permissions, key=PERMISSIONS.index, default=PERMISSIONS[-1])
+    return max(permissions, key=_PERMISSIONS.index, default=_PERMISSIONS[-1])
 
 
 @attrs.frozen(kw_only=True)
@@ -40,65 +47,69 @@ class Command:
     Attributes:
         name: its name on the wire.
         handler: does the work.
-        permission: ``pull`` or ``push``.
+        permission: what it may do.
         arguments: the declared ones, in order.
         rest: whether undeclared arguments reach the handler, as the mapping ``rest``.
-        reply: one of :data:`REPLIES`.
-        body: whether the command reads a request body besides its arguments.
-        transports: where it may be called.
-        cacheable: whether its reply depends on repository state and arguments alone.  Applications with a common cache
-            folder share bundles of handlers that have the same module and qualified name.
-        overridable: whether a repository that brings a command of this name replaces it; so the standard commands are
-            declared, and so a command that a host registers is not.
+        reply: what it answers with.
+        body: whether it reads a request body besides its arguments.
+        version: the protocol version it belongs to; ``None`` for all.
+        cacheable: whether its reply depends on repository state and arguments alone.  Applications that share a cache
+            folder share the bundles of handlers that have the same module and qualified name.
+        overridable: whether a repository's own command of this name replaces it; true for the standard commands, false
+            for one that a host registers.
+
+    Raises:
+        ValueError: for a malformed declaration; the message names the command.
     """
 
     name: str
     handler: Handler
-    permission: str = attrs.field(validator=attrs.validators.in_(PERMISSIONS))
+    permission: Permission = attrs.field(validator=one_of(Permission))
     arguments: tuple[Argument, ...] = ()
     rest: bool = False
-    reply: str = attrs.field(default="bytes", validator=attrs.validators.in_(REPLIES))
+    reply: ReplyKind = attrs.field(default="bytes", validator=one_of(ReplyKind))
     body: bool = False
-    transports: frozenset[str] = attrs.field(default=TRANSPORTS, converter=frozenset)
+    version: ProtocolVersion | None = attrs.field(
+        default=None, validator=attrs.validators.optional(one_of(ProtocolVersion))
+    )
     cacheable: bool = False
     overridable: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not self.name or set(self.name) & set(" ;,=&?#"):
-            raise ValueError(f"not a name for a command: {self.name!r}")
-        if not self.transports <= TRANSPORTS:
-            raise ValueError(f"transports are some of {', '.join(sorted(TRANSPORTS))}")
+            raise ValueError(f"not a valid name for a command: {self.name!r}")
         if self.cacheable and self.permission == "push":
             raise ValueError(f"{self.name}: the reply of a command that changes the repository is never cached")
 
     @property
     def batchable(self) -> bool:
-        """Whether it may be a sub-command of ``batch``."""
-        return self.reply == "bytes" and not self.body and self.name != "batch"
+        """Whether it may be part of a ``batch``.  A command with ``reply="any"`` may try."""
+        return self.reply in _BATCHED and not self.body and self.name != "batch"
 
-    def bind(self, arguments: Mapping[str, bytes]) -> dict[str, Any]:
+    def decode(self, arguments: Mapping[str, Any], codec: Codec = TEXT) -> dict[str, Any]:
         """Check the arguments of a request and decode them.
 
         Args:
-            arguments: bytes by name.  Undeclared ones are dropped, or collected where the declaration asks.
+            arguments: encoded values by name.  Undeclared ones are dropped, or collected if the declaration asks.
+            codec: how they are encoded.
 
         Returns:
-            What to call the handler with; an optional argument that was not sent is left out.
+            The handler's keyword arguments; an optional argument that was not sent is left out.
 
         Raises:
             InvalidArgument: if one is missing or malformed.
         """
-        bound: dict[str, Any] = {}
+        decoded: dict[str, Any] = {}
         for argument in self.arguments:
             value = arguments.get(argument.name)
             if value is not None:
-                bound[argument.name] = argument.decode(self.name, value)
+                decoded[argument.name] = argument.decode(self.name, value, codec)
             elif argument.required:
                 raise InvalidArgument(f"{self.name}: missing argument {argument.name}")
         if self.rest:
             declared = {argument.name for argument in self.arguments}
-            bound["rest"] = {name: value for name, value in arguments.items() if name not in declared}
-        return bound
+            decoded["rest"] = {name: value for name, value in arguments.items() if name not in declared}
+        return decoded
 
     def describe(self) -> dict[str, Any]:
         """The declaration as plain data, for JSON."""
@@ -110,7 +121,7 @@ class Command:
             "reply": self.reply,
             "body": self.body,
             "batchable": self.batchable,
-            "transports": sorted(self.transports),
+            "version": self.version,
             "cacheable": self.cacheable,
         }
 
@@ -125,58 +136,88 @@ def _arguments(args: Iterable[str | Argument], optional: Iterable[str | Argument
     return named, len(named) < len(declared)
 
 
-class CommandRegistry(Mapping[str, Command]):
-    """Commands by name.
+_Key = tuple[ProtocolVersion | None, str]
 
-    A registry is a mapping that also remembers what was removed from it, so that a repository cannot bring a command
-    back that its host took out.
+
+class CommandRegistry(Mapping[str, Command]):
+    """Commands by protocol version and name.
+
+    As a mapping by name alone it shows one command per name: the one for all versions, or else that of the oldest version.
+
+    A registry also remembers what was removed from it, so that a repository cannot bring back a command that its host took
+    out.
     """
 
     def __init__(self, commands: Iterable[Command] = ()) -> None:
-        self._commands = {command.name: command for command in commands}
+        self._commands: dict[_Key, Command] = {(command.version, command.name): command for command in commands}
+        self._known: dict[str, Permission] = {}
         self._removed: set[str] = set()
         self._frozen = False
 
     @classmethod
     def standard(cls) -> CommandRegistry:
-        """A new registry with every standard command of version 1."""
+        """A new registry with every standard command."""
         from .standard import STANDARD_COMMANDS
 
         return cls(STANDARD_COMMANDS)
 
     def __getitem__(self, name: str) -> Command:
-        return self._commands[name]
+        for version in (None, *get_args(ProtocolVersion)):
+            if (command := self._commands.get((version, name))) is not None:
+                return command
+        raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._commands)
+        return iter(dict.fromkeys(name for _, name in self._commands))
 
     def __len__(self) -> int:
-        return len(self._commands)
+        return len({name for _, name in self._commands})
+
+    def find(self, name: str, version: ProtocolVersion) -> Command | None:
+        """The command of a protocol version; ``None`` if there is none."""
+        return self._commands.get((version, name)) or self._commands.get((None, name))
 
     def command(
         self,
         name: str,
         *,
-        permission: str,
+        permission: Permission,
         args: Iterable[str | Argument] = (),
         optional: Iterable[str | Argument] = (),
-        **declaration: Any,
+        reply: ReplyKind = "bytes",
+        body: bool = False,
+        version: ProtocolVersion | None = None,
+        cacheable: bool = False,
     ) -> Callable[[Handler], Handler]:
-        """Declare the decorated function as a command; one of the same name is replaced.
+        """Declare the decorated function as a command; see :meth:`register` and :class:`Command`.
 
         Args:
             name: the name on the wire.
             permission: ``pull`` or ``push``.  There is no default.
             args: required arguments, by name or as :class:`Argument`; ``"*"`` stands for all others.
             optional: optional ones.
-            **declaration: further attributes of :class:`Command`.
+            reply: what it answers with.
+            body: whether it reads a request body.
+            version: the protocol version it belongs to (default: all).
+            cacheable: whether its reply depends on repository state and arguments alone.
+
+        Raises:
+            ValueError: for a malformed declaration.
         """
         arguments, rest = _arguments(args, optional)
 
         def decorate(handler: Handler) -> Handler:
             self.register(
                 Command(
-                    name=name, handler=handler, permission=permission, arguments=arguments, rest=rest, **declaration
+                    name=name,
+                    handler=handler,
+                    permission=permission,
+                    arguments=arguments,
+                    rest=rest,
+                    reply=reply,
+                    body=body,
+                    version=version,
+                    cacheable=cacheable,
                 )
             )
             return handler
@@ -184,9 +225,14 @@ class CommandRegistry(Mapping[str, Command]):
         return decorate
 
     def register(self, command: Command) -> None:
-        """Add a command, or replace the one of that name."""
+        """Add a command.
+
+        It replaces the command of that name and version; a command without a version replaces those of all versions.
+        """
         self._check_mutable()
-        self._commands[command.name] = command
+        if command.version is None:
+            self._drop(command.name)
+        self._commands[command.version, command.name] = command
         self._removed.discard(command.name)
 
     def override(self, name: str, handler: Handler, *, cacheable: bool = False) -> Handler:
@@ -208,42 +254,52 @@ class CommandRegistry(Mapping[str, Command]):
         return command.handler
 
     def remove(self, *names: str) -> None:
-        """Take commands out, also those that a repository would bring.
+        """Remove commands of all versions, also those that a repository would bring.
 
-        A name that is not registered may be given: extensions of a repository register theirs later.
+        A name that is not registered may be given: a repository's extensions register theirs later.
         """
         self._check_mutable()
         for name in names:
-            self._commands.pop(name, None)
+            self._drop(name)
             self._removed.add(name)
 
     def merge(self, other: CommandRegistry) -> None:
-        """Take over everything another registry has and everything it removed."""
+        """Take over everything that another registry has, and everything that it removed."""
         self._check_mutable()
-        self._commands.update(other._commands)
-        self._removed -= other._commands.keys()
+        for command in other._commands.values():
+            self.register(command)
+        self._known.update(other._known)
         self.remove(*other._removed)
 
-    def add_backend_commands(self, commands: Mapping[str, Command]) -> None:
-        """Take note of commands that repositories may bring, where none of that name was registered or removed."""
+    def add_backend_commands(self, commands: Mapping[str, Command], known: Mapping[str, Permission]) -> None:
+        """Add what repositories may bring, where no command of that name was registered or removed.
+
+        Args:
+            commands: commands by name.
+            known: permissions of commands that are only known by name; they are not offered, only classified.
+        """
         self._check_mutable()
         for name, command in commands.items():
-            if name not in self._commands and name not in self._removed:
-                self._commands[name] = attrs.evolve(command, overridable=True)
+            if name not in self and name not in self._removed:
+                self._commands[command.version, name] = attrs.evolve(command, overridable=True)
+        self._known.update(known)
 
     def copy(self) -> CommandRegistry:
         """An independent, mutable copy."""
         copy = CommandRegistry(self._commands.values())
+        copy._known |= self._known
         copy._removed |= self._removed
         return copy
 
     def freeze(self) -> CommandRegistry:
-        """An independent copy that refuses changes; an application works on such a one."""
+        """An independent copy that refuses changes; an application works on such a copy."""
         copy = self.copy()
         copy._frozen = True
         return copy
 
-    def resolve(self, name: str, from_repository: Mapping[str, Command]) -> Command | None:
+    def resolve(
+        self, name: str, from_repository: Mapping[str, Command], version: ProtocolVersion = "v1"
+    ) -> Command | None:
         """Find a command for a repository that brings commands of its own.
 
         A host's command goes before the repository's, the repository's before a standard one.  Where both declare a
@@ -251,7 +307,9 @@ class CommandRegistry(Mapping[str, Command]):
         """
         if name in self._removed:
             return None
-        own, theirs = self._commands.get(name), from_repository.get(name)
+        own, theirs = self.find(name, version), from_repository.get(name)
+        if theirs is not None and theirs.version not in (None, version):
+            theirs = None
         if own is None:
             return theirs
         if theirs is None or not own.overridable:
@@ -260,15 +318,22 @@ class CommandRegistry(Mapping[str, Command]):
             return theirs
         return attrs.evolve(theirs, permission=stricter(own.permission, theirs.permission), cacheable=False)
 
-    def permission_of(self, name: str) -> str:
-        """The permission a name needs: ``push`` if it is unknown."""
-        command = self._commands.get(name)
-        return PERMISSIONS[-1] if command is None else command.permission
+    def permission_of(self, name: str, version: ProtocolVersion = "v1") -> Permission:
+        """The permission that a name needs: ``push`` if it is unknown."""
+        command = self.find(name, version)
+        if command is not None:
+            return command.permission
+        return _PERMISSIONS[-1] if name in self._removed else self._known.get(name, _PERMISSIONS[-1])
 
     def describe(self) -> list[dict[str, Any]]:
         """All declarations as plain data, sorted by name."""
-        return [self._commands[name].describe() for name in sorted(self._commands)]
+        order = sorted(self._commands, key=lambda key: (key[1], key[0] or ""))
+        return [self._commands[key].describe() for key in order]
+
+    def _drop(self, name: str) -> None:
+        for version in (None, *get_args(ProtocolVersion)):
+            self._commands.pop((version, name), None)
 
     def _check_mutable(self) -> None:
         if self._frozen:
-            raise TypeError("the registry of a running application does not change; change a copy and make a new one")
+            raise TypeError("the registry of a running application cannot change; change a copy and make a new one")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 
@@ -15,6 +16,7 @@ __all__ = [
     "PushResponse",
     "Response",
     "StreamResponse",
+    "short_reply",
 ]
 
 
@@ -101,3 +103,28 @@ RESPONSE_TYPES: tuple[type[Response], ...] = (
     OutOfBandError,
 )
 """All of them: every transport's table has exactly these keys."""
+
+
+def _bytes_reply(response: BytesResponse) -> bytes:
+    return response.data
+
+
+def _push_reply(response: PushResponse) -> bytes:
+    return b"%d\n%s" % (response.result, response.output)
+
+
+def _push_error_reply(response: PushError) -> bytes:
+    return b"0\n%s\n" % response.message
+
+
+_SHORT_REPLIES: dict[type[Any], Callable[[Any], bytes]] = {
+    BytesResponse: _bytes_reply,
+    PushResponse: _push_reply,
+    PushError: _push_error_reply,
+}
+
+
+def short_reply(response: Response) -> bytes | None:
+    """A response that is short as bytes, as version 1 and ``batch`` carry it; ``None`` for streams and refusals."""
+    render = _SHORT_REPLIES.get(type(response))
+    return None if render is None else render(response)

@@ -8,66 +8,40 @@ repository, and what that returns into bytes; repositories that bring commands o
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import CommandFailed, InvalidArgument, LocalProtocolError, RequestError
+from ..errors import CommandFailed, InvalidArgument, RequestError
 from ..repositories.base import NULL, Repository
-from .arguments import Argument, encode_nodes
+from ..streams import close_source
+from .arguments import Argument, ArgumentType, encode_nodes
 from .batch import join_replies
 from .context import CommandContext
-from .registry import Command, Handler
-from .responses import BytesResponse, OutOfBandError, PushError, PushResponse, Response
+from .registry import Command, Handler, Permission
+from .responses import BytesResponse, OutOfBandError, Response, short_reply
 
-__all__ = ["BATCH_RENDERERS", "STANDARD_COMMANDS"]
-
-
-def _bytes_reply(response: BytesResponse) -> bytes:
-    return response.data
-
-
-def _push_reply(response: PushResponse) -> bytes:
-    return b"%d\n%s" % (response.result, response.output)
-
-
-def _push_error_reply(response: PushError) -> bytes:
-    return b"0\n%s\n" % response.message
-
-
-BATCH_RENDERERS: dict[type[Any], Callable[[Any], bytes]] = {
-    BytesResponse: _bytes_reply,
-    PushResponse: _push_reply,
-    PushError: _push_error_reply,
-}
-"""How a sub-command's response becomes its part of the reply.
-
-Streams never do: whatever may answer with one is not declared as batchable.  An error aborts the batch.
-"""
+__all__ = ["STANDARD_COMMANDS"]
 
 
 def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Response:
-    """Run the sub-commands in order, once all of them are known to be fit to run.
+    """Run the sub-commands in order.
 
-    ``cmds`` was taken apart when the request was classified, so what was checked is what runs.
+    The dispatcher has checked all of them, so the only thing that can go wrong here is a sub-command that fails.  Whether
+    a reply fits is decided by its type: streams do not.  A refusal replaces the reply of the whole batch.
     """
-    prepared = []
-    for sub in context.batch:
-        command = context.resolve(sub.name)
-        if not command.batchable:
-            raise InvalidArgument(f"batch: {command.name} cannot be batched")
-        prepared.append((sub, command, command.bind(sub.arguments)))
     replies: list[bytes] = []
     size = 0
-    for sub, command, bound in prepared:
-        response = context.for_sub_command(sub).run(command, bound)
+    for sub in context.batch:
+        response = sub.run()
         if isinstance(response, OutOfBandError):
             return response
-        renderer = BATCH_RENDERERS.get(type(response))
-        if renderer is None:
-            raise LocalProtocolError(f"command {command.name} is declared as batchable but answers with a stream")
-        replies.append(renderer(response))
-        size += len(replies[-1])
+        reply = short_reply(response)
+        if reply is None:
+            close_source(getattr(response, "chunks", None))
+            raise InvalidArgument(f"batch: {sub.command.name} cannot be batched: it answers with a stream")
+        replies.append(reply)
+        size += len(reply)
         if size > context.limits.batch_reply:
             raise RequestError(f"batch: the replies exceed {context.limits.batch_reply} bytes")
     return BytesResponse(join_replies(replies))
@@ -150,8 +124,7 @@ def heads(context: CommandContext) -> bytes:
 
 def hello(context: CommandContext) -> bytes:
     """The capabilities as a header line."""
-    response = context.run(context.resolve("capabilities"))
-    return b"capabilities: " + BATCH_RENDERERS[type(response)](response) + b"\n"
+    return b"capabilities: %s\n" % (short_reply(context.call("capabilities")) or b"")
 
 
 def known(context: CommandContext, nodes: list[bytes], rest: dict[str, bytes]) -> bytes:
@@ -197,7 +170,7 @@ def unbundle(context: CommandContext, heads: list[bytes]) -> Response:
 def _standard(
     handler: Handler,
     *arguments: Argument,
-    permission: str = "pull",
+    permission: Permission = "pull",
     cacheable: bool = True,
     **declaration: Any,
 ) -> Command:
@@ -208,15 +181,16 @@ def _standard(
         permission=permission,
         cacheable=cacheable and permission == "pull",
         overridable=True,
+        version="v1",
         **declaration,
     )
 
 
-def _optional(kinds: dict[str, str]) -> Sequence[Argument]:
-    return [Argument(name, kind, required=False) for name, kind in kinds.items()]
+def _optional(types: dict[str, ArgumentType]) -> Sequence[Argument]:
+    return [Argument(name, each, required=False) for name, each in types.items()]
 
 
-_GETBUNDLE_ARGUMENTS = {
+_GETBUNDLE_ARGUMENTS: dict[str, ArgumentType] = {
     "heads": "nodes",
     "bookmarks": "boolean",
     "common": "nodes",

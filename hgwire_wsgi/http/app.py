@@ -1,30 +1,48 @@
-"""The WSGI application and middleware: the only place that knows routes."""
+"""The WSGI application and middleware: the one entry of every request, and the one exit of every response.
+
+A request goes through :meth:`WireApp._respond`: routing finds what it is for, a transport turns it into a response value.
+Whatever fails on the way becomes a response too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
-from webob import BaseRequest
+import webob
 
 from ..access.policy import Policy, hgweb_policy
-from ..cache.settings import CacheSettings
-from ..commands.classify import WireRequest, classify, names_command
+from ..cache.bundles import BundleCache
+from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
+from ..commands.classify import WireRequest
 from ..commands.registry import CommandRegistry
+from ..dispatch import Dispatcher
 from ..errors import HgWireError, RepositoryNotFound, RequestError
+from ..events import Observer
 from ..limits import Limits
+from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
-from ..repositories.base import Lease, RepositoryProvider
-from .answer import NOSNIFF, StartResponse, answer
-from .api import ApiSettings, is_api_path
-from .body import RequestBody, ResponseBody
-from .service import Service
-from .v1 import V1Transport
-from .v2 import V2Transport
+from ..repositories.base import Lease, RepositoryProvider, SubresourceRequest, Subresources
+from ..streams import close_source
+from .message import NOSNIFF, Request, Response, text_response
+from .refusals import refuse
+from .routing import Route, Router
+from .v1.bundles import LongReplies
+from .v1.input import classify, read_request
+from .v1.transport import V1Transport
+from .v2.api import ApiSettings
+from .v2.transport import V2Transport
+from .wsgi import Observation, StartResponse, send
 
 __all__ = ["WireApp", "WireMiddleware"]
 
 _WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_LISTED = 1000
+"""Maximum number of repositories in the list at ``/``.  Each is asked about, because the list shows only what its reader may
+pull from."""
 
 
 class WireApp:
@@ -34,13 +52,15 @@ class WireApp:
 
     Args:
         provider: finds the repositories.
-        commands: the registry; that of the standard commands unless given.  A copy is taken.
-        policy: decides who may do what; hgweb's rules unless given.
+        commands: the registry (default: the standard commands).  A copy is taken.
+        policy: decides who may do what (default: hgweb's rules).
         capabilities: what to negotiate (default: what the provider says).
         limits: bounds on what a peer controls.
-        challenge: the ``WWW-Authenticate`` header of a 401.  The host or the server in front checks the credentials and
+        challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials and
             sets ``REMOTE_USER``.
-        cache: how much of what is made is kept, and where.
+        api: the frame-based API (default: off).
+        cache: how much of the replies is cached, and where.
+        observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
     """
 
     def __init__(
@@ -54,45 +74,55 @@ class WireApp:
         challenge: str = 'Basic realm="Mercurial"',
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
-        registry.add_backend_commands(provider.commands())
+        registry.add_backend_commands(provider.commands(), provider.known_permissions())
         self.provider = provider
         self.commands = registry.freeze()
         self.policy = policy
         self.capabilities = provider.adjust_capabilities(ServerCapabilities()) if capabilities is None else capabilities
         self.limits = limits or Limits()
         self.api = api or ApiSettings()
-        self._service = Service(
-            commands=self.commands, policy=policy, offer=self.capabilities, limits=self.limits, challenge=challenge
+        settings, chunk = cache or CacheSettings(), self.limits.chunk
+        self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
+        self.observers = tuple(observers)
+        self._challenge = challenge
+        self._dispatcher = Dispatcher(
+            commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
         )
-        self._v1 = V1Transport(self._service, provider, cache or CacheSettings())
-        self._v2 = V2Transport(self._service, provider, self.api)
+        self._router = Router(provider, self.commands, self.api)
+        self._v1 = V1Transport(
+            dispatcher=self._dispatcher,
+            provider=provider,
+            responses=open_response_cache(settings),
+            long_replies=LongReplies(provider=provider, settings=settings, bundles=self._bundles.get, chunk=chunk),
+        )
+        self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ, self.limits)
+        CURRENT.set(request)
+        observation = Observation(request, self.observers) if self.observers else None
         try:
-            located = self.provider.locate(environ.get("PATH_INFO") or "")
-            if located is not None and self._is_api(located[1]):
-                return self._v2.respond(*located, environ, start_response)
-            if located is not None and not located[1]:
-                again = self._v1.repeat(located[0], environ, start_response)
-                if again is not None:
-                    return again
-            request = self.classify(environ)
-            if located is None:
-                raise RepositoryNotFound("no such repository")
-            name, rest = located
-            if request is not None and rest:
-                return self._below_repository(environ, start_response)
-            lease = self.provider.lease(name)
+            response = self._respond(request)
         except Exception as error:
-            return self._service.refuse(error, environ, start_response)
-        if request is not None:
-            return self._v1.respond(request, name, lease, environ, start_response)
-        return self._other(name, rest, lease, environ, start_response)
+            response = refuse(error, request, self._challenge)
+        return send(request, response, start_response, observation=observation)
+
+    def respond(self, request: webob.BaseRequest) -> webob.Response:
+        """Answer a WebOb request with a WebOb response, for hosts that route requests themselves.
+
+        A Pyramid view can return it.  The response streams: iterate it once, and close it.
+
+        Args:
+            request: its ``path_info`` is the path below the place where the repositories are mounted.
+        """
+        status, headers, body = request.call_application(self)
+        return webob.Response(status=status, headerlist=headers, app_iter=body)
 
     def classify(self, environ: dict[str, Any]) -> WireRequest | None:
-        """What a request asks for, as this application sees it; see :func:`hgwire_wsgi.classify`.
+        """Find out what a request asks for, as this application sees it; see :func:`hgwire_wsgi.classify`.
 
         Raises:
             HgWireError: if the request is malformed.
@@ -102,87 +132,109 @@ class WireApp:
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
 
-        It is if it names a command, large file or API of one of its repositories.
+        It is if it names a command, a large file or an API of one of its repositories.  A malformed one is, too.
         """
-        located = self.provider.locate(environ.get("PATH_INFO") or "")
-        if located is None:
-            return False
-        rest = located[1]
-        if self._is_api(rest):
-            return True
-        commands = names_command(environ)
-        if not commands:
-            return self.provider.is_subresource(rest)
-        if rest:
-            return False
-        if any(name in self.commands for name in commands):
-            return True
-        # It may be one that only this repository's extensions bring.
         try:
-            with self.provider.lease(located[0]) as repository:
-                from_repository = repository.commands()
-        except HgWireError:
-            return False
-        return any(self.commands.resolve(name, from_repository) is not None for name in commands)
+            return self._router.handles(Request(environ, self.limits))
+        except RequestError:
+            return True
 
-    def _is_api(self, rest: str) -> bool:
-        return self.api.server and is_api_path(rest)
+    @property
+    def bundles(self) -> BundleCache | None:
+        """The bundle cache of this process; ``None`` if there is none."""
+        return self._bundles.get()
 
-    def _below_repository(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """A command belongs to a repository's own URL; below it, Mercurial's server answers just so."""
-        content = b"0\nNot Found\n"
-        headers = [("Content-Type", MEDIA_TYPE_01), ("Content-Length", str(len(content))), NOSNIFF]
-        return answer("404 Not Found", headers, content, environ, start_response, self.limits)
-
-    def _other(
-        self, name: str, rest: str, lease: Lease, environ: dict[str, Any], start_response: StartResponse
-    ) -> Iterable[bytes]:
-        """Serve what is no command: large files, and a line for whoever looks at a repository with a browser."""
-        authorize = self._service.authorizer(name, lease.repository, environ, ())
-        content: RequestBody | None = None
+    def _respond(self, request: Request) -> Response:
+        route = self._router.route(request)
+        request.repository = route.name
+        if route.kind == "api":
+            return self._v2.respond(request, route.name, route.rest)
+        if route.kind == "command" and (again := self._v1.repeat(request, route.name)) is not None:
+            return again
+        wire = read_request(request, self.commands, self.capabilities, self.limits)
+        if wire is not None:
+            request.commands = wire.names
+        if route.kind == "nothing":
+            raise RepositoryNotFound("no such repository")
+        if route.kind == "index":
+            return self._list(request)
+        if route.kind == "below":
+            return _below()
+        lease = self.provider.lease(route.name)
         try:
-            content = RequestBody(environ, self.limits)
-            if not rest:
-                authorize("pull")
-                lease.release()
-                return self._greet(environ, start_response)
-            body = None
-            if self.provider.is_subresource(rest):
-                body = lease.repository.subresource(_shift(environ, rest, content), start_response, authorize)
-            if body is None:
-                raise RepositoryNotFound("not found")
-            close = getattr(body, "close", None)
-            return ResponseBody(iter(body), [*filter(None, [close]), lease.release])
-        except Exception as error:
-            lease.release()
-            return self._service.refuse(error, environ, start_response, content)
+            if route.kind == "command" and wire is not None:
+                return self._v1.respond(request, wire, route.name, lease)
+            return self._other(request, route, lease)
         except BaseException:
             lease.release()
             raise
 
-    def _greet(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
+    def _other(self, request: Request, route: Route, lease: Lease) -> Response:
+        """Serve what is not a command: large files, and a line for anyone who looks at a repository with a browser."""
+        authorize = self._dispatcher.authorizer(request, route.name, lease.repository, ())
+        body = request.body.check()
+        if route.kind == "greeting":
+            authorize("pull")
+            lease.release()
+            return _greet(request)
+        repository = lease.repository
+        if isinstance(repository, Subresources) and self.provider.is_subresource(route.rest):
+            asked = SubresourceRequest(environ=_shift(request, route.rest), path=route.rest, body=body)
+            reply = repository.subresource(asked, authorize)
+            if reply is not None:
+                close = partial(close_source, reply.chunks)
+                return Response(reply.status, [*reply.headers], iter(reply.chunks), (close, lease.release))
+        raise RepositoryNotFound("not found")
+
+    def _list(self, request: Request) -> Response:
+        """The repositories that the user may pull from, as plain text."""
+        if request.method not in ("GET", "HEAD"):
             raise RequestError("the request names no command")
-        url = BaseRequest(environ).path_url
-        content = f"This is a Mercurial repository.  Clone it with\n\n    hg clone {url}\n".encode()
-        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(content))), NOSNIFF]
-        return answer("200 OK", headers, content, environ, start_response, self.limits)
+        base = request.webob.application_url
+        lines = [
+            f"{base}/{quote(name, encoding='latin-1')}\n"
+            for name in self.provider.names(_LISTED)
+            if self._shows(request, name)
+        ]
+        if not lines:
+            raise RepositoryNotFound("no such repository")
+        return text_response("200 OK", "".join(lines))
+
+    def _shows(self, request: Request, name: str) -> bool:
+        try:
+            with self.provider.lease(name) as repository:
+                self._dispatcher.authorizer(request, name, repository, ())("pull")
+        except HgWireError:
+            return False
+        return True
 
 
-def _shift(environ: dict[str, Any], rest: str, body: RequestBody) -> dict[str, Any]:
+def _below() -> Response:
+    """A command belongs to a repository's own URL; below it, hgweb answers the same."""
+    return Response("404 Not Found", [("Content-Type", MEDIA_TYPE_01), NOSNIFF], b"0\nNot Found\n", error="Not Found")
+
+
+def _greet(request: Request) -> Response:
+    if request.method not in ("GET", "HEAD"):
+        raise RequestError("the request names no command")
+    url = request.webob.path_url
+    return text_response("200 OK", f"This is a Mercurial repository.  Clone it with\n\n    hg clone {url}\n")
+
+
+def _shift(request: Request, rest: str) -> dict[str, Any]:
     """A copy of the environ in which the repository is ``SCRIPT_NAME``, and the body ends where it ends."""
-    path = environ.get("PATH_INFO") or ""
+    path = request.path
     mount = path[: len(path) - len(rest)].rstrip("/") if path.endswith(rest) else ""
     return {
-        **environ,
-        "SCRIPT_NAME": (environ.get("SCRIPT_NAME") or "") + mount,
+        **request.environ,
+        "SCRIPT_NAME": (request.environ.get("SCRIPT_NAME") or "") + mount,
         "PATH_INFO": "/" + rest,
-        "wsgi.input": body,
+        "wsgi.input": request.body,
     }
 
 
 class WireMiddleware:
-    """Serves wire protocol requests, and hands all others to another application untouched.
+    """Serves wire protocol requests, and passes all others to another application untouched.
 
     The other application may be hgweb, for its pages.
 

@@ -1,71 +1,120 @@
-"""Bodies, both ways, in constant memory."""
+"""The body of a request: the only place that knows where it ends.
+
+The end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it does
+(``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where uWSGI 2.0's own
+call says.  Everything that reads a body reads it here, so two readers can never disagree about its end.
+
+Posted arguments stand in front of a body.  To find them without consuming them, a reader records what it reads
+(:meth:`RequestBody.preview`), and the next reader gets the same bytes again.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
 from ..limits import Limits
 from ..negotiation import content_length
+from ..streams import Prefixed, Readable
+from .headers import Headers
 from .uwsgi import chunked_input
 
-__all__ = ["RequestBody", "ResponseBody"]
+__all__ = ["RequestBody"]
 
-_log = logging.getLogger("hgwire_wsgi")
 _READ_SIZE = 64 * 1024
+_LARGEST = 10**18
 
 
 class RequestBody:
-    """The body of a request: reads what belongs to it and not a byte more.
-
-    Its end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it
-    does (``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where
-    uWSGI 2.0 says.
+    """The body of a request, read once and in pieces.
 
     Args:
         environ: the WSGI environ.
         limits: ``body`` bounds the length.
 
-    Raises:
-        RequestError: if ``Content-Length`` is no number of bytes.
-        BodyTooLarge: if it exceeds the bound.
-        LengthRequired: for a chunked body on a server that does not tell its end.
+    Attributes:
+        received: bytes read so far.
     """
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
-        self._source = environ.get("wsgi.input")
-        self._limit = self._room = limits.body
-        self._left = content_length(environ, limits.body)
-        if self._left is None and not environ.get("wsgi.input_terminated"):
-            if not environ.get("HTTP_TRANSFER_ENCODING"):
-                self._left = 0
-            elif (chunks := chunked_input(environ)) is not None:
-                self._source = chunks
-            else:
-                raise LengthRequired("this server takes no chunked request bodies; send Content-Length")
+        self.received = 0
+        self._source: Readable | None = environ.get("wsgi.input")
+        self._front: Prefixed | None = None
+        self._limit = limits.body
+        self._fault: RequestError | None = None
+        self._end_unknown = False
+        self._left: int | None = 0
+        try:
+            self._left = self._find_end(environ)
+        except RequestError as error:
+            self._fault = error
+            self._end_unknown = True
+
+    def _find_end(self, environ: dict[str, Any]) -> int | None:
+        """Bytes to read; ``None`` if the source itself ends where the body ends."""
+        length = content_length(Headers(environ), _LARGEST)
+        if length is not None:
+            if length > self._limit:
+                self._fault = BodyTooLarge(f"the request body exceeds {self._limit} bytes")
+            return length
+        if environ.get("wsgi.input_terminated"):
+            return None
+        if not environ.get("HTTP_TRANSFER_ENCODING"):
+            return 0
+        chunks = chunked_input(environ)
+        if chunks is None:
+            raise LengthRequired("this server does not accept chunked request bodies; send Content-Length")
+        self._source = chunks
+        return None
+
+    def check(self) -> RequestBody:
+        """This body.
+
+        Raises:
+            RequestError: if ``Content-Length`` is not a number of bytes.
+            BodyTooLarge: if it exceeds ``Limits.body``.
+            LengthRequired: for a chunked body on a server that does not report its end.
+        """
+        if self._fault is not None:
+            raise self._fault
+        return self
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing is left, as far as that is known without reading."""
+        return self._left == 0 and self._front is None and self._fault is None
+
+    @property
+    def length(self) -> int | None:
+        """Bytes that are left, if that is known."""
+        return self._left
 
     def read(self, size: int, /) -> bytes:
         """Read up to ``size`` bytes; none at the end of the body.
 
         Raises:
             BodyTruncated: if the client went away before the end.
-            BodyTooLarge: if a body of undeclared length passes the bound.
+            BodyTooLarge: if a body of undeclared length exceeds the limit.
         """
-        data = self._read(size)
-        self._room -= len(data)
-        if self._room < 0:
+        if self._front is not None:
+            if size <= 0 or (data := self._front.read(size)):
+                return data if size > 0 else b""
+            self._front = None
+        data = self._receive(size)
+        if self.received > self._limit:
             raise BodyTooLarge(f"the request body exceeds {self._limit} bytes")
         return data
 
-    def _read(self, size: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         if self._left is not None:
             size = min(size, self._left)
         if size <= 0 or self._source is None:
             return b""
         try:
-            data: bytes = self._source.read(size)
+            data = self._source.read(size)
         except Exception as error:  # every server has its own exceptions for a lost client or a bad chunk
             self._left = 0
             raise BodyTruncated("the request body is cut short or malformed") from error
@@ -75,62 +124,77 @@ class RequestBody:
                 raise BodyTruncated("the request body is shorter than its Content-Length")
         elif self._left is not None:
             self._left -= len(data)
+        self.received += len(data)
         return data
 
+    @contextmanager
+    def preview(self, limit: int) -> Iterator[Readable]:
+        """A reader of the body whose bytes will be read again afterwards.
+
+        Args:
+            limit: maximum number of bytes to record.  Compressed data can go on for ever and decompress to nothing.
+
+        Raises:
+            RequestError: from the reader: as :meth:`read`, and past the limit.
+        """
+        recorder = _Recorder(self, limit)
+        try:
+            yield recorder
+        finally:
+            recorded = b"".join(recorder.pieces)
+            if recorded:
+                self._front = Prefixed(recorded, self._front or _EMPTY)
+
+    def as_file(self) -> io.BufferedReader:
+        """The rest of the body as an object that meets PEP 3333's requirements for ``wsgi.input``."""
+        return io.BufferedReader(_RawBody(self))
+
     def drain(self, limit: int) -> bool:
-        """Read and drop what is left, up to ``limit`` bytes, also of a body that passes its bound.
+        """Read and drop what is left, up to ``limit`` bytes, also of a body that exceeds its limit.
 
         Returns:
-            Whether nothing is left, be it that the client went away; if not, the connection cannot be used again.
+            True if the body was fully read or the client disconnected; otherwise the connection cannot be used again.
         """
+        self._front = None
         try:
             while limit > 0:
-                data = self._read(min(limit, _READ_SIZE))
+                data = self._receive(min(limit, _READ_SIZE))
                 if not data:
-                    return True
+                    return not self._end_unknown
                 limit -= len(data)
         except RequestError:
             pass
-        return self._left == 0
+        return self._left == 0 and not self._end_unknown
 
 
-class ResponseBody:
-    """What a WSGI server iterates and closes.
+_EMPTY = io.BytesIO()
 
-    Its first chunk is made before it is returned to the server, so that an early failure gets its own status.  A later
-    one is logged and breaks the transfer: the server cuts the connection, and no client takes a part for the whole.
 
-    Args:
-        chunks: the body.
-        closers: called once, in order, when the response ends, however it ends.
-        cut: fail after the last chunk, for a connection that must not be used again.
-    """
+class _Recorder:
+    """Reads a body and remembers what it read, within a limit."""
 
-    def __init__(self, chunks: Iterator[bytes], closers: Iterable[Callable[[], object]], *, cut: bool = False) -> None:
-        self._chunks = chunks
-        self._closers = tuple(closers)
-        self._cut = cut
+    def __init__(self, body: RequestBody, limit: int) -> None:
+        self._body = body
+        self._room = limit
+        self.pieces: list[bytes] = []
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
+    def read(self, size: int, /) -> bytes:
+        piece = self._body.read(size)
+        self.pieces.append(piece)
+        self._room -= len(piece)
+        if self._room < 0:
+            raise RequestError("posted arguments exceed the limit")
+        return piece
 
-    def __next__(self) -> bytes:
-        try:
-            return next(self._chunks)
-        except StopIteration:
-            if self._cut:
-                self._cut = False
-                raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
-            raise
-        except Exception:
-            _log.exception("a response failed after it had begun; the connection is cut")
-            raise
 
-    def close(self) -> None:
-        """Release what the response holds."""
-        closers, self._closers = self._closers, ()
-        for closer in closers:
-            try:
-                closer()
-            except Exception:
-                _log.exception("cleaning up after a response failed")
+class _RawBody(io.RawIOBase):
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..commands.responses import (
+from ...commands.responses import (
     BytesResponse,
     LegacyStreamResponse,
     OutOfBandError,
@@ -15,12 +15,12 @@ from ..commands.responses import (
     PushResponse,
     Response,
     StreamResponse,
+    short_reply,
 )
-from ..commands.standard import BATCH_RENDERERS
-from ..framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
-from ..limits import Limits
-from ..streams import close_source
-from .service import public
+from ...framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
+from ...limits import Limits
+from ...streams import close_source
+from ..refusals import public
 
 __all__ = ["RENDERERS", "Framed", "join_frames", "send_framed"]
 
@@ -83,7 +83,7 @@ class _Chunks:
 
 
 def _frame_bytes(response: Any) -> Framed:
-    return Framed(BATCH_RENDERERS[type(response)](response))
+    return Framed(short_reply(response) or b"")
 
 
 def _frame_stream(response: StreamResponse) -> Framed:

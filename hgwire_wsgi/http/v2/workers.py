@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from ..streams import close_source
+from ...streams import close_source
 
 __all__ = ["Channel", "Closed", "Task", "Workers"]
 

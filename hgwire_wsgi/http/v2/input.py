@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from ..errors import BodyTooLarge, BodyTruncated, HgWireError, LimitExceeded
-from ..framing import Action, CommandData, Error, Revision, RunCommand, ServerReactor
-from ..limits import Limits
-from ..streams import Readable
-from .api import PlainAnswer
+from ...errors import BodyTooLarge, BodyTruncated, HgWireError, LimitExceeded
+from ...framing import Action, CommandData, Error, Revision, RunCommand, ServerReactor
+from ...limits import Limits
+from ...streams import Readable
+from .api import PlainRefusal
 
 __all__ = ["CommandBody", "FrameInput", "Spool"]
 
@@ -44,7 +44,7 @@ class FrameInput:
         Raises:
             RemoteProtocolError: the frames are wrong, or end inside a command.
             RequestError: the body cannot be read.
-            PlainAnswer: by :meth:`fail`.
+            PlainRefusal: by :meth:`fail`.
         """
         if self._failure is not None:
             raise self._failure
@@ -79,22 +79,19 @@ class FrameInput:
         """The next piece of data where no other command may come.
 
         Raises:
-            PlainAnswer: one does.
+            PlainRefusal: one does.
             HgWireError: as :meth:`next`.
         """
         action = self.next()
         if isinstance(action, RunCommand):
-            raise self.fail(PlainAnswer(200, MULTIPLE_COMMANDS))
+            raise self.fail(PlainRefusal(200, MULTIPLE_COMMANDS))
         return action
 
-    def finish(self, limit: int) -> bool:
+    def finish(self, limit: int) -> None:
         """Read and drop up to ``limit`` bytes of data.
 
-        Returns:
-            Whether that was all; if not, the connection cannot be used again.
-
         Raises:
-            HgWireError: as :meth:`data`: then whatever was answered is answered with that instead.
+            HgWireError: as :meth:`data`; it replaces the answer.
         """
         dropped = False
         while (action := self.data()) is not None:
@@ -105,7 +102,6 @@ class FrameInput:
         if dropped:
             # A response that is made while it is sent must not take this for the end of its data.
             self.fail(BodyTruncated("the rest of the request body was dropped"))
-        return limit >= 0
 
 
 class CommandBody:

@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from ..errors import BodyTooLarge
-from ..framing import Action, BufferedCommands, Error, Revision, RunCommand, ServerReactor, read_frame
-from ..limits import Limits
-from ..streams import Readable
+from ...errors import BodyTooLarge
+from ...framing import Action, BufferedCommands, Error, Revision, RunCommand, ServerReactor, read_frame
+from ...limits import Limits
+from ...streams import Readable
 
 __all__ = ["reflect"]
 

@@ -1,0 +1,291 @@
+"""From a request for a command to a command that is ready to run, in one place for all transports.
+
+The order is the same everywhere, and each step happens once:
+
+1. *resolve*: find the command, and for a ``batch`` its sub-commands, in the registry and the repository;
+2. *authorize*: ask the policy for the strictest permission that any of them needs;
+3. *decode*: turn the arguments into Python values;
+4. *run*: call the handler, and check what it returns.
+
+Nothing runs before steps 1 to 3 are done for every sub-command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from .access.policy import AccessRequest, Policy
+from .commands.arguments import TEXT, Codec
+from .commands.classify import WireRequest
+from .commands.context import CommandContext
+from .commands.registry import Command, CommandRegistry, Permission, ProtocolVersion, stricter
+from .commands.responses import RESPONSE_TYPES, BytesResponse, Response
+from .errors import InvalidArgument, LocalProtocolError, RepositoryChanged, UnknownCommand
+from .events import PushChanges
+from .limits import Limits
+from .negotiation import ClientProtocol, ServerCapabilities
+from .repositories.base import Repository
+from .streams import Readable
+
+__all__ = ["BoundCommand", "Caller", "Dispatcher", "Resolved"]
+
+_SHARED_WITH_BATCH = ("access-hidden",)
+"""Arguments of a ``batch`` that apply to each of its sub-commands (seen in hg 6.9 and later)."""
+
+
+class Caller(Protocol):
+    """Who asks: what a transport knows of the request that carries the command."""
+
+    @property
+    def environ(self) -> Mapping[str, Any]: ...
+
+    @property
+    def user(self) -> str | None: ...
+
+    @property
+    def report_changes(self) -> Callable[[PushChanges], None] | None: ...
+
+
+@attrs.frozen(kw_only=True)
+class BoundCommand:
+    """A command that is ready to run.
+
+    Attributes:
+        command: the declaration.
+        context: what the handler knows.
+        arguments: the handler's keyword arguments.
+        permission: the strictest that it and its sub-commands need.
+        token: content token of the repository before the command runs.
+        stamp: change stamp of the repository before the command runs.
+        granted: the permissions that the policy granted so far; a command may ask for more while it runs.
+        batch: its sub-commands.
+    """
+
+    command: Command
+    context: CommandContext
+    arguments: Mapping[str, Any]
+    permission: Permission
+    token: bytes
+    stamp: object
+    granted: set[str]
+    batch: tuple[BoundCommand, ...] = ()
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the reply depends on nothing but the repository's state, the command and its arguments."""
+        if self.permission != "pull" or self.granted - {"pull"} or "access-hidden" in self.context.arguments:
+            return False
+        may_cache = self.context.repository.may_cache
+        return all(each.command.cacheable and may_cache(each.command.name) for each in (self, *self.batch))
+
+    def run(self) -> Response:
+        """Run the command.
+
+        Raises:
+            LocalProtocolError: if it returns something other than a response.
+        """
+        return _run(self.command, self.context, self.arguments)
+
+    def require_unchanged(self, repository: Repository) -> None:
+        """Check another lease of the repository.
+
+        Raises:
+            RepositoryChanged: if it is not in the state that this command was bound in.
+        """
+        if repository.change_stamp() != self.stamp:
+            raise RepositoryChanged("the repository has changed")
+
+    def reading(self, body: Readable) -> BoundCommand:
+        """The same command with another request body."""
+        return attrs.evolve(self, context=attrs.evolve(self.context, body=body))
+
+    def on(self, repository: Repository) -> BoundCommand:
+        """The same command on another lease of its repository."""
+        batch = tuple(each.on(repository) for each in self.batch)
+        return attrs.evolve(self, context=attrs.evolve(self.context, repository=repository, batch=batch), batch=batch)
+
+
+def _run(command: Command, context: CommandContext, arguments: Mapping[str, Any]) -> Response:
+    """Call a handler and check what it returns."""
+    result = command.handler(context, **arguments)
+    if isinstance(result, bytes):
+        return BytesResponse(result)
+    if type(result) not in RESPONSE_TYPES:
+        raise LocalProtocolError(f"command {command.name} returned {type(result).__name__}, not a response")
+    response: Response = result
+    return response
+
+
+@attrs.frozen(kw_only=True)
+class Resolved:
+    """A request whose commands were found, before anything was asked or decoded.
+
+    Attributes:
+        request: what is asked for.
+        command: the command.
+        batch: the sub-commands of a ``batch``.
+        permission: the strictest that any of them needs.
+    """
+
+    request: WireRequest
+    command: Command
+    batch: tuple[Command, ...]
+    permission: Permission
+
+
+@attrs.frozen(kw_only=True)
+class Dispatcher:
+    """Prepares commands for all transports of an application.
+
+    Attributes:
+        commands: the registry of the application.
+        policy: asked before anything runs.
+        server: what is offered, before a repository adjusts it.
+        limits: bounds.
+    """
+
+    commands: CommandRegistry
+    policy: Policy
+    server: ServerCapabilities
+    limits: Limits
+
+    def authorizer(
+        self, caller: Caller, name: str, repository: Repository, commands: tuple[str, ...]
+    ) -> Callable[[str], None]:
+        """A function that raises :class:`PermissionDenied` unless the caller has the permission it is called with.
+
+        Args:
+            caller: who asks.
+            name: the repository's name.
+            repository: leased for the request.
+            commands: what is to run.
+        """
+
+        def authorize(permission: str) -> None:
+            self.policy(
+                AccessRequest(
+                    permission="pull" if permission == "pull" else "push",
+                    upload=permission == "upload",
+                    user=caller.user,
+                    name=name,
+                    repository=repository,
+                    commands=commands,
+                    environ=caller.environ,
+                )
+            )
+
+        return authorize
+
+    def find(self, name: str, repository: Repository, version: ProtocolVersion) -> Command | None:
+        """The command of a name, as a repository has it; ``None`` if there is none."""
+        return self.commands.resolve(name, repository.commands(), version)
+
+    def resolve(self, request: WireRequest, repository: Repository, version: ProtocolVersion) -> Resolved:
+        """Find the commands of a request.
+
+        Raises:
+            UnknownCommand: if one of them does not exist for this repository and version.
+        """
+        found = {name: self._required(name, repository, version) for name in dict.fromkeys(request.names)}
+        return Resolved(
+            request=request,
+            command=found[request.command],
+            batch=tuple(found[sub.name] for sub in request.batch),
+            permission=stricter(*{command.permission for command in found.values()}),
+        )
+
+    def _required(self, name: str, repository: Repository, version: ProtocolVersion) -> Command:
+        command = self.find(name, repository, version)
+        if command is None:
+            raise UnknownCommand(f"unknown command: {ascii(name[:64])[1:-1]}")
+        return command
+
+    def bind(
+        self,
+        resolved: Resolved,
+        caller: Caller,
+        name: str,
+        repository: Repository,
+        *,
+        server: ServerCapabilities,
+        client: ClientProtocol,
+        body: Readable,
+        version: ProtocolVersion,
+        codec: Codec = TEXT,
+        authorized: bool = False,
+    ) -> BoundCommand:
+        """Authorize a request, and decode its arguments.
+
+        Args:
+            resolved: what :meth:`resolve` found.
+            caller: who asks.
+            name: the repository's name.
+            repository: leased for the request.
+            server: what is negotiated for this repository.
+            client: what the client understands.
+            body: what the command may read.
+            version: the protocol version.
+            codec: how arguments are encoded.
+            authorized: whether the policy was asked the same question already.
+
+        Raises:
+            PermissionDenied: by the policy.
+            InvalidArgument: if arguments are missing or malformed, or a sub-command does not fit into a ``batch``.
+        """
+        request = resolved.request
+        ask = self.authorizer(caller, name, repository, request.names)
+        granted: set[str] = set()
+
+        def authorize(permission: str) -> None:
+            ask(permission)
+            granted.add(permission)
+
+        if authorized:
+            granted.add(resolved.permission)
+        else:
+            authorize(resolved.permission)
+        token, stamp = repository.content_token(), repository.change_stamp()
+
+        def bound(command: Command, arguments: Mapping[str, Any], batch: tuple[BoundCommand, ...]) -> BoundCommand:
+            context = CommandContext(
+                repository=repository,
+                arguments=arguments,
+                user=caller.user,
+                protocol=client,
+                server=server,
+                body=body,
+                environ=caller.environ,
+                authorize=authorize,
+                runner=runner,
+                batch=batch,
+                offers_batch="batch" in self.commands,
+                limits=self.limits,
+                report_changes=caller.report_changes,
+            )
+            return BoundCommand(
+                command=command,
+                context=context,
+                arguments=command.decode(arguments, codec),
+                permission=resolved.permission,
+                token=token,
+                stamp=stamp,
+                granted=granted,
+                batch=batch,
+            )
+
+        def runner(context: CommandContext, other: str) -> Response:
+            command = self._required(other, context.repository, version)
+            return _run(command, attrs.evolve(context, arguments={}, batch=()), command.decode({}, codec))
+
+        shared = {key: request.arguments[key] for key in _SHARED_WITH_BATCH if key in request.arguments}
+        for command in resolved.batch:
+            if not command.batchable:
+                raise InvalidArgument(f"batch: {command.name} cannot be batched")
+        batch = tuple(
+            bound(command, {**sub.arguments, **shared}, ())
+            for command, sub in zip(resolved.batch, request.batch, strict=True)
+        )
+        return bound(resolved.command, request.arguments, batch)

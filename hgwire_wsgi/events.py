@@ -1,0 +1,137 @@
+"""What observers are told: one event when a request starts, one when its response is closed.
+
+An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be quick;
+what it raises is logged and changes nothing.  Events are values: they stay valid after the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import attrs
+
+__all__ = [
+    "CacheOutcome",
+    "CommandReport",
+    "Event",
+    "Observer",
+    "Outcome",
+    "PushChanges",
+    "RequestClosed",
+    "RequestStarted",
+]
+
+CacheOutcome = Literal["", "hit", "miss", "followed"]
+"""How the reply cache took part: not at all, the reply was there, it was made now, or another request was making it."""
+
+Outcome = Literal["ok", "refused", "failed", "cut"]
+"""How a request ended: answered; refused with a 4xx, or an error that the client caused; failed through a fault of the
+server's (5xx); cut, because the transfer broke off before its end."""
+
+
+@attrs.frozen(kw_only=True)
+class PushChanges:
+    """What one transaction of a push changed.
+
+    Attributes:
+        changesets: number of changesets added.
+        heads_added: nodes that are heads now and were not before.
+        heads_removed: nodes that were heads before.
+        bookmarks: old and new node by bookmark name, ``None`` where there was none, or is none any more.
+        phases: number of changesets whose phase moved.
+        obsmarkers: number of obsolescence markers added.
+    """
+
+    changesets: int = 0
+    heads_added: tuple[bytes, ...] = ()
+    heads_removed: tuple[bytes, ...] = ()
+    bookmarks: Mapping[bytes, tuple[bytes | None, bytes | None]] = attrs.Factory(dict)
+    phases: int = 0
+    obsmarkers: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class CommandReport:
+    """How one command of a ``multirequest`` ended.
+
+    Attributes:
+        request_id: its request ID in the frames.
+        command: its name.
+        outcome: how it ended.
+        error: what the client was told, if it failed.
+        bytes_out: bytes of its frames.
+        wall: seconds from its start to its last frame.
+        cpu: seconds of processor time, of the thread that ran it.
+    """
+
+    request_id: int
+    command: str
+    outcome: Outcome
+    error: str
+    bytes_out: int
+    wall: float
+    cpu: float
+
+
+@attrs.frozen(kw_only=True)
+class RequestStarted:
+    """A request arrived; nothing was done yet.
+
+    Attributes:
+        request_id: the front end's ``X-Request-ID``, or a random one.
+        method: the HTTP method.
+        path: the URL path below the application's mount point.
+        user: the authenticated user, ``None`` if unauthenticated.
+        address: the client's address.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    user: str | None
+    address: str
+
+
+@attrs.frozen(kw_only=True)
+class RequestClosed:
+    """A response was sent, or given up, and everything it held was released.
+
+    Attributes:
+        request_id, method, path, user, address: as in :class:`RequestStarted`.
+        repository: the repository's name, empty if the request did not get as far.
+        commands: the command and its sub-commands.
+        status: the HTTP status.
+        outcome: how it ended.
+        error: what the client was told, or why the transfer broke off.
+        bytes_in: bytes of the request body that were read.
+        bytes_out: bytes of the response body that were handed to the server, or that the front end sends.
+        wall: seconds from the start of the request to now.
+        cpu: seconds of processor time of the serving thread; a thread that makes a cached bundle is not included.
+        cache: the part of the reply cache.
+        changes: what pushes changed, one item for each transaction.
+        reports: the commands of a ``multirequest``, in the order in which they ended.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    user: str | None
+    address: str
+    repository: str
+    commands: tuple[str, ...]
+    status: int
+    outcome: Outcome
+    error: str
+    bytes_in: int
+    bytes_out: int
+    wall: float
+    cpu: float
+    cache: CacheOutcome
+    changes: tuple[PushChanges, ...] = ()
+    reports: tuple[CommandReport, ...] = ()
+
+
+Event = RequestStarted | RequestClosed
+
+Observer = Callable[[Event], object]

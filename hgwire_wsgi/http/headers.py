@@ -1,0 +1,33 @@
+"""The headers of a request, by the names that HTTP gives them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Headers"]
+
+
+@functools.lru_cache(maxsize=4096)
+def _variable(name: str) -> str:
+    """The CGI variable that holds a header (RFC 3875, section 4.1.18)."""
+    variable = name.upper().replace("-", "_")
+    return variable if variable in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + variable
+
+
+class Headers:
+    """A view of the headers in a WSGI environ.  A lookup is one dictionary lookup once a name was seen."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def get(self, name: str, default: str | None = None, /) -> str | None:
+        """The value of a header; servers join a repeated one with commas."""
+        value: str | None = self._environ.get(_variable(name), default)
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return _variable(name) in self._environ

@@ -1,0 +1,201 @@
+"""A request and a response as values.
+
+A :class:`Request` is made once, when the application is called, and is the only thing made from a WSGI environ.  A
+:class:`Response` says what to send and what to release afterwards; ``app.py`` turns it into a WSGI answer in one place.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+import attrs
+from webob import BaseRequest
+
+from ..events import CacheOutcome, CommandReport, PushChanges
+from ..limits import Limits
+from .body import RequestBody
+from .headers import Headers
+
+__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Request", "Response", "text_response"]
+
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
+"""No browser may guess that a reply is a page; repositories hold what anyone pushed."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class Request:
+    """One HTTP request.
+
+    Args:
+        environ: the WSGI environ.
+        limits: bounds on what the client controls.
+
+    Attributes:
+        environ: the environ, to be passed to policies, hooks and backends as a value.
+        headers: the headers by name.
+        method: the HTTP method.
+        path: the URL path below the mount point; bytes as latin-1 characters, as WSGI has it.
+        query: the query string, likewise.
+        repository: the repository's name, once routing has found it.
+        commands: the command and its sub-commands, once they are known.
+        cache: the part of the reply cache.
+        changes: what pushes changed so far.
+        reports: how the commands of a ``multirequest`` ended so far.
+        report_changes: appends to ``changes``; ``None`` if nobody observes the application.
+    """
+
+    __slots__ = (
+        "_body",
+        "_limits",
+        "_request_id",
+        "cache",
+        "changes",
+        "commands",
+        "environ",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "report_changes",
+        "reports",
+        "repository",
+    )
+
+    def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
+        self.environ = environ
+        self.headers = Headers(environ)
+        self.method: str = environ.get("REQUEST_METHOD") or "GET"
+        self.path: str = environ.get("PATH_INFO") or ""
+        self.query: str = environ.get("QUERY_STRING") or ""
+        self.repository = ""
+        self.commands: tuple[str, ...] = ()
+        self.cache: CacheOutcome = ""
+        self.changes: list[PushChanges] = []
+        self.reports: list[CommandReport] = []
+        self.report_changes: Callable[[PushChanges], None] | None = None
+        self._limits = limits
+        self._body: RequestBody | None = None
+        self._request_id: str | None = None
+
+    @property
+    def user(self) -> str | None:
+        """The authenticated user; ``None`` if unauthenticated."""
+        return self.environ.get("REMOTE_USER") or None
+
+    @property
+    def address(self) -> str:
+        """The client's address; empty if the server does not say."""
+        return self.environ.get("REMOTE_ADDR") or ""
+
+    @property
+    def request_id(self) -> str:
+        """``X-Request-ID`` of the front end if it is a plain word, or a random one."""
+        if self._request_id is None:
+            given = self.headers.get("X-Request-ID") or ""
+            self._request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        return self._request_id
+
+    @property
+    def webob(self) -> BaseRequest:
+        """The request as WebOb shows it, for URLs."""
+        return BaseRequest(self.environ)
+
+    @property
+    def body(self) -> RequestBody:
+        """The request body.  Call :meth:`RequestBody.check` before a command reads it."""
+        if self._body is None:
+            self._body = RequestBody(self.environ, self._limits)
+        return self._body
+
+    @property
+    def may_have_body(self) -> bool:
+        """Whether the request declares a body."""
+        environ = self.environ
+        return environ.get("CONTENT_LENGTH", "0") not in ("0", "") or "HTTP_TRANSFER_ENCODING" in environ
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of the body that were read so far."""
+        return 0 if self._body is None else self._body.received
+
+    def drain(self) -> bool:
+        """Read what is left of the body, within ``Limits.drain``.
+
+        Mercurial's client reads no answer before it has sent its whole request, so an early answer is lost unless the
+        body is read.
+
+        Returns:
+            Whether the connection can be used again.
+        """
+        return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
+
+    def describe(self) -> str:
+        """One line for log messages.  What the client controls is printed without control characters."""
+        facts = {
+            "repository": self.repository,
+            "command": ",".join(self.commands[:8]) + (",…" if len(self.commands) > 8 else ""),
+            "user": self.user or "",
+            "address": self.address,
+            "request": self.request_id,
+        }
+        return " ".join(f"{name}={ascii(value)[1:-1][:200] or '-'}" for name, value in facts.items())
+
+
+@attrs.frozen
+class FileBody:
+    """A response body in an open file, from its beginning.
+
+    Attributes:
+        file: closed with the response.
+        size: bytes of it.
+    """
+
+    file: BinaryIO
+    size: int
+
+
+@attrs.frozen
+class FrontEndBody:
+    """A response body that the front-end server sends instead of this application.
+
+    Attributes:
+        header: name and value of the header that asks for it (``X-Accel-Redirect``, ``X-Sendfile``).
+        size: bytes of it.
+    """
+
+    header: tuple[str, str]
+    size: int
+
+
+@attrs.define(eq=False)
+class Response:
+    """What to answer.
+
+    Attributes:
+        status: the status line without the HTTP version.
+        headers: all headers but ``Content-Length``, which follows from the body.
+        body: the whole body, a file, one that the front end sends, or chunks of a body of unknown length.
+        release: called once, in order, when the response is closed, or was given up.
+        error: why the request was refused or failed; empty otherwise.
+    """
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes | FileBody | FrontEndBody | Iterator[bytes]
+    release: tuple[Callable[[], object], ...] = ()
+    error: str = ""
+
+    @property
+    def code(self) -> int:
+        """The status as a number."""
+        return int(self.status[:3])
+
+
+def text_response(status: str, text: str | bytes, headers: Iterable[tuple[str, str]] = (), error: str = "") -> Response:
+    """A response of plain text."""
+    body = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    return Response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers, NOSNIFF], body, error=error)

@@ -1,0 +1,75 @@
+"""Requests that are refused: what the client is told, and what it is not."""
+
+from __future__ import annotations
+
+from ..commands.classify import names_command
+from ..errors import HgWireError, LocalProtocolError, PermissionDenied, RequestError, UnsupportedMediaType
+from ..logcontext import LOGGER
+from .message import NOSNIFF, Request, Response, text_response
+from .v1.renderers import render_error, status_line
+
+__all__ = ["challenges", "public", "refuse", "refuse_cross_site"]
+
+
+def public(error: Exception) -> HgWireError:
+    """What the person at the other end may know about a failure.
+
+    That is the error itself if it is one of this package's and not a bug; otherwise nothing, and the log has a traceback.
+    """
+    if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
+        return error
+    LOGGER.error("a command failed", exc_info=error)
+    return HgWireError("internal server error")
+
+
+def challenges(error: HgWireError, challenge: str) -> list[tuple[str, str]]:
+    """The header that a 401 must have, unless the error brings it."""
+    if error.http_status != 401 or any(name.lower() == "www-authenticate" for name, _ in error.headers):
+        return []
+    return [("WWW-Authenticate", challenge)]
+
+
+def _is_for_hg(request: Request) -> bool:
+    try:
+        return bool(names_command(request.query))
+    except RequestError:
+        return True
+
+
+def refuse(error: Exception, request: Request, challenge: str) -> Response:
+    """The answer to a request that failed: as clients of version 1 expect it, or as text for a browser.
+
+    Args:
+        error: why.
+        request: the request; one that names no command comes from a browser.
+        challenge: the ``WWW-Authenticate`` header of a 401.
+    """
+    known = public(error)
+    status, headers, content = render_error(known)
+    headers += challenges(known, challenge)
+    if not _is_for_hg(request):
+        return text_response(status_line(known.http_status), known.message + "\n", headers[1:], error=known.message)
+    return Response(status, [*headers, NOSNIFF], content, error=known.message)
+
+
+def refuse_cross_site(request: Request) -> None:
+    """Refuse a push that a web page made a browser send with the user's ambient credentials.
+
+    Mercurial sends its own media type and no ``Origin``.  A page can send that media type, or an ``X-HgArg`` header, to
+    another site only after a preflight request allowed it, which no answer of ours does.  Clients before 2.3 send
+    ``pushkey`` as a form with ``X-HgArg`` headers.
+
+    Raises:
+        UnsupportedMediaType: for a media type that any page could send.
+        PermissionDenied: for a request that says that it comes from a page.
+    """
+    get = request.headers.get
+    content_type = get("Content-Type")
+    if (
+        content_type
+        and not content_type.lower().startswith("application/mercurial-")
+        and "X-HgArg-1" not in request.headers
+    ):
+        raise UnsupportedMediaType("a push must be sent as application/mercurial-0.1 or application/mercurial-0.2")
+    if "Origin" in request.headers or get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise PermissionDenied("pushes from web pages are refused")

@@ -1,0 +1,203 @@
+"""Long replies, each made once for all who want it.
+
+The bundle cache knows nothing of commands; here is what joins the two: which replies may be cached, under which key, how a
+bundle is produced, and how a stored one is sent.
+
+*A clone after a push.*  Clients that announce ``partial-pull`` ask again for what a bundle left out, as they do with the
+pull bundles that an administrator makes.  So an older bundle of the whole repository can be the first part of a clone, if
+the backend says that nothing but the history has changed since and that enough of it is in there
+(:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry, whose
+key covers everything except the history.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from ..._version import __version__
+from ...cache.bundles import BundleCache, IndexEntry, Uncacheable
+from ...cache.keys import bundle_key, index_key
+from ...cache.settings import CacheSettings
+from ...cache.stores.base import StoredFile, StoredUrl
+from ...dispatch import BoundCommand
+from ...negotiation import ClientProtocol
+from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
+from ...streams import close_source, coalesce
+from ..message import FileBody, FrontEndBody, Request
+from .renderers import RENDERERS, Encodings, Rendered
+
+__all__ = ["LongReplies", "render"]
+
+_LONG = ("stream", "legacy")
+_UNORDERED = ("nodes", "csv")
+"""Types of arguments that clients send in any order, because they stand for sets."""
+
+
+def render(bound: BoundCommand, encodings: Encodings) -> Rendered:
+    """Run a command and render its response."""
+    response = bound.run()
+    return RENDERERS[type(response)](response, encodings)
+
+
+@attrs.define(eq=False)
+class _Producer:
+    """Produces the chunks of a bundle.
+
+    The first production uses the lease of the request that asked for it, and takes it over, because the bundle goes on being
+    made when that request is gone.  If its producer dies and another one is needed, that leases the repository anew, and
+    gives up if the repository has changed.
+    """
+
+    provider: RepositoryProvider
+    name: str
+    bound: BoundCommand
+    encodings: Encodings
+    lease: Lease | None
+    chunk: int
+
+    def __call__(self) -> Iterator[bytes]:
+        given, self.lease = self.lease, None
+        lease, bound = given or self.provider.lease(self.name), self.bound
+        try:
+            if given is None:
+                bound.require_unchanged(lease.repository)
+                bound = bound.on(lease.repository)
+            rendered = render(bound, self.encodings)
+            body = rendered.body
+            expected = self.encodings.media_type_of(bound.command.reply)
+            if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
+                raise Uncacheable(rendered)
+            lease = lease.transfer()
+            try:
+                yield from coalesce(body, self.chunk)
+            finally:
+                rendered.close()
+        finally:
+            if given is not lease:
+                lease.release()
+
+
+@attrs.frozen(kw_only=True)
+class LongReplies:
+    """The long replies of an application.
+
+    Attributes:
+        provider: leases repositories for bundles that are made again.
+        settings: where bundles are stored, and which front end sends them.
+        bundles: returns the bundle cache of this process, ``None`` if there is none.
+        chunk: size in bytes of the chunks that bundles are made in.
+    """
+
+    provider: RepositoryProvider
+    settings: CacheSettings
+    bundles: Callable[[], BundleCache | None]
+    chunk: int
+
+    def get(
+        self,
+        request: Request,
+        bound: BoundCommand,
+        name: str,
+        lease: Lease,
+        encodings: Encodings,
+        client: ClientProtocol,
+    ) -> Rendered:
+        """The reply to a command, from the cache if it may be.
+
+        Args:
+            request: is told what part the cache had.
+            bound: the command, authorized.
+            name: of the repository.
+            lease: of the repository; a bundle that goes on being made takes it over.
+            encodings: how the reply is encoded.
+            client: what the client understands.
+        """
+        bundles = self.bundles() if bound.command.reply in _LONG and bound.cacheable else None
+        if bundles is None:
+            return render(bound, encodings)
+        media_type = encodings.media_type_of(bound.command.reply)
+        key = bundle_key(token=bound.token, **_identity(bound, name, encodings))
+        stored = bundles.open(key) or self._older(bundles, bound, name, encodings, client)
+        if stored is not None:
+            request.cache = "hit"
+            return Rendered(media_type, self._stored(stored))
+
+        def index() -> IndexEntry | None:
+            family, heads = _family(bound, name, encodings), tuple(bound.arguments.get("heads", ()))
+            repository = bound.context.repository
+            if family is None or not isinstance(repository, IncrementalBundles) or not repository.is_full_clone(heads):
+                return None
+            return IndexEntry(index_key=family, bundle_key=key, heads=heads)
+
+        producer = _Producer(self.provider, name, bound, encodings, lease, self.chunk)
+        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        try:
+            bundle = bundles.join_or_make(
+                key, producer, lambda: self._is_current(bound, name), index=index, label=label
+            )
+        except Uncacheable as error:
+            rendered: Rendered = error.result
+            return rendered
+        if bundle.outcome != "uncached":
+            request.cache = bundle.outcome
+        body = bundle.body
+        return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
+
+    def _is_current(self, bound: BoundCommand, name: str) -> bool:
+        """Whether the repository is still in the state that a reply was made from, and nothing else was asked for."""
+        return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
+
+    def _older(
+        self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
+    ) -> StoredFile | StoredUrl | None:
+        """The bundle of an older state, if the client asks for the rest afterwards and it is worth sending."""
+        repository = bound.context.repository
+        if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
+            return None
+        family = _family(bound, name, encodings)
+        entry = None if family is None else bundles.read_index(family)
+        if entry is None or not repository.is_worth_sending(entry.heads, bound.arguments.get("heads", ())):
+            return None
+        return bundles.open(entry.bundle_key)
+
+    def _stored(self, stored: StoredFile | StoredUrl) -> FileBody | FrontEndBody:
+        header = self.settings.accel_header
+        if isinstance(stored, StoredUrl):
+            return FrontEndBody((header or "X-Accel-Redirect", stored.url), stored.size)
+        if header is None or stored.name is None:
+            return FileBody(os.fdopen(stored.descriptor, "rb", buffering=0), stored.size)
+        stored.close()
+        return FrontEndBody((header, self.settings.accel_prefix + stored.name), stored.size)
+
+
+def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str, Any]:
+    """All that a bundle depends on, except the state of its repository."""
+    command = bound.command
+    types = {argument.name: argument.type for argument in command.arguments}
+    return {
+        "version": __version__,
+        "repository": name,
+        "command": command.name,
+        "handler": (getattr(command.handler, "__module__", ""), getattr(command.handler, "__qualname__", "")),
+        "arguments": {
+            key: sorted(value) if types.get(key) in _UNORDERED else value for key, value in bound.arguments.items()
+        },
+        "encoding": encodings.identity,
+    }
+
+
+def _family(bound: BoundCommand, name: str, encodings: Encodings) -> str | None:
+    """The key of the index entry of a full clone: all that its bundle depends on, except the history."""
+    repository = bound.context.repository
+    if not isinstance(repository, IncrementalBundles):
+        return None
+    rest = repository.clone_family(bound.command.name, bound.arguments)
+    if rest is None:
+        return None
+    identity = _identity(bound, name, encodings)
+    identity["arguments"] = {key: value for key, value in identity["arguments"].items() if key != "heads"}
+    return index_key(token=repr(rest).encode(), **identity)

@@ -1,0 +1,147 @@
+"""The version 1 transport: a request becomes a command, its response an HTTP response.
+
+A short reply that was given before is found before anything is parsed (:meth:`V1Transport.repeat`); the policy is still
+asked, and the repository's state still looked at.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import attrs
+
+from ...cache.keys import response_key
+from ...cache.responses import CachedResponse, ResponseCache
+from ...commands.classify import WireRequest
+from ...dispatch import BoundCommand, Dispatcher
+from ...negotiation import ClientProtocol, ServerCapabilities, numbered, read_client_protocol, vary
+from ...repositories.base import Lease, RepositoryProvider
+from ...streams import coalesce
+from ..message import NOSNIFF, FileBody, FrontEndBody, Request, Response
+from ..refusals import refuse_cross_site
+from .bundles import LongReplies
+from .input import read_payload
+from .renderers import OK, Encodings, Rendered
+
+__all__ = ["V1Transport"]
+
+_HANDSHAKE = "capabilities"
+"""Sent before a client knows what the server speaks, so every client must be able to read the answer."""
+
+
+@attrs.frozen(kw_only=True)
+class V1Transport:
+    """Runs commands for HTTP version 1.
+
+    Attributes:
+        dispatcher: prepares commands.
+        provider: leases repositories.
+        responses: short replies that were given before.
+        long_replies: long replies.
+    """
+
+    dispatcher: Dispatcher
+    provider: RepositoryProvider
+    responses: ResponseCache
+    long_replies: LongReplies
+
+    def repeat(self, request: Request, name: str) -> Response | None:
+        """Answer as before, if the same was asked about the repository in its present state.
+
+        Returns:
+            The response; ``None`` if the answer is not known, and then nothing was done.
+
+        Raises:
+            HgWireError: by the policy, or if there is no such repository.
+        """
+        question = _question(request)
+        if question is None:
+            return None
+        with self.provider.lease(name) as repository:
+            known = self.responses.get(
+                response_key(repository=name, token=repository.content_token(), request=question)
+            )
+            if known is None:
+                return None
+            request.commands, request.cache = known.commands, "hit"
+            self.dispatcher.authorizer(request, name, repository, known.commands)("pull")
+        return Response(OK, [*known.headers], known.body)
+
+    def respond(self, request: Request, wire: WireRequest, name: str, lease: Lease) -> Response:
+        """Run a command.
+
+        Args:
+            request: the HTTP request.
+            wire: what it asks for.
+            name: of the repository.
+            lease: of the repository; the response releases it, unless this raises.
+
+        Raises:
+            HgWireError: if the request is refused, or fails before its response begins.
+        """
+        body = request.body.check()
+        client = read_client_protocol(request.headers)
+        repository = lease.repository
+        server = repository.adjust_capabilities(self.dispatcher.server)
+        encodings = _negotiate(wire, server, client)
+        bound = self.dispatcher.bind(
+            self.dispatcher.resolve(wire, repository, "v1"),
+            request,
+            name,
+            repository,
+            server=server,
+            client=client,
+            body=body,
+            version="v1",
+        )
+        if bound.permission == "push":
+            refuse_cross_site(request)
+        if bound.command.body or wire.posted:
+            bound = bound.reading(read_payload(request, wire.posted, server, self.dispatcher.limits))
+        rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
+        headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), NOSNIFF]
+        if isinstance(rendered.body, bytes) and not rendered.error:
+            self._remember(request, bound, name, headers, rendered.body)
+        return self._response(headers, rendered, lease)
+
+    def _response(self, headers: list[tuple[str, str]], rendered: Rendered, lease: Lease) -> Response:
+        if isinstance(rendered.body, (bytes, FileBody, FrontEndBody)):
+            lease.release()
+            return Response(OK, headers, rendered.body, error=rendered.error)
+        chunks = coalesce(rendered.body, self.dispatcher.limits.chunk)
+        try:
+            # The first chunk is made before the status is sent, so that an early failure gets a status of its own.
+            first = next(chunks, b"")
+        except BaseException:
+            rendered.close()
+            raise
+        return Response(OK, headers, chain([first], chunks), (rendered.close, lease.release))
+
+    def _remember(
+        self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
+    ) -> None:
+        """Keep a short reply, if it may be cached and is still what would be said."""
+        question = _question(request)
+        if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
+            return
+        request.cache = "miss"
+        key = response_key(repository=name, token=bound.token, request=question)
+        self.responses.put(key, CachedResponse(request.commands, tuple(headers), body))
+
+
+def _question(request: Request) -> tuple[tuple[str, ...], ...] | None:
+    """Everything in a request that a reply can depend on, besides the repository.
+
+    Returns:
+        Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+    """
+    if request.method != "GET" or request.may_have_body or "X-HgArgs-Post" in request.headers:
+        return None
+    arguments, protocol = numbered(request.headers, "X-HgArg-"), numbered(request.headers, "X-HgProto-")
+    return (request.query,), tuple(arguments), tuple(protocol)
+
+
+def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:
+    if wire.command == _HANDSHAKE and "0.2" not in client.media_types:
+        server = attrs.evolve(server, send=("0.1", "0.2"))
+    return Encodings.negotiate(server, client)

@@ -1,0 +1,146 @@
+"""The frame-based APIs: what a host switches on, and the URLs below a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from ...commands.arguments import TEXT, Codec
+from ...commands.registry import Permission, ProtocolVersion
+from ...errors import HgWireError
+from ...framing import EXP_0002, Profile, Revision
+from ..message import Request, Response, text_response
+
+__all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path", "plain", "route"]
+
+
+@attrs.frozen
+class Api:
+    """One API: what its URL selects.
+
+    Attributes:
+        name: in URLs.
+        revision: what its frames mean.
+        version: whose commands it runs.
+        codec: how arguments are encoded.
+    """
+
+    name: str
+    revision: Revision
+    version: ProtocolVersion
+    codec: Codec
+
+
+APIS = {api.name: api for api in (Api("exp-http-v2-0001", EXP_0002, "v1", TEXT),)}
+"""Every API by its name."""
+
+_PERMISSIONS: dict[str, Permission] = {"ro": "pull", "rw": "push"}
+_LIST = "APIs can be accessed at /api/<name>, where <name> can be one of the following:\n\n"
+
+
+def _profiles(given: Iterable[Profile]) -> tuple[Profile, ...]:
+    # A function of its own: what mypy makes of ``tuple`` as a converter would refuse every caller.
+    return tuple(given)
+
+
+@attrs.frozen(kw_only=True)
+class ApiSettings:
+    """What is served below ``<repository>/api``; nothing unless switched on.
+
+    Attributes:
+        server: whether ``/api`` exists at all (Mercurial's ``web.apiserver``).
+        http_v2: whether version 2 is among the APIs (``web.api.http-v2``).
+        debugreflect: whether ``debugreflect``, which shows what was understood of the frames sent to it, answers
+            (``web.api.debugreflect``).
+        encodings: content encodings of response streams, best first, for clients that name one of them in
+            ``X-HgProto`` as ``comp=<profile>,<profile>``.  All others get frames without an encoding.
+        workers: threads of this application that run independent commands of one ``multirequest`` side by side, each
+            in a stream of its own; 0 runs one after the other.  Threads exist while they have work.
+    """
+
+    server: bool = False
+    http_v2: bool = False
+    debugreflect: bool = False
+    encodings: tuple[Profile, ...] = attrs.field(default=(), converter=_profiles)
+    workers: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+
+    @property
+    def available(self) -> list[str]:
+        """The names of the APIs that are switched on."""
+        return list(APIS) if self.http_v2 else []
+
+
+class PlainRefusal(HgWireError):
+    """A refusal as a status and some text instead of frames, in the words of the recorded exchanges.
+
+    Args:
+        status: of HTTP.  The reference answers 200 to what it finds wrong after it has begun to read frames.
+        text: the whole body; bytes as latin-1 characters, as in a WSGI environ.
+        headers: further ones.
+    """
+
+    def __init__(self, status: int, text: str, *, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(text, headers=headers)
+        self.http_status = status
+
+
+def plain(text: str) -> Response:
+    """A successful answer in plain text, with exactly the media type of the recorded exchanges."""
+    response = text_response("200 OK", text.encode("latin-1", "replace"))
+    response.headers[0] = ("Content-Type", "text/plain")
+    return response
+
+
+def is_api_path(rest: str) -> bool:
+    """Whether a path below a repository belongs to the API server."""
+    return rest == "api" or rest.startswith("api/")
+
+
+@attrs.frozen
+class Target:
+    """What the URL of a command selects.
+
+    Attributes:
+        api: the API.
+        access: ``pull`` for ``ro``, ``push`` for ``rw``: what the policy is asked before anything is read.
+        command: a command, ``multirequest`` or ``debugreflect``.
+    """
+
+    api: Api
+    access: Permission
+    command: str
+
+
+def route(request: Request, rest: str, settings: ApiSettings) -> Target | Response:
+    """Find out what a URL asks for.
+
+    Args:
+        request: the request.
+        rest: the path below the repository.
+        settings: what is switched on.
+
+    Returns:
+        A command, or the answer to a URL that only informs.
+
+    Raises:
+        PlainRefusal: for every other URL.
+    """
+    path = rest.strip("/")
+    name, _, below = path.removeprefix("api").lstrip("/").partition("/")
+    if not name:
+        return plain(_LIST + ("\n".join(settings.available) or "(no available APIs)\n"))
+    if name not in APIS:
+        raise PlainRefusal(404, f"Unknown API: {name}\nKnown APIs: {', '.join(settings.available)}")
+    if name not in settings.available:
+        raise PlainRefusal(404, f"API {name} not enabled\n")
+    if not below:
+        return plain("HTTP version 2 API handler")
+    permission, slash, command = below.partition("/")
+    if not slash or "/" in command:
+        raise PlainRefusal(404, f"do not know how to process {path}\n")
+    if permission not in _PERMISSIONS:
+        raise PlainRefusal(404, f"unknown permission: {permission}")
+    if request.method != "POST":
+        raise PlainRefusal(405, "commands require POST requests", headers=(("Allow", "POST"),))
+    return Target(APIS[name], _PERMISSIONS[permission], command)

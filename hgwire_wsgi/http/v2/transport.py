@@ -1,0 +1,157 @@
+"""The version 2 transport: from a request for the API server to a response."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import chain
+
+import attrs
+from webob.acceptparse import Accept
+
+from ...dispatch import Dispatcher
+from ...errors import (
+    BadEncoding,
+    FrameTooLarge,
+    LimitExceeded,
+    MalformedFrame,
+    PermissionDenied,
+    RemoteProtocolError,
+    TruncatedFrame,
+)
+from ...framing import Profile
+from ...negotiation import ClientProtocol, read_client_protocol
+from ...repositories.base import Repository, RepositoryProvider
+from ..message import NOSNIFF, Request, Response
+from ..refusals import challenges, public, refuse_cross_site
+from ..v1.renderers import status_line
+from .api import ApiSettings, PlainRefusal, Target, plain, route
+from .debugreflect import reflect
+from .input import FrameInput, Spool
+from .multirequest import MultiRequest
+from .workers import Workers
+
+__all__ = ["V2Transport"]
+
+_MULTIREQUEST = "multirequest"
+
+_MALFORMED = (TruncatedFrame, FrameTooLarge, LimitExceeded, MalformedFrame, BadEncoding)
+"""Faults at which the reference crashes, or which it does not know.  It answers all others with 200 and a text."""
+
+
+@attrs.frozen
+class V2Transport:
+    """Runs commands for HTTP version 2.
+
+    Attributes:
+        dispatcher: prepares commands.
+        provider: leases repositories.
+        settings: what is switched on.
+        challenge: the ``WWW-Authenticate`` header of a 401.
+        workers: threads for what may run side by side.
+    """
+
+    dispatcher: Dispatcher
+    provider: RepositoryProvider
+    settings: ApiSettings
+    challenge: str
+    workers: Workers | None = attrs.field(init=False)
+
+    @workers.default
+    def _(self) -> Workers | None:
+        return Workers(self.settings.workers) if self.settings.workers else None
+
+    def respond(self, request: Request, name: str, rest: str) -> Response:
+        """Answer a request for the API server; what it leases is released when the response is closed.
+
+        Args:
+            request: the HTTP request.
+            name: of the repository.
+            rest: the path below it, which begins with ``api``.
+        """
+        with ExitStack() as stack:
+            try:
+                response = self._respond(request, name, rest, stack)
+            except Exception as error:
+                return self._refuse(error)
+            response.release = (*response.release, stack.pop_all().close)
+            return response
+
+    def _respond(self, request: Request, name: str, rest: str, stack: ExitStack) -> Response:
+        limits = self.dispatcher.limits
+        body = request.body.check()
+        target = route(request, rest, self.settings)
+        if isinstance(target, Response):
+            return target
+        request.commands = (target.command,)
+        lease = self.provider.lease(name)
+        stack.callback(lease.release)
+        self.dispatcher.authorizer(request, name, lease.repository, (target.command,))(target.access)
+        if target.command == "debugreflect":
+            if not self.settings.debugreflect:
+                raise PlainRefusal(404, "debugreflect service not available")
+            return plain(reflect(body, target.api.revision, limits).decode("latin-1"))
+        self._check(request, target, lease.repository)
+        request.commands = ()
+        spool = Spool(limits)
+        stack.callback(spool.close)
+        client = read_client_protocol(request.headers)
+        commands = MultiRequest(
+            dispatcher=self.dispatcher,
+            provider=self.provider,
+            workers=self.workers,
+            profile=self._choose_profile(client),
+            target=target,
+            request=request,
+            name=name,
+            lease=lease,
+            client=client,
+            frames=FrameInput(body, target.api.revision, limits),
+            spool=spool,
+        )
+        chunks = commands.multiple() if target.command == _MULTIREQUEST else commands.single()
+        stack.callback(chunks.close)
+        first = next(chunks, b"")
+        headers = [("Content-Type", target.api.revision.media_type), NOSNIFF]
+        return Response("200 OK", headers, chain([first], chunks))
+
+    def _check(self, request: Request, target: Target, repository: Repository) -> None:
+        """What the reference checks before it reads the body, in its order."""
+        media_type, name = target.api.revision.media_type, target.command
+        if name != _MULTIREQUEST and self.dispatcher.find(name, repository, target.api.version) is None:
+            if name in self.dispatcher.commands:
+                raise PlainRefusal(404, f"invalid wire protocol command: {name}")
+            raise PlainRefusal(404, f"unknown wire protocol command: {name}\n")
+        if not _accepts(request.headers.get("Accept") or "", media_type):
+            raise PlainRefusal(406, f"client MUST specify Accept header with value: {media_type}\n")
+        if (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower() != media_type:
+            raise PlainRefusal(415, f"client MUST send Content-Type header with value: {media_type}\n")
+        if target.access == "push":
+            refuse_cross_site(request)
+
+    def _choose_profile(self, client: ClientProtocol) -> Profile | None:
+        """The best encoding that the client asks for; ``None`` if it asks for none."""
+        if not any(token.startswith("comp=") for token in client.tokens):
+            return None
+        return next((profile for profile in self.settings.encodings if profile.name in client.engines), None)
+
+    def _refuse(self, error: Exception) -> Response:
+        """Answer with a status and a text."""
+        known = public(error)
+        status, text = status_line(known.http_status), f"{known.message}\n".encode("utf-8", "replace")
+        if isinstance(known, PlainRefusal):
+            text = known.message.encode("latin-1", "replace")
+        elif isinstance(known, PermissionDenied):
+            status, text = status_line(known.http_status, known.message), b"permission denied"
+        elif isinstance(known, RemoteProtocolError) and not isinstance(known, _MALFORMED):
+            status = status_line(200)
+        headers = [("Content-Type", "text/plain"), *known.headers, *challenges(known, self.challenge), NOSNIFF]
+        return Response(status, headers, text, error=known.message)
+
+
+def _accepts(header: str, media_type: str) -> bool:
+    """Whether a media type is itself named in an ``Accept`` header, with a weight other than 0."""
+    try:
+        ranges = list(Accept.parse(header))
+    except ValueError:
+        return False
+    return any(weight and name.partition(";")[0].strip().lower() == media_type for name, weight, _, _ in ranges)

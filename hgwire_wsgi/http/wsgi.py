@@ -1,0 +1,232 @@
+"""The one exit: a response becomes a WSGI answer here, and nowhere else.
+
+For every response, in this order: what is left of the request body is read, or the connection is marked to be cut; a
+``HEAD`` loses its body; headers that follow from the body are added; the response starts; its bytes are counted; when the
+server closes it, everything that it held is released, once, and the observers are told.
+
+A response that fails before it starts gets a status of its own (``app.py``).  One that fails later is logged and breaks the
+transfer: the server cuts the connection, and no client takes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import get_ident
+from typing import Any
+
+import attrs
+
+from ..errors import BodyTooLarge
+from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
+from ..logcontext import CURRENT, LOGGER
+from ..streams import close_source
+from .message import FileBody, FrontEndBody, Request, Response
+
+__all__ = ["Observation", "StartResponse", "send"]
+
+StartResponse = Callable[..., Any]
+
+_READ_SIZE = 256 * 1024
+
+
+@attrs.define(eq=False)
+class Observation:
+    """Measures one request for the observers of an application."""
+
+    request: Request
+    observers: Sequence[Observer]
+    started: float = attrs.Factory(time.perf_counter)
+    cpu: float = attrs.Factory(time.thread_time)
+    thread: int = attrs.Factory(get_ident)
+
+    def __attrs_post_init__(self) -> None:
+        request = self.request
+        request.report_changes = request.changes.append
+        self._tell(
+            RequestStarted(
+                request_id=request.request_id,
+                method=request.method,
+                path=request.path,
+                user=request.user,
+                address=request.address,
+            )
+        )
+
+    def close(self, response: Response, sent: int, failure: str) -> None:
+        """Report the end of the request.
+
+        Args:
+            response: the response.
+            sent: bytes of its body that were sent.
+            failure: why the transfer broke off; empty if it did not.
+        """
+        request = self.request
+        self._tell(
+            RequestClosed(
+                request_id=request.request_id,
+                method=request.method,
+                path=request.path,
+                user=request.user,
+                address=request.address,
+                repository=request.repository,
+                commands=request.commands,
+                status=response.code,
+                outcome=_outcome(response, failure),
+                error=failure or response.error,
+                bytes_in=request.bytes_in,
+                bytes_out=sent,
+                wall=time.perf_counter() - self.started,
+                # The clock of a thread says nothing about another one.
+                cpu=time.thread_time() - self.cpu if get_ident() == self.thread else 0.0,
+                cache=request.cache,
+                changes=tuple(request.changes),
+                reports=tuple(request.reports),
+            )
+        )
+
+    def _tell(self, event: Event) -> None:
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception:
+                LOGGER.exception("an observer failed")
+
+
+def _outcome(response: Response, failure: str) -> Outcome:
+    if failure:
+        return "cut"
+    if response.code >= 500:
+        return "failed"
+    return "refused" if response.error else "ok"
+
+
+class _Transfer:
+    """The end of a response: releases what it holds, once, whoever ends it."""
+
+    def __init__(self, request: Request, response: Response, observation: Observation | None) -> None:
+        self._response: Response | None = response
+        self._request = request
+        self._observation = observation
+        self.sent = 0
+        self.failure = ""
+
+    def end(self, complete: bool) -> None:
+        response, self._response = self._response, None
+        if response is None:
+            return
+        CURRENT.set(self._request)
+        for release in response.release:
+            try:
+                release()
+            except Exception:
+                LOGGER.exception("cleaning up after a response failed")
+        if self._observation is not None:
+            broken = "" if complete else "the client disconnected"
+            self._observation.close(response, self.sent, self.failure or broken)
+        CURRENT.set(None)
+
+
+class _Chunks:
+    """What a WSGI server iterates and closes."""
+
+    def __init__(self, chunks: Iterator[bytes], transfer: _Transfer, *, cut: bool) -> None:
+        self._chunks = chunks
+        self._transfer = transfer
+        self._cut = cut
+        self._complete = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            self._complete = True
+            if self._cut:
+                self._cut = False
+                raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
+            raise
+        except Exception as error:
+            self._transfer.failure = str(error) or type(error).__name__
+            LOGGER.exception("a response failed after it had begun; the connection is cut")
+            raise
+        self._transfer.sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._transfer.end(self._complete)
+
+
+class _File(io.FileIO):
+    """A file that the server sends by itself (``wsgi.file_wrapper``), and closes."""
+
+    def __init__(self, body: FileBody, transfer: _Transfer, *, moves: bool) -> None:
+        # The descriptor is the body's own; closing this object closes it.
+        super().__init__(body.file.fileno(), closefd=False)
+        self._body = body
+        self._transfer = transfer
+        self._moves = moves
+
+    def close(self) -> None:
+        if not self.closed:
+            # A server that calls sendfile() with offsets of its own does not move the file.
+            self._transfer.sent = self.tell() if self._moves else self._body.size
+            super().close()
+            self._transfer.end(self._transfer.sent == self._body.size)
+
+
+def send(
+    request: Request,
+    response: Response,
+    start_response: StartResponse,
+    *,
+    observation: Observation | None = None,
+) -> Iterable[bytes]:
+    """Start a response.
+
+    Args:
+        request: the request.
+        response: its response.
+        start_response: as in WSGI.
+        observation: told of the end; ``None`` if nobody observes.
+
+    Returns:
+        The WSGI body.
+    """
+    body, headers = response.body, response.headers
+    cut = not request.drain()
+    transfer = _Transfer(request, response, observation)
+    if isinstance(body, FileBody):
+        response.release = (body.file.close, *response.release)
+        headers.append(("Content-Length", str(body.size)))
+    elif isinstance(body, FrontEndBody):
+        headers.append(body.header)
+        transfer.sent = body.size
+    elif isinstance(body, bytes):
+        headers.append(("Content-Length", str(len(body))))
+    else:
+        response.release = (lambda: close_source(body), *response.release)
+    try:
+        start_response(response.status, headers)
+    except BaseException:
+        transfer.failure = "the server refused the response"
+        transfer.end(False)
+        raise
+    if request.method == "HEAD" or isinstance(body, FrontEndBody):
+        return _Chunks(iter(()), transfer, cut=cut)
+    if isinstance(body, bytes):
+        if observation is None and not cut and not response.release:
+            CURRENT.set(None)
+            return [body]
+        return _Chunks(iter([body]), transfer, cut=cut)
+    if isinstance(body, FileBody):
+        file = body.file
+        wrap = request.environ.get("wsgi.file_wrapper")
+        if wrap is None or cut:
+            return _Chunks(iter(lambda: file.read(_READ_SIZE), b""), transfer, cut=cut)
+        wrapped: Iterable[bytes] = wrap(_File(body, transfer, moves="uwsgi.version" not in request.environ), _READ_SIZE)
+        return wrapped
+    return _Chunks(body, transfer, cut=cut)
