@@ -363,6 +363,12 @@ class TestZstd:
             with pytest.raises(DecodeError, match="corrupt"):
                 decompress(ZSTD, *(frame[start : start + read] for start in range(0, len(frame), read)))
 
+    @pytest.mark.parametrize("read", [1, 6, 100])
+    def test_stated_length(self, read: int) -> None:
+        frame = b"\x28\xb5\x2f\xfd\x20\x01" + self.END
+        with pytest.raises(DecodeError, match="corrupt"):
+            decompress(ZSTD, *(frame[start : start + read] for start in range(0, len(frame), read)))
+
     @pytest.mark.parametrize("start", [b"\x50\x2a\x4d\x18\0\0\0\0", b"\x27\xb5\x2f\xfd\x30", b"\xfd\x2f\xb5\x28\0"])
     def test_what_is_no_frame_of_data(self, start: bytes) -> None:
         """Skippable frames and legacy formats are none of the protocol's."""
