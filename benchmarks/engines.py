@@ -1,14 +1,18 @@
-"""Compression of bundles: engines, levels, other libraries for zlib, threads for zstd; alone, and in a first clone.
+"""Compression of bundles: engines, levels, other zlib libraries, zstd threads; alone and in a first clone; decoding.
 
-Usage: python benchmarks/engines.py [REPOSITORY...] [--changesets N]
+Usage: python benchmarks/engines.py [REPOSITORY...] [--changesets N] [--decode]
 
-It needs the extra ``mercurial``; ``zlib-ng`` and ``isal`` are measured where they are installed.  The repositories are
-only read.  Last comes a synthetic history of N changesets (50,000), which is made for the occasion.
+It requires the extra ``mercurial``, except with ``--decode``; ``zlib-ng`` and ``isal`` are measured where they are
+installed.  The repositories are only read.  The last one is a synthetic history of N changesets (50,000), made for the
+run.
 
-Columns: *alone* is the engine fed with the chunks that Mercurial makes, from memory: seconds of processor, MB/s of
-input, and by how much it shrinks.  *clone* is ``getbundle`` of everything in process, without a cache: seconds of
-processor, seconds to the first 64 KiB and to the last byte, and by how many MiB the process grew at most.  Each run is
-a process of its own, and each figure the best of ``--repeat`` runs.
+Columns: *alone* is the engine fed from memory with the chunks that Mercurial makes: seconds of CPU time, MB/s of
+input, and compression ratio.  *clone* is ``getbundle`` of everything in process, without a cache: seconds of CPU time,
+seconds to the first 64 KiB and to the last byte, and the maximum growth of the process in MiB.  Each run is a process
+of its own, and each figure the best of ``--repeat`` runs.
+
+Decoding is measured first, and alone with ``--decode``, with 16 MiB of incompressible data and with a bomb of 512 MiB
+of zeros: MB/s of output, and the largest piece that ``read`` returned in bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import importlib.util
 import io
 import os
 import pickle
+import random
 import resource
 import tempfile
 import time
@@ -35,21 +40,22 @@ from synthetic import history
 
 from hgwire_wsgi import ServerCapabilities, WireApp
 from hgwire_wsgi.cache.settings import CacheSettings
-from hgwire_wsgi.compression import BZIP2, NONE, ZLIB, ZSTD, Engine
+from hgwire_wsgi.compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine
+from hgwire_wsgi.limits import Limits
 
 CHUNK = 64 * 1024
 
 
 @attrs.frozen
 class Row:
-    """One way to compress."""
+    """One row of the table: an engine at a level."""
 
     label: str
     engine: Engine
 
 
 def rows() -> list[Row]:
-    """What is compared."""
+    """The engines that are compared."""
 
     def zlib_of(module: Any, level: int) -> Engine:
         return attrs.evolve(ZLIB, start=lambda _: module.compressobj(level))
@@ -122,7 +128,7 @@ def chunks_of(repository: Path, request: Request) -> list[bytes]:
 
 @attrs.frozen
 class Figures:
-    """What was measured; seconds, bytes."""
+    """Measured values: seconds and bytes."""
 
     cpu: float
     first: float
@@ -132,7 +138,7 @@ class Figures:
 
 
 def measure(chunks: Callable[[], Iterator[bytes]]) -> Figures:
-    """Take all chunks in a process of its own."""
+    """Consume all chunks in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -142,7 +148,7 @@ def measure(chunks: Callable[[], Iterator[bytes]]) -> Figures:
         except BaseException:
             traceback.print_exc()
         finally:
-            # Whatever happens, it must not go on as a second benchmark.
+            # In any case the child must not continue as a second benchmark.
             os._exit(1)
     os.close(writer)
     with open(reader, "rb") as file:
@@ -190,13 +196,46 @@ def report(title: str, repository: Path, repeat: int) -> None:
         )
 
 
+def report_decoding(repeat: int) -> None:
+    """Measure decoding: its speed, and what a bomb costs."""
+    noise = random.Random(1).randbytes(16 << 20)
+    sources = {
+        "incompressible": lambda: (noise[start : start + CHUNK] for start in range(0, len(noise), CHUNK)),
+        "bomb": lambda: (bytes(CHUNK) for _ in range(8192)),
+    }
+    print(f"{'decoding':18}" + "".join(f"{name:>16} MB/s{'largest piece':>15}" for name in sources))
+    for engine in (ZSTD, ZLIB, BZIP2, NONE):
+        print(f"{engine.name:18}", end="")
+        for source in sources.values():
+            encoded = b"".join(engine.compress(source()))
+            speed, largest = max(decoded(engine, encoded) for _ in range(repeat))
+            print(f"{speed:21,.0f}{largest:15,}", end="", flush=True)
+        print()
+
+
+def decoded(engine: Engine, encoded: bytes) -> tuple[float, int]:
+    """Decode all of it; MB/s of output, and the size of the largest piece."""
+    reader = DecodingReader(io.BytesIO(encoded), engine, Limits())
+    size = largest = 0
+    start = time.perf_counter()
+    # A read returns at most one piece of the decoder, so this size shows how large they are.
+    while piece := reader.read(1 << 30):
+        size += len(piece)
+        largest = max(largest, len(piece))
+    return size / (time.perf_counter() - start) / 1e6, largest
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("repositories", nargs="*", type=Path, metavar="REPOSITORY")
     parser.add_argument("--changesets", type=int, default=50_000, metavar="N", help="of the synthetic history; 0: none")
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
+    parser.add_argument("--decode", action="store_true", help="measure decoding only")
     args = parser.parse_args()
+    report_decoding(args.repeat)
+    if args.decode:
+        return
     for repository in args.repositories:
         report(repository.name, repository, args.repeat)
     if args.changesets:

@@ -1,10 +1,11 @@
-"""Compression engines by their names on the wire, streaming both ways, with bounded output.
+"""Compression engines by their wire names, streaming both ways, with bounded output.
 
-Names come from the ``compression`` capability: ``zstd``, ``zlib``, ``bzip2`` and ``none`` are those that Mercurial
-speaks.  A host adds its own by putting another :class:`Engine` into ``ServerCapabilities.engines``.
+The names are those of the ``compression`` capability.  Mercurial knows ``zstd``, ``zlib``, ``bzip2`` and ``none``; a
+host adds its own with another :class:`Engine` in ``ServerCapabilities.engines``.
 
-Decoding yields pieces: whoever consumes them stops when it has had enough, so a bomb costs its sender bandwidth
-and us one piece (at most 2 MiB).
+A decoder yields pieces of at most 64 KiB, as they are asked for.  The reader stops when it has had enough, so a bomb
+costs its sender bandwidth and the receiver one piece.  Nothing is held back: everything that can be decoded from the
+input so far has been yielded when ``feed`` ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import bz2
 import functools
 import importlib
+import sys
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -34,13 +37,13 @@ __all__ = [
     "DecodingReader",
     "Decompressor",
     "Engine",
+    "start_zlib",
     "start_zstd",
 ]
 
-_READ_SIZE = 64 * 1024
-# zstd expands four bytes to a block of 128 KiB at most and its decoder takes no bound on its output, so feeding it
-# 64 bytes at a time bounds a piece to 2 MiB.  The price: data that did not shrink come in pieces as small as that.
-_ZSTD_SLICE = 64
+_PIECE = 64 * 1024
+_CORRUPT = "compressed data are corrupt"
+_TRAILING = "data follow the end of the compressed data"
 
 
 class Compressor(Protocol):
@@ -55,15 +58,18 @@ class Decompressor(Protocol):
     """One running decompression."""
 
     def feed(self, data: bytes, /) -> Iterator[bytes]:
-        """Decode some more input, lazily, in bounded pieces.
+        """Decode the next input, lazily, in bounded pieces.
 
-        The iterator must be exhausted before the next call.  It raises :class:`DecodeError` for corrupt data.
+        The iterator must be exhausted before the next call.
+
+        Raises:
+            DecodeError: the data are corrupt, or continue after their end.
         """
         ...
 
     @property
     def at_end(self) -> bool:
-        """Whether the input so far is whole: the only point where it may end."""
+        """Whether the input so far is complete, the only point where it may end."""
         ...
 
 
@@ -75,13 +81,14 @@ class Engine:
         name: its name on the wire, 1 to 255 ASCII characters.
         start: makes a :class:`Compressor` for a level.
         start_decoder: makes a :class:`Decompressor` within limits.
-        level: what ``start`` is called with; ``None`` is the format's own default.
+        level: passed to ``start``; ``None`` is the default of the format.
     """
 
     name: str
     start: Callable[[int | None], Compressor]
     start_decoder: Callable[[Limits], Decompressor]
     level: int | None = None
+    _token: str = attrs.field(init=False, eq=False, repr=False, factory=lambda: uuid.uuid4().hex)
 
     def __attrs_post_init__(self) -> None:
         if not (0 < len(self.name) < 256 and self.name.isascii()) or set(self.name) & set(" ,"):
@@ -89,11 +96,22 @@ class Engine:
 
     @property
     def prefix(self) -> bytes:
-        """What a payload of ``application/mercurial-0.2`` starts with: a length byte and the name."""
+        """The start of an ``application/mercurial-0.2`` payload: a length byte and the name."""
         return bytes([len(self.name)]) + self.name.encode("ascii")
 
+    @property
+    def identity(self) -> tuple[str, int | None, str]:
+        """What decides the compressed bytes, for cache keys: name, level and compressor.
+
+        The compressor is named by where it can be imported from, so processes share cached replies.  A
+        :func:`functools.partial` of one counts with its arguments, if these are numbers, text, bytes or ``None``.
+        Anything else (a closure, a lambda, a bound method, a function of ``__main__``) could be another function under
+        the same name elsewhere; its identity is unique to this object, and its replies are not shared.
+        """
+        return self.name, self.level, _importable_name(self.start) or self._token
+
     def compress(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Compress a stream; pieces of output appear as the format makes them."""
+        """Compress a stream.  Output is yielded as the format makes it, never empty."""
         compressor = self.start(self.level)
         for chunk in chunks:
             if data := compressor.compress(chunk):
@@ -102,37 +120,68 @@ class Engine:
             yield data
 
 
-class DecodingReader:
-    """What a source decompresses to, as a file to read from.
+_PLAIN_TYPES = (str, bytes, int, float, bool, type(None))
 
-    It reads no more of its source than it needs for the next piece.  ``read`` raises :class:`DecodeError` for data
-    that are corrupt, end early, or need too large a window.
+
+def _importable_name(start: Callable[..., object]) -> str | None:
+    """Name a callable by its module and qualified name; ``None`` if these do not lead to this very object."""
+    if type(start) is functools.partial:
+        name = _importable_name(start.func)
+        if name is None or any(type(value) not in _PLAIN_TYPES for value in (*start.args, *start.keywords.values())):
+            return None
+        keywords = (f"{key}={value!r}" for key, value in sorted(start.keywords.items()))
+        return f"{name}({', '.join([*map(repr, start.args), *keywords])})"
+    module, name = getattr(start, "__module__", None), getattr(start, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+        return None
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is start else None
+
+
+class DecodingReader:
+    """A readable view of compressed data.
+
+    It reads no more of its source than the next piece requires.
+
+    Args:
+        source: the compressed data.
+        engine: their format.
+        limits: ``decode_window`` bounds the memory of the decoder.
     """
 
     def __init__(self, source: Readable, engine: Engine, limits: Limits) -> None:
         self._source = source
         self._decoder = engine.start_decoder(limits)
         self._pieces: Iterator[bytes] = iter(())
-        self._piece = memoryview(b"")
+        self._piece = b""
+        self._start = 0
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` bytes, fewer at the end of a piece, none at the end of the data."""
-        while not self._piece:
+        """Up to ``size`` bytes, fewer at the end of a piece, none at the end of the data.
+
+        Raises:
+            DecodeError: the data are corrupt, end early, or require too large a window.
+        """
+        while self._start >= len(self._piece):
             piece = next(self._pieces, None)
             if piece is not None:
-                self._piece = memoryview(piece)
-            elif data := self._source.read(_READ_SIZE):
+                self._piece, self._start = piece, 0
+            elif data := self._source.read(_PIECE):
                 self._pieces = self._decoder.feed(data)
             elif self._decoder.at_end:
                 return b""
             else:
                 raise DecodeError("compressed data end early")
-        data, self._piece = bytes(self._piece[:size]), self._piece[size:]
+        # A whole piece is returned without a copy.
+        data = self._piece[self._start : self._start + size]
+        self._start += len(data)
         return data
 
 
 class _Identity:
-    """The ``none`` engine, which hands on what it gets."""
+    """Both directions of the ``none`` engine."""
 
     at_end = True
 
@@ -149,16 +198,13 @@ class _Identity:
         yield data
 
 
-_TRAILING = "data follow the end of the compressed data"
-
-
 class _Decoder:
-    """Decodes a format that says where its data end; nothing may follow there.
+    """Decodes a format whose library bounds its output.
 
     Args:
         decoder: that of the library.
-        decode: gives what the next input decodes to, in bounded pieces.
-        corrupt: what the library raises.
+        decode: yields what the next input decodes to, in bounded pieces.
+        corrupt: the exception of the library.
     """
 
     def __init__(self, decoder: Any, decode: Callable[[Any, bytes], Iterator[bytes]], corrupt: type[Exception]) -> None:
@@ -177,31 +223,158 @@ class _Decoder:
         try:
             yield from self._decode(self._decoder, data)
         except self._corrupt as error:
-            raise DecodeError("compressed data are corrupt") from error
+            raise DecodeError(_CORRUPT) from error
         if self._decoder.unused_data:
             raise DecodeError(_TRAILING)
 
 
 def _decode_zlib(decoder: Any, data: bytes) -> Iterator[bytes]:
-    while piece := decoder.decompress(data, _READ_SIZE):
+    while piece := decoder.decompress(data, _PIECE):
         yield piece
         data = decoder.unconsumed_tail
 
 
 def _decode_bzip2(decoder: Any, data: bytes) -> Iterator[bytes]:
-    while piece := decoder.decompress(data, _READ_SIZE):
+    while piece := decoder.decompress(data, _PIECE):
         yield piece
         if decoder.eof:
             break
         data = b""
 
 
-def _decode_zstd(decoder: Any, data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), _ZSTD_SLICE):
-        if decoder.eof:
+class _ZstdBlocks:
+    """Finds the blocks of a zstd frame while its bytes pass by (RFC 8878, section 3.1.1).
+
+    The library cannot bound its output without holding data back.  The format has a bound: a block decodes to at most
+    128 KiB.  So the library gets one compressed block at a time, or 64 KiB of those blocks whose header states their
+    decoded size, and a call returns less than 192 KiB however long the input is.
+
+    A frame is 4 bytes of magic number and a header, then blocks with a header of 3 bytes each, then perhaps a checksum.
+    Each of these is a field of known size: ``_field`` collects ``_size`` bytes, which may come in several reads,
+    and ``_parse`` gets them.  The content of a block only passes: ``_content`` counts how much of it is still to come.
+
+    Attributes:
+        ended: whether the frame has ended.
+        length: decoded size that the frame states, in bytes.
+    """
+
+    _MAGIC = b"\x28\xb5\x2f\xfd"
+    _MAX_BLOCK = 128 * 1024
+    _RAW, _RLE = 0, 1
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.length: int | None = None
+        self._content_size = 0
+        self._field = b""
+        self._size = len(self._MAGIC) + 1
+        self._parse = self._read_descriptor
+        self._checksum = False
+        self._content = 0
+        self._raw = False
+        self._decoded = 0
+        self._last = False
+
+    def take(self, data: memoryview) -> int:
+        """How many bytes of ``data`` to decode in one call, at least 1.
+
+        Raises:
+            DecodeError: the frame has ended before, or cannot continue with ``data``.
+        """
+        if self.ended:
             raise DecodeError(_TRAILING)
-        if piece := decoder.decompress(data[start : start + _ZSTD_SLICE]):
-            yield piece
+        taken, room = 0, _PIECE
+        while taken < len(data) and room > 0 and not self.ended:
+            if self._content:
+                size, decoded = self._pass_content(len(data) - taken, room)
+                room -= decoded
+            else:
+                size = self._collect(data[taken:])
+            taken += size
+        return taken
+
+    def _pass_content(self, available: int, room: int) -> tuple[int, int]:
+        """Count content of a block: how many bytes are taken, and how many they decode to at most."""
+        size = min(self._content, available, room if self._raw else available)
+        self._content -= size
+        if self._content:
+            return size, size if self._raw else 0
+        self._end_block()
+        return size, size if self._raw else self._decoded
+
+    def _collect(self, data: memoryview) -> int:
+        part = bytes(data[: self._size - len(self._field)])
+        self._field += part
+        if len(self._field) == self._size:
+            field, self._field = self._field, b""
+            self._parse(field)
+        return len(part)
+
+    def _read_descriptor(self, field: bytes) -> None:
+        if not field.startswith(self._MAGIC):
+            raise DecodeError(_CORRUPT)
+        descriptor = field[-1]
+        single_segment = descriptor >> 5 & 1
+        dictionary_id = (0, 1, 2, 4)[descriptor & 3]
+        self._content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
+        self._checksum = bool(descriptor & 4)
+        # A single segment states its content size, all others their window, so at least one byte follows.
+        self._size, self._parse = 1 - single_segment + dictionary_id + self._content_size, self._read_header
+
+    def _read_header(self, field: bytes) -> None:
+        if self._content_size:
+            # Two bytes start where one byte ends.
+            self.length = int.from_bytes(field[-self._content_size :], "little") + 256 * (self._content_size == 2)
+        self._size, self._parse = 3, self._read_block
+
+    def _read_block(self, field: bytes) -> None:
+        header = int.from_bytes(field, "little")
+        kind, size = header >> 1 & 3, header >> 3
+        if size > self._MAX_BLOCK:
+            raise DecodeError(_CORRUPT)
+        self._last = bool(header & 1)
+        self._raw = kind == self._RAW
+        self._content, self._decoded = (1, size) if kind == self._RLE else (size, self._MAX_BLOCK)
+        if not self._content:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        if self._last and self._checksum:
+            self._size, self._parse = 4, self._read_checksum
+        elif self._last:
+            self.ended = True
+
+    def _read_checksum(self, field: bytes) -> None:
+        self.ended = True
+
+
+class _ZstdDecoder:
+    """Decodes one zstd frame, in pieces; see :class:`_ZstdBlocks` for how they are bounded."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=limits.decode_window).decompressobj()
+        self._blocks = _ZstdBlocks()
+        self._length = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._decoder.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        rest = memoryview(data)
+        while rest:
+            size = self._blocks.take(rest)
+            try:
+                decoded = self._decoder.decompress(rest[:size])
+            except zstandard.ZstdError as error:
+                raise DecodeError(_CORRUPT) from error
+            rest = rest[size:]
+            self._length += len(decoded)
+            # The library checks this too, but not where the last block is empty and comes alone.
+            if self._blocks.ended and self._blocks.length not in (None, self._length):
+                raise DecodeError(_CORRUPT)
+            for start in range(0, len(decoded), _PIECE):
+                yield decoded[start : start + _PIECE]
 
 
 def _start_zlib_decoder(limits: Limits) -> Decompressor:
@@ -212,28 +385,29 @@ def _start_bzip2_decoder(limits: Limits) -> Decompressor:
     return _Decoder(bz2.BZ2Decompressor(), _decode_bzip2, OSError)
 
 
-def _start_zstd_decoder(limits: Limits) -> Decompressor:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=limits.decode_window)
-    return _Decoder(decompressor.decompressobj(), _decode_zstd, zstandard.ZstdError)
+def _fastest_zlib() -> str:
+    """zlib-ng if the extra ``fast`` is installed, else the standard library's zlib.
 
-
-@functools.cache
-def _zlib_compressor() -> Callable[[int], Compressor]:
-    """zlib-ng's if the extra ``fast`` is installed, else the standard library's.
-
-    Measured by ``benchmarks/engines.py`` with a bundle of 15 MB at the default level: zlib-ng takes 0.15 s of processor
-    for what takes zlib 0.27 s, and its output is no larger.  ISA-L takes 0.04 s, but at its best its output is 7%
-    larger.  A bundle is compressed once, and sent many times.
+    ``benchmarks/engines.py`` with a bundle of 15 MB at the default level: zlib-ng takes 0.15 s of CPU time, zlib 0.27
+    s, and the output of zlib-ng is no larger.  ISA-L takes 0.04 s, but its smallest output is 7% larger.  A bundle is
+    compressed once and sent many times.
     """
     try:
-        compressor: Callable[[int], Compressor] = importlib.import_module("zlib_ng.zlib_ng").compressobj
+        importlib.import_module("zlib_ng.zlib_ng")
     except ImportError:
-        return zlib.compressobj
+        return "zlib"
+    return "zlib_ng.zlib_ng"
+
+
+def start_zlib(level: int | None, *, module: str = "zlib") -> Compressor:
+    """Start a zlib compression.
+
+    Args:
+        level: ``None`` is the default of the module, 6 for zlib.
+        module: the module whose ``compressobj`` is used.
+    """
+    compressor: Compressor = importlib.import_module(module).compressobj(-1 if level is None else level)
     return compressor
-
-
-def _start_zlib(level: int | None) -> Compressor:
-    return _zlib_compressor()(-1 if level is None else level)
 
 
 def _start_bzip2(level: int | None) -> Compressor:
@@ -244,25 +418,27 @@ def start_zstd(level: int | None, *, threads: int = 0) -> Compressor:
     """Start a zstd compression.
 
     Args:
-        level: 3 for ``None``, as in Mercurial's own server.  Measured by ``benchmarks/engines.py`` with bundles of 15
-            and 49 MB, which take 0.7 and 2.9 s of processor to make: level 1 takes 0.03 and 0.07 s, level 3 takes 0.06
-            and 0.14 s, level 5 takes 0.12 and 0.25 s, level 9 takes 0.24 and 0.74 s.  Level 3 saves 8% and 4% of what
-            level 1 sends, level 5 another 3% and 1%, level 9 10% and 3%.  So 3 is the last one that a first clone does
-            not notice; where nearly all that is sent comes from the cache, a higher one pays.
-        threads: that compress beside the one that makes the data; 0 compresses in that one.  Measured there too: with
-            two of them the last byte leaves no earlier, as the data are not made fast enough for one; the first
-            leaves after 1 s instead of 0.1 s, and 16 to 47 MiB more are used.
+        level: ``None`` is 3, as in Mercurial's own server.  ``benchmarks/engines.py`` with bundles of 15 and 49 MB,
+            which take 0.7 and 2.9 s of CPU time to generate: level 1 takes 0.03 and 0.07 s, level 3 0.06 and 0.14 s,
+            level 5 0.12 and 0.25 s, level 9 0.24 and 0.74 s.  Level 3 sends 8% and 4% less than level 1, level 5
+            another 3% and 1% less, level 9 10% and 3%.  So 3 is the highest level that does not slow down a first
+            clone; a higher one pays off if most clones are served from the cache.
+        threads: additional threads that compress; 0 compresses in the calling thread.  In the same benchmark two
+            threads do not make the last byte leave earlier, since generating the data takes longer than compressing
+            them; the first byte leaves after 1 s instead of 0.1 s, and 16 to 47 MiB more memory are used.
     """
     return zstandard.ZstdCompressor(level=3 if level is None else level, threads=threads).compressobj()
 
 
-ZSTD = Engine(name="zstd", start=start_zstd, start_decoder=_start_zstd_decoder)
-ZLIB = Engine(name="zlib", start=_start_zlib, start_decoder=_start_zlib_decoder)
+ZSTD = Engine(name="zstd", start=start_zstd, start_decoder=_ZstdDecoder)
+ZLIB = Engine(
+    name="zlib", start=functools.partial(start_zlib, module=_fastest_zlib()), start_decoder=_start_zlib_decoder
+)
 BZIP2 = Engine(name="bzip2", start=_start_bzip2, start_decoder=_start_bzip2_decoder)
 NONE = Engine(name="none", start=_Identity, start_decoder=_Identity)
 
 ENGINES = {engine.name: engine for engine in (ZSTD, ZLIB, BZIP2, NONE)}
-"""Every engine this package knows; all of them are decoded."""
+"""Every engine this package knows.  All of them are decoded."""
 
 DEFAULT_ENGINES = (ZSTD, ZLIB)
-"""What a server offers unless told otherwise, best first: Mercurial's own default order."""
+"""The engines a server offers by default, best first: the same order as Mercurial's."""
