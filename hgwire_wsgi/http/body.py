@@ -58,7 +58,7 @@ class RequestBody:
         length = content_length(Headers(environ), _LARGEST)
         if length is not None:
             if length > self._limit:
-                self._fault = BodyTooLarge(f"the request body exceeds {self._limit} bytes")
+                self._fault = BodyTooLarge(f"Content-Length exceeds {self._limit} bytes")
             return length
         if environ.get("wsgi.input_terminated"):
             return None

@@ -28,17 +28,26 @@ def command(name: str = "x", permission: str = "pull", **declaration: Any) -> Co
 class TestCommand:
     @pytest.mark.parametrize("name", ["", "a b", "a;b", "a,b", "a=b", "a&b", "a?b", "a#b"])
     def test_names_that_cannot_be_written(self, name: str) -> None:
-        with pytest.raises(ValueError, match="not a name for a command"):
+        with pytest.raises(ValueError, match="not a valid name for a command"):
             command(name)
 
     @pytest.mark.parametrize(
-        "wrong",
-        [{"permission": "read"}, {"reply": "text"}, {"transports": {"ssh"}}, {"permission": "push", "cacheable": True}],
+        ("wrong", "words"),
+        [
+            ({"permission": "read"}, "x: permission must be one of pull, push, not 'read'"),
+            ({"reply": "text"}, "x: reply must be one of bytes, stream, legacy, push, any, not 'text'"),
+            ({"version": "v3"}, "x: version must be one of v1, v2, not 'v3'"),
+            ({"permission": "push", "cacheable": True}, "x: the reply of .* is never cached"),
+        ],
         ids=str,
     )
-    def test_wrong_declaration(self, wrong: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match=r"permission|reply|transports are|never cached"):
+    def test_wrong_declaration(self, wrong: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
             command(**wrong)
+
+    def test_misspelled_declaration_of_a_host(self) -> None:
+        with pytest.raises(TypeError, match="cachable"):
+            CommandRegistry().command("x", permission="pull", cachable=True)  # type: ignore[call-arg]  # what is tested
 
     def test_permission_is_mandatory(self) -> None:
         with pytest.raises(TypeError):
@@ -59,29 +68,29 @@ class TestCommand:
     def test_batchable(self, declaration: dict[str, Any], batchable: bool) -> None:
         assert command(**declaration).batchable is batchable
 
-    def test_bind(self) -> None:
+    def test_decode(self) -> None:
         declared = command(arguments=(Argument("nodes", "nodes"), Argument("flag", "boolean", required=False)))
-        assert declared.bind({"nodes": b"", "flag": b"1", "other": b"x"}) == {"nodes": [], "flag": True}
-        assert declared.bind({"nodes": b"11" * 20}) == {"nodes": [b"\x11" * 20]}
+        assert declared.decode({"nodes": b"", "flag": b"1", "other": b"x"}) == {"nodes": [], "flag": True}
+        assert declared.decode({"nodes": b"11" * 20}) == {"nodes": [b"\x11" * 20]}
         with pytest.raises(InvalidArgument, match="x: missing argument nodes"):
-            declared.bind({"flag": b"1"})
+            declared.decode({"flag": b"1"})
         with pytest.raises(InvalidArgument, match="x: argument nodes: 'zz' is not a node"):
-            declared.bind({"nodes": b"zz"})
+            declared.decode({"nodes": b"zz"})
 
-    def test_bind_collects_the_rest(self) -> None:
+    def test_decode_collects_the_rest(self) -> None:
         declared = command(arguments=(Argument("one"),), rest=True)
-        assert declared.bind({"one": b"1", "two": b"2"}) == {"one": b"1", "rest": {"two": b"2"}}
+        assert declared.decode({"one": b"1", "two": b"2"}) == {"one": b"1", "rest": {"two": b"2"}}
 
     def test_describe(self) -> None:
         assert command(arguments=(Argument("one", "csv", required=False),), body=True).describe() == {
             "name": "x",
-            "arguments": [{"name": "one", "kind": "csv", "required": False}],
+            "arguments": [{"name": "one", "type": "csv", "required": False}],
             "rest": False,
             "permission": "pull",
             "reply": "bytes",
             "body": True,
             "batchable": False,
-            "transports": ["http-v1", "http-v2"],
+            "version": None,
             "cacheable": False,
         }
 
@@ -147,12 +156,16 @@ class TestRegistering:
         assert set(registry) == {"y", "z"} and registry.permission_of("y") == "push"
         assert registry.resolve("x", {"x": command("x")}) is None
 
-    def test_adopt(self) -> None:
+    def test_backend_commands(self) -> None:
         registry = CommandRegistry([command("x")])
         registry.remove("gone")
-        registry.add_backend_commands({"x": command("x", "push"), "gone": command("gone"), "new": command("new")})
+        backend = {"x": command("x", "push"), "gone": command("gone"), "new": command("new")}
+        registry.add_backend_commands(backend, {"known": "pull", "gone": "pull", "x": "push"})
         assert set(registry) == {"x", "new"}
         assert registry["x"].permission == "pull" and registry["new"].overridable
+        # What is known by name alone is classified, and not offered.
+        assert "known" not in registry and registry.copy().permission_of("known") == "pull"
+        assert registry.permission_of("gone") == "push" and registry.permission_of("x") == "pull"
 
     def test_copies_are_independent(self) -> None:
         registry = CommandRegistry([command("x")])
@@ -170,10 +183,10 @@ class TestRegistering:
             lambda: frozen.register(command("y")),
             lambda: frozen.remove("x"),
             lambda: frozen.merge(registry),
-            lambda: frozen.add_backend_commands({}),
+            lambda: frozen.add_backend_commands({}, {}),
             lambda: frozen.override("x", theirs),
         ):
-            with pytest.raises(TypeError, match="does not change"):
+            with pytest.raises(TypeError, match="cannot change"):
                 change()
         registry.remove("x")
         frozen.copy().remove("x")
@@ -206,6 +219,36 @@ class TestResolving:
         registry = CommandRegistry([command(permission="push", overridable=True)])
         found = registry.resolve("x", {"x": command(cacheable=True)})
         assert found is not None and not found.cacheable
+
+
+class TestVersions:
+    def test_a_command_without_a_version_serves_all(self) -> None:
+        registry = CommandRegistry([command("x")])
+        assert registry.find("x", "v1") is registry.find("x", "v2") is registry["x"]
+
+    def test_versions_differ(self) -> None:
+        first, second = command("x", version="v1"), command("x", "push", version="v2")
+        registry = CommandRegistry([second, first])
+        assert registry.find("x", "v1") is first and registry.find("x", "v2") is second
+        assert registry["x"] is first and list(registry) == ["x"] and len(registry) == 1
+        assert registry.permission_of("x", "v2") == "push"
+        assert [each["version"] for each in registry.describe()] == ["v1", "v2"]
+
+    def test_a_command_of_one_version_goes_before_one_of_all(self) -> None:
+        registry = CommandRegistry([command("x"), command("x", version="v2")])
+        assert registry.find("x", "v2") is not registry.find("x", "v1")
+
+    def test_a_command_of_all_versions_replaces_the_others(self) -> None:
+        registry = CommandRegistry([command("x", version="v1"), command("x", version="v2")])
+        registry.register(command("x"))
+        assert registry.find("x", "v1") is registry.find("x", "v2") is registry["x"]
+        registry.remove("x")
+        assert not registry
+
+    def test_a_repository_brings_commands_of_one_version(self) -> None:
+        brought = {"x": command("x", version="v1")}
+        assert CommandRegistry().resolve("x", brought, "v1") is brought["x"]
+        assert CommandRegistry().resolve("x", brought, "v2") is None
 
 
 def test_stricter() -> None:

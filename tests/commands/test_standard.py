@@ -1,14 +1,16 @@
-"""The standard commands and their context, against a repository in memory."""
+"""The standard commands, against a repository in memory."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 
 from hgwire_wsgi.commands.batch import SubCommand
-from hgwire_wsgi.commands.context import CommandContext
+from hgwire_wsgi.commands.classify import WireRequest
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.commands.responses import (
     BytesResponse,
@@ -19,10 +21,32 @@ from hgwire_wsgi.commands.responses import (
     StreamResponse,
 )
 from hgwire_wsgi.commands.standard import STANDARD_COMMANDS
-from hgwire_wsgi.errors import CommandFailed, InvalidArgument, LocalProtocolError, UnknownCommand
+from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
+from hgwire_wsgi.errors import CommandFailed, InvalidArgument, RequestError, UnknownCommand
+from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.negotiation import ClientProtocol, ServerCapabilities
 from hgwire_wsgi.repositories.base import NULL, Repository
 from hgwire_wsgi.testing.memory import MemoryRepository
+
+
+@attrs.frozen
+class Asking:
+    """A caller that may do everything."""
+
+    environ: dict[str, Any] = attrs.Factory(dict)
+    user: str | None = None
+    report_changes: None = None
+
+
+class Closeable:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __iter__(self) -> Any:
+        return iter([b"data"])
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Bare(Repository):
@@ -32,25 +56,40 @@ class Bare(Repository):
         return b""
 
 
-def context_of(repository: Repository, commands: CommandRegistry | None = None, **more: Any) -> CommandContext:
-    defaults: dict[str, Any] = {
-        "arguments": {},
-        "user": None,
-        "protocol": ClientProtocol(),
-        "capabilities": ServerCapabilities(send=("0.1",)),
-        "authorize": [].append,
-        "body": io.BytesIO(),
-        "environ": {},
-        "transport": "http-v1",
-    }
-    return CommandContext(
-        repository=repository, commands=commands or CommandRegistry.standard(), **{**defaults, **more}
+def dispatcher_of(commands: CommandRegistry | None = None) -> Dispatcher:
+    return Dispatcher(
+        commands=commands or CommandRegistry.standard(),
+        policy=lambda request: None,
+        server=ServerCapabilities(send=("0.1",)),
+        limits=Limits(),
+    )
+
+
+def bind(
+    repository: Repository,
+    name: str,
+    arguments: Mapping[str, bytes],
+    *,
+    body: bytes = b"",
+    batch: tuple[SubCommand, ...] = (),
+    commands: CommandRegistry | None = None,
+) -> BoundCommand:
+    dispatcher = dispatcher_of(commands)
+    wire = WireRequest(name, arguments, batch, "pull")
+    return dispatcher.bind(
+        dispatcher.resolve(wire, repository, "v1"),
+        Asking(),
+        "",
+        repository,
+        server=dispatcher.server,
+        client=ClientProtocol(),
+        body=io.BytesIO(body),
+        version="v1",
     )
 
 
 def call(repository: Repository, name: str, body: bytes = b"", **arguments: bytes) -> Response:
-    context = context_of(repository, arguments=arguments, body=io.BytesIO(body))
-    return context.run(context.resolve(name))
+    return bind(repository, name, arguments, body=body).run()
 
 
 def text(repository: Repository, name: str, **arguments: bytes) -> bytes:
@@ -68,44 +107,6 @@ def line() -> tuple[MemoryRepository, list[bytes]]:
     """Ten changesets in a row, and their nodes."""
     repository = MemoryRepository(settings={"web.allow-push": "*"})
     return repository, [repository.commit({"file": b"%d" % number}, message=str(number)) for number in range(10)]
-
-
-class TestContext:
-    def test_client(self) -> None:
-        assert context_of(Bare()).client == "remote:http::"
-        environ = {"wsgi.url_scheme": "https", "REMOTE_ADDR": "::1"}
-        assert context_of(Bare(), user="a/b ü", environ=environ).client == "remote:https:%3A%3A1:a/b%20%C3%BC"
-        assert context_of(Bare(), environ={**environ, "REMOTE_HOST": "name"}).client == "remote:https:name:"
-
-    def test_capabilities_of_the_transport(self) -> None:
-        commands = CommandRegistry.standard()
-        tokens = ServerCapabilities(send=("0.1",)).capabilities()
-        assert context_of(Bare(), commands).capabilities == [b"batch", *tokens]
-        commands.remove("batch")
-        assert context_of(Bare(), commands).capabilities == tokens
-
-    def test_unknown_command(self) -> None:
-        with pytest.raises(UnknownCommand, match=r"unknown command: a\\n\\xfc"):
-            context_of(Bare()).resolve("a\nü")
-        with pytest.raises(UnknownCommand) as caught:
-            context_of(Bare()).resolve("x" * 1000)
-        assert len(caught.value.message) < 100
-
-    def test_command_of_another_transport(self) -> None:
-        commands = CommandRegistry()
-        commands.command("x", permission="pull", transports={"http-v2"})(lambda context: b"")
-        assert context_of(Bare(), commands, transport="http-v2").resolve("x").name == "x"
-        with pytest.raises(UnknownCommand):
-            context_of(Bare(), commands).resolve("x")
-
-    def test_bytes_become_a_response(self) -> None:
-        commands = CommandRegistry()
-        commands.command("bytes", permission="pull")(lambda context: b"data")
-        commands.command("text", permission="pull")(lambda context: "data")
-        context = context_of(Bare(), commands)
-        assert context.run(context.resolve("bytes")) == BytesResponse(b"data")
-        with pytest.raises(LocalProtocolError, match="command text returned str, which is no response"):
-            context.run(context.resolve("text"))
 
 
 class TestReplies:
@@ -152,8 +153,7 @@ class TestReplies:
     def test_hello_says_what_an_overridden_command_says(self) -> None:
         commands = CommandRegistry.standard()
         commands.override("capabilities", lambda context: BytesResponse(b"few"))
-        context = context_of(Bare(), commands)
-        assert context.run(context.resolve("hello")) == BytesResponse(b"capabilities: few\n")
+        assert bind(Bare(), "hello", {}, commands=commands).run() == BytesResponse(b"capabilities: few\n")
 
     def test_heads_and_known(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
         repository, nodes = line
@@ -209,8 +209,7 @@ class TestReplies:
 class TestBatch:
     def run(self, *subs: SubCommand, commands: CommandRegistry | None = None) -> Response:
         arguments = {"cmds": b"was taken apart before"}
-        context = context_of(MemoryRepository(), commands, arguments=arguments, batch=subs)
-        return context.run(context.resolve("batch"))
+        return bind(MemoryRepository(), "batch", arguments, batch=subs, commands=commands).run()
 
     def test_replies_in_order(self) -> None:
         subs = SubCommand("lookup", {"key": b"tip"}), SubCommand("protocaps", {"caps": b""})
@@ -245,11 +244,19 @@ class TestBatch:
         commands = CommandRegistry.standard()
         commands.command("pushed", permission="push")(lambda context: PushResponse(2, b"said"))
         commands.command("raced", permission="push")(lambda context: PushError(b"raced"))
-        commands.command("stream", permission="pull")(lambda context: StreamResponse([]))
+        chunks = Closeable()
+        commands.command("stream", permission="pull", reply="any")(lambda context: StreamResponse(chunks))
         both = self.run(SubCommand("pushed", {}), SubCommand("raced", {}), commands=commands)
         assert both == BytesResponse(b"2\nsaid;0\nraced\n")
-        with pytest.raises(LocalProtocolError, match="command stream is declared as batchable"):
+        with pytest.raises(InvalidArgument, match="stream cannot be batched: it answers with a stream"):
             self.run(SubCommand("stream", {}), commands=commands)
+        assert chunks.closed
+
+    def test_replies_are_bounded(self) -> None:
+        commands = CommandRegistry.standard()
+        commands.command("large", permission="pull")(lambda context: bytes(Limits().batch_reply + 1))
+        with pytest.raises(RequestError, match="the replies exceed"):
+            self.run(SubCommand("large", {}), commands=commands)
 
 
 NEEDED = {
@@ -275,4 +282,5 @@ def test_a_backend_without_the_method_has_no_such_command(name: str) -> None:
 
 
 def test_capabilities_of_a_bare_backend_are_those_of_the_transport() -> None:
-    assert text(Bare(), "capabilities").split() == sorted(context_of(Bare()).capabilities)
+    tokens = ServerCapabilities(send=("0.1",)).capabilities()
+    assert text(Bare(), "capabilities").split() == sorted([b"batch", *tokens])

@@ -13,7 +13,7 @@ key covers everything except the history.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import attrs
@@ -59,7 +59,7 @@ class _Producer:
     lease: Lease | None
     chunk: int
 
-    def __call__(self) -> Iterator[bytes]:
+    def __call__(self) -> Generator[bytes, None, None]:
         given, self.lease = self.lease, None
         lease, bound = given or self.provider.lease(self.name), self.bound
         try:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hgwire_wsgi import classify
 from hgwire_wsgi.commands.batch import SubCommand
-from hgwire_wsgi.commands.classify import WireRequest, classify, names_command, open_payload
+from hgwire_wsgi.commands.classify import WireRequest, names_command
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.compression import BZIP2, ENGINES, NONE, ZLIB, Engine
 from hgwire_wsgi.errors import (
@@ -24,6 +25,7 @@ from hgwire_wsgi.errors import (
     RequestError,
     UnsupportedMediaType,
 )
+from hgwire_wsgi.http.v1.input import open_payload
 from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02, ServerCapabilities
 from hgwire_wsgi.streams import read_exactly
@@ -73,11 +75,11 @@ class TestQuery:
     @pytest.mark.parametrize("query", ["", "cmd=", "cmd", "style=raw", "CMD=heads", "cmd%3Dheads", "xcmd=heads"])
     def test_no_command(self, query: str) -> None:
         assert ask(query) is None
-        assert names_command({"QUERY_STRING": query}) == ()
+        assert names_command(query) == ()
 
     def test_absent_query(self) -> None:
         assert classify({}, COMMANDS) is None
-        assert names_command({}) == ()
+        assert names_command("") == ()
 
     @pytest.mark.parametrize(
         ("query", "command", "arguments"),
@@ -93,13 +95,13 @@ class TestQuery:
     def test_command_and_arguments(self, query: str, command: str, arguments: dict[str, bytes]) -> None:
         request = ask(query)
         assert (request.command, request.arguments, request.names) == (command, arguments, (command,))
-        assert names_command({"QUERY_STRING": query}) == (command,)
+        assert names_command(query) == (command,)
 
     @pytest.mark.parametrize("query", ["cmd=heads&cmd=lookup", "cmd=heads&cmd=heads", "cmd=&cmd=heads"])
     def test_two_commands(self, query: str) -> None:
         with pytest.raises(RequestError, match="cmd more than once"):
             ask(query)
-        assert "heads" in names_command({"QUERY_STRING": query})
+        assert "heads" in names_command(query)
 
     def test_bound(self) -> None:
         assert ask("cmd=lookup&key=tip", limits=Limits(argument_bytes=18)).arguments == {"key": b"tip"}

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 from fakes import Exchange, FakeProvider
+from hgwire_wsgi.http.framed import RENDERERS
 from v2_support import MEDIA_TYPE, OPEN, V2, Answer, Reply, ask, chunks, command, commands, frame, make_app, registry
 from v2_support import send as begin
 
@@ -40,7 +41,6 @@ from hgwire_wsgi.framing import (
     OutgoingStream,
     encode_frame,
 )
-from hgwire_wsgi.http.framed import RENDERERS
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 

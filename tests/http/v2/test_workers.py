@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from fakes import FakeProvider
+from hgwire_wsgi.http.parallel import Channel, Closed, Workers
 from v2_support import OPEN, Answer, ask, chunks, command, commands, make_app, registry, send
 
 from hgwire_wsgi import ApiSettings, CommandContext, Lease, Limits, StreamResponse
 from hgwire_wsgi.errors import LocalProtocolError, RepositoryBusy
 from hgwire_wsgi.framing import STREAM_BEGIN, STREAM_END, ZLIB
-from hgwire_wsgi.http.parallel import Channel, Closed, Workers
 
 TIMEOUT = 30
 """Seconds after which a test that would hang fails instead."""
