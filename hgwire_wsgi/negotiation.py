@@ -1,14 +1,13 @@
 """Content negotiation of HTTP version 1: pure functions from request headers to decisions.
 
-The rules are those of the content negotiation patch ("Content Negotiation", "httpmediatype", "compression"); where it
-is silent, what Mercurial 7.2's own server was seen to do.
+The rules are those of Mercurial's specification of the wire protocol ("Content Negotiation", "httpmediatype",
+"compression").  Where it is silent, the rule is what Mercurial 7.2's own server does.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 
 import attrs
@@ -22,6 +21,7 @@ __all__ = [
     "MEDIA_TYPE_02",
     "ClientProtocol",
     "Encoding",
+    "HeaderSource",
     "ServerCapabilities",
     "choose_encoding",
     "choose_plain_encoding",
@@ -44,6 +44,15 @@ _MEDIA_TYPES = {"0.1": MEDIA_TYPE_01, "0.2": MEDIA_TYPE_02}
 _MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TYPES.items()}
 
 
+class HeaderSource(Protocol):
+    """Request headers by name, as HTTP spells them: ``X-HgProto-1``, ``Content-Length``.  A ``dict`` will do.
+
+    Everything here looks names up in exactly these spellings, so a source may keep a table of them.
+    """
+
+    def get(self, name: str, /) -> str | None: ...
+
+
 def _versions(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
     if not value or not set(value) <= set(_VERSIONS):
         raise ValueError(f"{attribute.name} must name some of {', '.join(_VERSIONS)}, not {value!r}")
@@ -51,16 +60,19 @@ def _versions(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]
 
 @attrs.frozen(kw_only=True)
 class ServerCapabilities:
-    """What a server offers to negotiate, as its ``capabilities`` reply tells.
+    """The server's side of the negotiation, as its ``capabilities`` reply announces it.
 
     Attributes:
-        engines: compression engines, best first.  The server's order decides.
-        legacy_engine: what streams of ``application/mercurial-0.1`` are compressed with.  Clients expect zlib.
-        receive: media type versions that request bodies may have; ``0.2`` bodies are decompressed.
-        send: media type versions that responses may have.
+        engines: compression engines, best first.  The order of the server decides.
+        legacy_engine: the engine for streams of ``application/mercurial-0.1``.  Clients expect zlib.
+        receive: media type versions accepted for request bodies; ``0.2`` bodies are decompressed.
+        send: media type versions of responses.
         max_header_length: longest ``X-HgArg-<N>`` header line a client should send, in bytes; 0 asks for arguments in
             the query string.
         post_args: whether arguments may be posted (``httppostargs``).
+
+    Raises:
+        ValueError: for an unknown version, an engine named twice, or 0.2 without an engine.
     """
 
     engines: tuple[Engine, ...] = DEFAULT_ENGINES
@@ -72,14 +84,20 @@ class ServerCapabilities:
 
     def __attrs_post_init__(self) -> None:
         if len({engine.name for engine in self.engines}) != len(self.engines):
-            raise ValueError("an engine is offered twice")
-        if "0.2" in self.send and not self.engines:
-            raise ValueError("sending application/mercurial-0.2 takes at least one compression engine")
+            raise ValueError("a compression engine is listed twice")
+        if self._uses_02 and not self.engines:
+            raise ValueError("application/mercurial-0.2, sent or received, requires at least one compression engine")
+
+    @property
+    def _uses_02(self) -> bool:
+        return "0.2" in self.send or "0.2" in self.receive
 
     def capabilities(self) -> list[bytes]:
-        """The tokens that this offer adds to a ``capabilities`` reply.
+        """The tokens for a ``capabilities`` reply.
 
-        A lower bound other than 0.1 is told as ``minrx`` or ``mintx``, for the client to explain it to its user.
+        A lowest version other than 0.1 is announced as ``minrx`` or ``mintx``, so that a client can explain the
+        failure to its user.  ``compression`` is there for both directions: a client that sends 0.2 has to know what
+        the server decompresses.
         """
         media = sorted({f"{version}rx" for version in self.receive} | {f"{version}tx" for version in self.send})
         if "0.1" not in self.receive:
@@ -89,19 +107,19 @@ class ServerCapabilities:
         tokens = [f"httpheader={self.max_header_length}", f"httpmediatype={','.join(media)}"]
         if self.post_args:
             tokens.append("httppostargs")
-        if "0.2" in self.send:
+        if self._uses_02:
             tokens.append("compression=" + ",".join(quote(engine.name) for engine in self.engines))
         return [token.encode("ascii") for token in tokens]
 
 
 @attrs.frozen
 class ClientProtocol:
-    """What a client said it understands, in ``X-HgProto-<N>``.
+    """The client's side of the negotiation, from ``X-HgProto-<N>``.
 
     Attributes:
         tokens: all parameters in the order sent.
-        media_types: those of 0.1 and 0.2 that the client takes; 0.1 when it said nothing of either.
-        engines: names of the compression formats it takes, ``zlib`` and ``none`` when it said nothing.
+        media_types: the versions among 0.1 and 0.2 that the client accepts; 0.1 if it names neither.
+        engines: names of the compression formats it accepts; ``zlib`` and ``none`` if it names none.
     """
 
     tokens: tuple[str, ...] = ()
@@ -111,20 +129,28 @@ class ClientProtocol:
 
 @attrs.frozen
 class Encoding:
-    """How a response body is encoded; ``engine`` is ``None`` for a body sent as it is in 0.1."""
+    """The encoding of a response body.
+
+    Attributes:
+        media_type: the value of ``Content-Type``.
+        engine: ``None`` for an uncompressed body in 0.1.
+    """
 
     media_type: str
     engine: Engine | None
 
 
 _PROTOCOL_LENGTH = 4096
-"""The most of ``X-HgProto``.  Clients send some 60 bytes; a thousand headers could be megabytes, and it is cached."""
+"""Maximum length of ``X-HgProto``, all headers together.
+
+Clients send about 60 bytes.  A thousand headers could hold megabytes, and parsed values are cached.
+"""
 
 
-def numbered(environ: Mapping[str, Any], key: str) -> list[str]:
-    """The values of headers ``<key>1``, ``<key>2``, …  A gap ends them."""
+def numbered(headers: HeaderSource, prefix: str) -> list[str]:
+    """The values of the headers ``<prefix>1``, ``<prefix>2``, …, up to the first that is absent."""
     values: list[str] = []
-    while (value := environ.get(f"{key}{len(values) + 1}")) is not None:
+    while (value := headers.get(f"{prefix}{len(values) + 1}")) is not None:
         values.append(value)
     return values
 
@@ -139,123 +165,134 @@ def _parse_client_protocol(value: str) -> ClientProtocol:
     return ClientProtocol(tokens, media_types)
 
 
-def read_client_protocol(environ: Mapping[str, Any]) -> ClientProtocol:
-    """Read ``X-HgProto-<N>`` of a WSGI environ.
+def read_client_protocol(headers: HeaderSource) -> ClientProtocol:
+    """Read ``X-HgProto-<N>``.
 
-    The headers are joined before they are split at spaces, so a value may break anywhere.  Of several ``comp``
-    parameters the first counts.  Names are compared exactly.
+    The headers are joined before they are split at spaces, so a value may break anywhere.  The first ``comp`` parameter
+    counts.  Names are compared exactly.
 
     Raises:
         RequestError: for more than 4096 bytes.
     """
-    value = "".join(numbered(environ, "HTTP_X_HGPROTO_"))
+    value = "".join(numbered(headers, "X-HgProto-"))
     if len(value) > _PROTOCOL_LENGTH:
         raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} bytes")
     return _parse_client_protocol(value)
 
 
 def choose_encoding(
-    offer: ServerCapabilities, client: ClientProtocol, *, prefer_uncompressed: bool = False
+    server: ServerCapabilities, client: ClientProtocol, *, prefer_uncompressed: bool = False
 ) -> Encoding:
     """Choose media type and engine of a stream.
 
     Args:
-        offer: the server's side; its order of engines decides.
+        server: its order of engines decides.
         client: the client's side.
-        prefer_uncompressed: the data would not shrink; 0.2 then uses ``none``, which every client takes.
+        prefer_uncompressed: the data are incompressible; 0.2 then uses ``none``, which every client accepts.
 
     Raises:
-        NotAcceptable: for a client that takes only what the server does not send.
+        NotAcceptable: the client accepts only what the server does not send.
     """
-    if "0.2" in offer.send and "0.2" in client.media_types:
+    if "0.2" in server.send and "0.2" in client.media_types:
         if prefer_uncompressed:
             return Encoding(MEDIA_TYPE_02, NONE)
-        for engine in offer.engines:
+        for engine in server.engines:
             if engine.name in client.engines:
                 return Encoding(MEDIA_TYPE_02, engine)
-        if not ("0.1" in offer.send and "0.1" in client.media_types):
+        if not ("0.1" in server.send and "0.1" in client.media_types):
             return Encoding(MEDIA_TYPE_02, NONE)
-    if "0.1" in offer.send:
-        return Encoding(MEDIA_TYPE_01, offer.legacy_engine)
+    if "0.1" in server.send:
+        return Encoding(MEDIA_TYPE_01, server.legacy_engine)
     raise NotAcceptable(
-        "this server only sends application/mercurial-0.2, which your client does not take; Mercurial 4.1 and newer do"
+        "this server only sends application/mercurial-0.2, which your client does not accept; "
+        "use Mercurial 4.1 or newer"
     )
 
 
-def choose_plain_encoding(offer: ServerCapabilities, client: ClientProtocol) -> Encoding:
-    """Choose the encoding of a response that is not a stream, or is one that is never compressed.
+def choose_plain_encoding(server: ServerCapabilities, client: ClientProtocol) -> Encoding:
+    """Choose the encoding of a response that is not a stream, or of a stream that is never compressed.
 
-    Such responses go out as they are in 0.1 (as Mercurial's own server sends them), unless the server does not send 0.1
-    any more.
+    It is 0.1 without compression, as in Mercurial's own server, unless this server does not send 0.1.
+
+    Raises:
+        NotAcceptable: as for :func:`choose_encoding`.
     """
-    if "0.1" in offer.send:
+    if "0.1" in server.send:
         return Encoding(MEDIA_TYPE_01, None)
-    return choose_encoding(offer, client, prefer_uncompressed=True)
+    return choose_encoding(server, client, prefer_uncompressed=True)
 
 
-def media_type_version(offer: ServerCapabilities, content_type: str | None, *, required: bool) -> str:
-    """Tell the version of a request body from its ``Content-Type``, parameters aside.
+def media_type_version(server: ServerCapabilities, content_type: str | None, *, required: bool) -> str:
+    """The version of a request body by its ``Content-Type``, without regard to parameters.
 
     Args:
-        offer: the server's side.
-        content_type: the header's value; absent counts as 0.1.
-        required: whether a foreign media type is refused rather than read as 0.1.
+        server: the server's side.
+        content_type: the value of the header; an absent one counts as 0.1.
+        required: refuse a foreign media type, instead of reading it as 0.1.
 
     Returns:
         ``"0.1"`` or ``"0.2"``.
 
     Raises:
-        UnsupportedMediaType: for a foreign media type, or one this server does not receive.
+        UnsupportedMediaType: a foreign media type, or one that this server does not receive.
     """
     media_type = (content_type or MEDIA_TYPE_01).partition(";")[0].strip().lower()
     version = _MEDIA_TYPE_VERSIONS.get(media_type)
+    received = " or ".join(_MEDIA_TYPES[each] for each in server.receive)
     if version is None:
         if required:
-            raise UnsupportedMediaType(
-                f"the request body must be {' or '.join(_MEDIA_TYPES[v] for v in offer.receive)}"
-            )
+            raise UnsupportedMediaType(f"the request body must be {received}")
         version = "0.1"
-    if version not in offer.receive:
+    if version not in server.receive:
         raise UnsupportedMediaType(
-            f"this server receives request bodies as {' or '.join(_MEDIA_TYPES[v] for v in offer.receive)} only; "
-            f"a {'newer' if version == '0.1' else 'different'} client is needed"
+            f"this server only receives request bodies as {received}, not as {_MEDIA_TYPES[version]}; "
+            f"use a {'newer' if version == '0.1' else 'different'} client"
         )
     return version
 
 
-def parse_form(value: str, most: int | None = None) -> list[tuple[str, bytes]]:
-    """Parse ``application/x-www-form-urlencoded`` text, as WSGI hands it over, to names and bytes.
+def parse_form(value: str, maximum: int | None = None) -> list[tuple[str, bytes]]:
+    """Parse ``application/x-www-form-urlencoded`` text, as WSGI provides it, into names and bytes.
 
-    Only ``&`` separates.  Blank values and names without ``=`` are kept; malformed escapes stand for themselves.
+    Only ``&`` separates.  Blank values and names without ``=`` are kept; malformed escapes are kept as they are.
+
+    Args:
+        value: text whose characters are bytes.
+        maximum: number of pairs accepted; ``None`` accepts any number.
 
     Raises:
-        RequestError: for more than ``most`` pairs, or characters that are no bytes.
+        RequestError: too many pairs, or characters above U+00FF.
     """
     if not value:
         return []
     try:
-        pairs = parse_qsl(value, keep_blank_values=True, encoding="latin-1", max_num_fields=most, separator="&")
+        pairs = parse_qsl(value, keep_blank_values=True, encoding="latin-1", max_num_fields=maximum, separator="&")
     except ValueError:
-        raise RequestError(f"more than {most} arguments") from None
+        raise RequestError(f"more than {maximum} arguments") from None
     try:
         return [(name, data.encode("latin-1")) for name, data in pairs]
     except UnicodeEncodeError:
-        raise RequestError("the server hands on bytes as other characters than WSGI says") from None
+        raise RequestError("invalid WSGI environ: non-latin-1 characters") from None
 
 
-def read_header_arguments(environ: Mapping[str, Any], limit: int, most: int | None = None) -> list[tuple[str, bytes]]:
-    """Read the arguments in ``X-HgArg-<N>``, joined before they are parsed, so an escape may be broken in two.
+def read_header_arguments(headers: HeaderSource, limit: int, maximum: int | None = None) -> list[tuple[str, bytes]]:
+    """Read the arguments in ``X-HgArg-<N>``.  They are joined before they are parsed, so an escape may be split.
+
+    Args:
+        headers: of the request.
+        limit: maximum length of all headers together, in bytes.
+        maximum: number of arguments accepted; ``None`` accepts any number.
 
     Raises:
-        RequestError: for more than ``limit`` bytes or ``most`` arguments, or for a header sent twice.  Servers join
-            repeated headers with a comma, which no client leaves unescaped in a value.
+        RequestError: more bytes or arguments than accepted, or a header sent twice: servers join repeated headers
+            with a comma, which no client leaves unescaped in a value.
     """
-    value = "".join(numbered(environ, "HTTP_X_HGARG_"))
+    value = "".join(numbered(headers, "X-HgArg-"))
     if len(value) > limit:
         raise RequestError(f"arguments exceed {limit} bytes")
     if "," in value:
-        raise RequestError("an X-HgArg header was sent twice, or holds an unescaped comma")
-    return parse_form(value, most)
+        raise RequestError("an X-HgArg header was sent twice, or contains an unescaped comma")
+    return parse_form(value, maximum)
 
 
 def _parse_length(header: str, value: str, limit: int, too_long: type[RequestError]) -> int:
@@ -266,33 +303,33 @@ def _parse_length(header: str, value: str, limit: int, too_long: type[RequestErr
     return int(value)
 
 
-def content_length(environ: Mapping[str, Any], limit: int) -> int | None:
-    """How long a request body is by its ``Content-Length``; ``None`` when absent.
+def content_length(headers: HeaderSource, limit: int) -> int | None:
+    """The length of a request body by its ``Content-Length``, in bytes; ``None`` if absent or empty.
 
     Raises:
-        RequestError: for what is not a decimal number.
-        BodyTooLarge: if it exceeds ``limit``.
+        RequestError: it is not a decimal number.
+        BodyTooLarge: it exceeds ``limit``.
     """
-    value = environ.get("CONTENT_LENGTH")
+    value = headers.get("Content-Length")
     return _parse_length("Content-Length", value, limit, BodyTooLarge) if value else None
 
 
-def posted_arguments_length(environ: Mapping[str, Any], limit: int) -> int:
-    """How many bytes of the body are arguments: ``X-HgArgs-Post``, 0 when absent.
+def posted_arguments_length(headers: HeaderSource, limit: int) -> int:
+    """How many bytes at the start of the body are arguments, by ``X-HgArgs-Post``; 0 if absent.
 
     Raises:
-        RequestError: for what is not a decimal number, or exceeds ``limit``.
+        RequestError: it is not a decimal number, or exceeds ``limit``.
     """
-    value = environ.get("HTTP_X_HGARGS_POST")
+    value = headers.get("X-HgArgs-Post")
     return 0 if value is None else _parse_length("X-HgArgs-Post", value, limit, RequestError)
 
 
-def vary(environ: Mapping[str, Any]) -> str:
-    """The ``Vary`` header of a reply: the numbered headers it was made from, and the first that is absent.
+def vary(headers: HeaderSource) -> str:
+    """The ``Vary`` header of a reply: the numbered headers that decided it, and the first absent one of each kind.
 
-    With ``X-HgArg-3`` added the reply could be another, so a cache must compare that too.
+    An added ``X-HgArg-3`` could change the reply, so a cache must compare that as well.
     """
-    return _vary(len(numbered(environ, "HTTP_X_HGARG_")), len(numbered(environ, "HTTP_X_HGPROTO_")))
+    return _vary(len(numbered(headers, "X-HgArg-")), len(numbered(headers, "X-HgProto-")))
 
 
 @functools.lru_cache(maxsize=256)

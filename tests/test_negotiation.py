@@ -34,12 +34,12 @@ LIMIT = 1 << 20
 ONLY_02 = ServerCapabilities(send=("0.2",))
 
 
-def numbered(header: str, *values: str) -> dict[str, Any]:
-    return {f"HTTP_X_{header}_{number}": value for number, value in enumerate(values, 1)}
+def spread(header: str, *values: str) -> dict[str, str]:
+    return {f"{header}-{number}": value for number, value in enumerate(values, 1)}
 
 
 def client(value: str) -> ClientProtocol:
-    return read_client_protocol(numbered("HGPROTO", value))
+    return read_client_protocol(spread("X-HgProto", value))
 
 
 def iter_splits(value: str) -> Iterator[tuple[str, str]]:
@@ -47,7 +47,7 @@ def iter_splits(value: str) -> Iterator[tuple[str, str]]:
         yield value[:place], value[place:]
 
 
-class TestOffer:
+class TestServerCapabilities:
     def test_default_tokens(self) -> None:
         assert ServerCapabilities().capabilities() == [
             b"httpheader=1024",
@@ -56,7 +56,7 @@ class TestOffer:
         ]
 
     @pytest.mark.parametrize(
-        ("offer", "tokens"),
+        ("server", "tokens"),
         [
             (ServerCapabilities(post_args=True), [b"httppostargs"]),
             (ServerCapabilities(max_header_length=0), [b"httpheader=0"]),
@@ -66,14 +66,19 @@ class TestOffer:
         ],
         ids=lambda value: None if isinstance(value, ServerCapabilities) else value[0].decode(),
     )
-    def test_token(self, offer: ServerCapabilities, tokens: list[bytes]) -> None:
-        assert set(tokens) <= set(offer.capabilities())
+    def test_token(self, server: ServerCapabilities, tokens: list[bytes]) -> None:
+        assert set(tokens) <= set(server.capabilities())
 
     def test_without_02_there_is_no_compression(self) -> None:
-        assert ServerCapabilities(send=("0.1",), engines=()).capabilities() == [
+        assert ServerCapabilities(send=("0.1",), receive=("0.1",), engines=()).capabilities() == [
             b"httpheader=1024",
-            b"httpmediatype=0.1rx,0.1tx,0.2rx",
+            b"httpmediatype=0.1rx,0.1tx",
         ]
+
+    @pytest.mark.parametrize(("send", "receive"), [(("0.1",), ("0.2",)), (("0.2",), ("0.1",))])
+    def test_engines_are_announced_for_either_direction(self, send: tuple[str, ...], receive: tuple[str, ...]) -> None:
+        """A client that sends 0.2 has to know what the server decompresses."""
+        assert b"compression=zstd,zlib" in ServerCapabilities(send=send, receive=receive).capabilities()
 
     def test_engine_names_are_quoted(self) -> None:
         odd = Engine(name="a%/b", start=ZLIB.start, start_decoder=ZLIB.start_decoder)
@@ -85,10 +90,11 @@ class TestOffer:
             ({"send": ()}, "send must name some of 0.1, 0.2"),
             ({"receive": ("0.3",)}, "receive must name some of"),
             ({"engines": (ZLIB, ZLIB)}, "twice"),
-            ({"engines": ()}, "at least one compression engine"),
+            ({"engines": (), "receive": ("0.1",)}, "at least one compression engine"),
+            ({"engines": (), "send": ("0.1",)}, "at least one compression engine"),
             ({"max_header_length": -1}, "max_header_length"),
         ],
-        ids=["nothing to send", "unknown version", "twice", "no engine", "negative length"],
+        ids=["nothing to send", "unknown version", "twice", "no engine to send", "none to receive", "negative length"],
     )
     def test_refuses(self, wrong: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -128,20 +134,20 @@ class TestClientProtocol:
     def test_may_be_split_anywhere(self) -> None:
         value = "0.1 0.2 comp=zstd,zlib,none partial-pull"
         for parts in iter_splits(value):
-            assert read_client_protocol(numbered("HGPROTO", *parts)) == client(value)
+            assert read_client_protocol(spread("X-HgProto", *parts)) == client(value)
 
     def test_many_headers(self) -> None:
-        assert read_client_protocol(numbered("HGPROTO", *"0.2 comp=zstd")) == client("0.2 comp=zstd")
+        assert read_client_protocol(spread("X-HgProto", *"0.2 comp=zstd")) == client("0.2 comp=zstd")
 
     def test_bound(self) -> None:
         value = "0.2 comp=" + "a" * 4087
-        assert read_client_protocol(numbered("HGPROTO", *value)).media_types == {"0.2"}
+        assert read_client_protocol(spread("X-HgProto", *value)).media_types == {"0.2"}
         with pytest.raises(RequestError, match="X-HgProto exceeds 4096 bytes"):
-            read_client_protocol(numbered("HGPROTO", *value, "a"))
+            read_client_protocol(spread("X-HgProto", *value, "a"))
 
     def test_a_gap_ends_them(self) -> None:
-        assert read_client_protocol({"HTTP_X_HGPROTO_1": "0.1", "HTTP_X_HGPROTO_3": " 0.2"}) == client("0.1")
-        assert read_client_protocol({"HTTP_X_HGPROTO_2": "0.2"}) == ClientProtocol()
+        assert read_client_protocol({"X-HgProto-1": "0.1", "X-HgProto-3": " 0.2"}) == client("0.1")
+        assert read_client_protocol({"X-HgProto-2": "0.2"}) == ClientProtocol()
 
     @given(value=st.text(string.printable, max_size=60))
     def test_any_value_is_read(self, value: str) -> None:
@@ -169,9 +175,9 @@ class TestChoice:
         assert choose_encoding(ServerCapabilities(), client(value)) == Encoding(MEDIA_TYPE_01, ZLIB)
 
     def test_the_order_of_the_server_decides(self) -> None:
-        offer = ServerCapabilities(engines=(NONE, BZIP2, ZLIB))
-        assert choose_encoding(offer, client("0.2 comp=zlib,bzip2")).engine is BZIP2
-        assert choose_encoding(offer, client("0.2")).engine is NONE
+        server = ServerCapabilities(engines=(NONE, BZIP2, ZLIB))
+        assert choose_encoding(server, client("0.2 comp=zlib,bzip2")).engine is BZIP2
+        assert choose_encoding(server, client("0.2")).engine is NONE
 
     def test_legacy_engine(self) -> None:
         level_9 = Engine(name="zlib", start=ZLIB.start, start_decoder=ZLIB.start_decoder, level=9)
@@ -217,12 +223,12 @@ class TestChoice:
         engines: list[str],
         uncompressed: bool,
     ) -> None:
-        offer, protocol = (
+        server, protocol = (
             ServerCapabilities(engines=offered, send=send),
             ClientProtocol((), media_types, tuple(engines)),
         )
         try:
-            chosen = choose_encoding(offer, protocol, prefer_uncompressed=uncompressed)
+            chosen = choose_encoding(server, protocol, prefer_uncompressed=uncompressed)
         except NotAcceptable:
             assert send == ("0.2",) and "0.2" not in media_types
             return
@@ -258,9 +264,17 @@ class TestMediaTypeOfBodies:
     @pytest.mark.parametrize(
         ("receive", "content_type", "words"),
         [
-            (("0.2",), MEDIA_TYPE_01, "application/mercurial-0.2 only; a newer client"),
-            (("0.2",), None, "a newer client"),
-            (("0.1",), MEDIA_TYPE_02, "application/mercurial-0.1 only; a different client"),
+            (
+                ("0.2",),
+                MEDIA_TYPE_01,
+                "as application/mercurial-0.2, not as application/mercurial-0.1; use a newer client",
+            ),
+            (("0.2",), None, "use a newer client"),
+            (
+                ("0.1",),
+                MEDIA_TYPE_02,
+                "as application/mercurial-0.1, not as application/mercurial-0.2; use a different",
+            ),
         ],
     )
     def test_not_received(self, receive: tuple[str, ...], content_type: str | None, words: str) -> None:
@@ -296,60 +310,82 @@ class TestArguments:
     def test_any_text_is_read(self, text: str) -> None:
         parse_form(text)
 
+    def test_number_of_arguments(self) -> None:
+        assert len(parse_form("a=1&b=2", 2)) == 2
+        for read in (lambda: parse_form("a=1&b=2", 1), lambda: read_header_arguments({"X-HgArg-1": "a&b"}, LIMIT, 1)):
+            with pytest.raises(RequestError, match="more than 1 arguments"):
+                read()
+
+    def test_characters_that_are_no_bytes(self) -> None:
+        with pytest.raises(RequestError, match="invalid WSGI environ: non-latin-1 characters"):
+            parse_form("a=\u0100")
+
     def test_headers_may_be_split_anywhere(self) -> None:
         value = "key=a%20b%2C&nodes=1+2"
         for parts in iter_splits(value):
-            found = read_header_arguments(numbered("HGARG", *parts), LIMIT)
+            found = read_header_arguments(spread("X-HgArg", *parts), LIMIT)
             assert found == [("key", b"a b,"), ("nodes", b"1 2")]
 
     def test_headers_absent_or_with_a_gap(self) -> None:
         assert read_header_arguments({}, LIMIT) == []
-        assert read_header_arguments({"HTTP_X_HGARG_2": "key=tip"}, LIMIT) == []
-        gap = {"HTTP_X_HGARG_1": "one=a", "HTTP_X_HGARG_3": "&two=b"}
+        assert read_header_arguments({"X-HgArg-2": "key=tip"}, LIMIT) == []
+        gap = {"X-HgArg-1": "one=a", "X-HgArg-3": "&two=b"}
         assert read_header_arguments(gap, LIMIT) == [("one", b"a")]
 
     def test_headers_are_bounded(self) -> None:
-        assert read_header_arguments(numbered("HGARG", "a=", "1"), 3) == [("a", b"1")]
+        assert read_header_arguments(spread("X-HgArg", "a=", "1"), 3) == [("a", b"1")]
         with pytest.raises(RequestError, match="exceed 2 bytes"):
-            read_header_arguments(numbered("HGARG", "a=", "1"), 2)
+            read_header_arguments(spread("X-HgArg", "a=", "1"), 2)
 
     def test_repeated_header(self) -> None:
         with pytest.raises(RequestError, match="twice"):
-            read_header_arguments(numbered("HGARG", "key=tip, key=0"), LIMIT)
+            read_header_arguments(spread("X-HgArg", "key=tip, key=0"), LIMIT)
 
 
 class TestPostedLength:
     @pytest.mark.parametrize(("value", "length"), [(None, 0), ("0", 0), ("17", 17), ("007", 7), ("100", 100)])
     def test_length(self, value: str | None, length: int) -> None:
-        environ = {} if value is None else {"HTTP_X_HGARGS_POST": value}
-        assert posted_arguments_length(environ, 100) == length
+        headers = {} if value is None else {"X-HgArgs-Post": value}
+        assert posted_arguments_length(headers, 100) == length
 
     @pytest.mark.parametrize("value", ["", "abc", "-1", "+1", " 1", "1.0", "1_0", "٣", "²"])
     def test_not_a_number(self, value: str) -> None:
         with pytest.raises(RequestError, match="not a number"):
-            posted_arguments_length({"HTTP_X_HGARGS_POST": value}, 100)
+            posted_arguments_length({"X-HgArgs-Post": value}, 100)
 
     @pytest.mark.parametrize("value", ["101", "9" * 18, "9" * 5000])
     def test_too_long(self, value: str) -> None:
         with pytest.raises(RequestError, match="exceeds 100 bytes"):
-            posted_arguments_length({"HTTP_X_HGARGS_POST": value}, 100)
+            posted_arguments_length({"X-HgArgs-Post": value}, 100)
 
 
 class TestContentLength:
     @pytest.mark.parametrize(("value", "length"), [(None, None), ("", None), ("0", 0), ("100", 100)])
     def test_length(self, value: str | None, length: int | None) -> None:
-        assert content_length({} if value is None else {"CONTENT_LENGTH": value}, 100) == length
+        assert content_length({} if value is None else {"Content-Length": value}, 100) == length
 
     def test_malformed_or_too_long(self) -> None:
         with pytest.raises(RequestError, match="Content-Length is not a number"):
-            content_length({"CONTENT_LENGTH": "-1"}, 100)
+            content_length({"Content-Length": "-1"}, 100)
         for value in ("101", "9" * 5000):
             with pytest.raises(BodyTooLarge, match="Content-Length exceeds 100 bytes"):
-                content_length({"CONTENT_LENGTH": value}, 100)
+                content_length({"Content-Length": value}, 100)
 
 
 class TestVary:
+    def test_one_lookup_for_each_header(self) -> None:
+        class Counting(dict[str, str]):
+            asked: list[str] = []
+
+            def get(self, name: str, default: Any = None) -> Any:
+                self.asked.append(name)
+                return super().get(name, default)
+
+        headers = Counting(spread("X-HgArg", "a"))
+        read_header_arguments(headers, LIMIT)
+        assert headers.asked == ["X-HgArg-1", "X-HgArg-2"]
+
     def test_names_the_headers_and_the_first_that_is_absent(self) -> None:
         assert vary({}) == "X-HgArg-1, X-HgProto-1"
-        environ = {**numbered("HGARG", "a", "b"), **numbered("HGPROTO", "0.1")}
-        assert vary(environ) == "X-HgArg-1, X-HgArg-2, X-HgArg-3, X-HgProto-1, X-HgProto-2"
+        headers = {**spread("X-HgArg", "a", "b"), **spread("X-HgProto", "0.1")}
+        assert vary(headers) == "X-HgArg-1, X-HgArg-2, X-HgArg-3, X-HgProto-1, X-HgProto-2"
