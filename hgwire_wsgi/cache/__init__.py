@@ -1,1 +1,1 @@
-"""Work done once: replies kept and shared, because they are functions of repository state, command and arguments."""
+"""Work done once: replies depend on repository state, command and arguments only, so they are kept and shared."""

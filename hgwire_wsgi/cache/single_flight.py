@@ -1,348 +1,555 @@
-"""Single flight: one maker of a stream, and everybody who wants the same follows the growing file.
+"""Single flight: a bundle that many clients want at once is made once.
 
-A maker works at its own pace, in a thread, whatever becomes of the client that caused it.  Its own client follows like
-all others, in this process or another.  If a maker dies, a follower becomes the next one; what it has sent already is
-compared with what comes now, byte by byte, so nobody ever gets two halves of different streams.
+The idea.  The first request for a key gets the right to make the bundle (a ``PendingEntry`` of the store).  Everyone
+else, in this process or another one, follows the entry as it grows and sends what is there.
+
+Who owns what.
+
+- A :class:`BundleProducer` owns the pending entry and the iterator that makes the bundle.  It ends both.
+- A follower (the generator of :meth:`SingleFlight._follow`) owns its handle of the growing entry.  It only reads.
+- :class:`ProducerStatus` is shared by a producer and its followers in the same process.  It wakes them when there is
+  enough to read.  Followers in other processes poll the store instead.
+
+Which thread does what.
+
+- The thread of the request that may make a bundle calls ``produce`` and takes the first chunk, so that a failure up to
+  there reaches its own client.  A bundle of less than one chunk ends there.
+- Then a daemon thread makes the rest at its own pace, whatever becomes of that client.  The client itself becomes a
+  follower, like all others.
+
+What is always true.
+
+- Every client gets the bytes of one bundle, or a visible failure.  If a producer dies, a follower takes over.  It
+  compares the new bundle byte by byte with what it has sent already (:func:`_resumed`), and fails if they differ.
+- An entry that is complete stays complete, and an entry that was given up never grows again.
+- A process has at most ``_MAXIMUM_PRODUCERS`` producers.  Beyond that, or if the disk is full, or if a bundle is larger
+  than the store, each client gets a bundle of its own, made while it is sent and ended when the client leaves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Generator, Hashable, Iterator
+from typing import Any, Literal, Protocol
 
 import attrs
 
 from ..errors import BackendError
-from .stores.folder import Part, Store, has_maker, is_complete
-from .stores.memory import ByteLRU
+from ..streams import close_source, coalesce
+from .stores.base import BundleStore, GrowingEntry, PendingEntry, StoredFile, StoredUrl
+from .stores.memory import ENTRY_OVERHEAD, MemoryStore
 
-__all__ = ["Chunks", "Flight", "Make", "StreamChanged", "Whole"]
+__all__ = [
+    "Bundle",
+    "BundleJob",
+    "BundleProducer",
+    "Chunks",
+    "Outcome",
+    "ProducerStatus",
+    "SingleFlight",
+    "StreamChanged",
+    "Uncacheable",
+]
 
 _log = logging.getLogger("hgwire_wsgi")
 
 _READ_SIZE = 256 * 1024
 _POLL_SECONDS = 0.01
-"""How often a follower of another process looks for more; within one process it is woken."""
+"""How often the follower of another process looks for more data."""
 
 _BATCH_SECONDS = 0.1
-"""How long a follower in the maker's process waits for as much as it reads at once.  Each time it wakes, the two pass
-the interpreter's lock to and fro."""
+"""How long a follower in the producer's process waits for a full read.  Each time it wakes, the two threads hand the
+interpreter's lock to each other."""
 
 _HEAD_START_SECONDS = 0.1
-"""How long a maker waits until its own client was given the first chunk.  It is busy, and would let the thread that
+"""How long a producer waits until its own client was given the first chunk.  A busy producer would make the thread that
 sends wait for the interpreter's lock at every step."""
 
-_MAKERS = 4
-"""How many streams a process makes for the store at once; more than that are made for their clients alone, and end
-with them, so that clients who ask and vanish cannot keep a server busy."""
+_MAXIMUM_PRODUCERS = 4
+"""Clients that ask and disconnect must not keep a server busy with bundles that nobody wants."""
 
-_REMEMBERED = 1000 * 200
-"""How much is remembered of streams that were too large: a thousand of them."""
+_REMEMBERED = 1000
+"""Number of keys remembered of bundles that were too large for the store; they are not tried again."""
+
+Outcome = Literal["hit", "miss", "followed", "uncached"]
 
 
 class Chunks(Iterator[bytes], Protocol):
-    """A stream in pieces, none of them empty; a generator is one."""
+    """A stream in pieces; a generator is one."""
 
     def close(self) -> None:
-        """Free whatever it uses, read to its end or not."""
-
-
-Make = Callable[[], Chunks]
-"""Makes the stream anew, in chunks of 64 KiB but for the last."""
+        """Free what the stream uses, whether it was read to its end or not."""
 
 
 class StreamChanged(BackendError):
-    """A stream that was taken up again is not the one that began; the transfer must break off."""
+    """A bundle that was begun again differs from what was sent already; the transfer must break off."""
+
+
+class Uncacheable(Exception):
+    """Raised by ``produce`` before its first chunk: what it has instead of a bundle is for its own client only.
+
+    Args:
+        result: for the caller of ``join_or_make``, such as a rendered error; closed if that has sent a part of the
+            bundle already.
+    """
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("not a bundle that can be cached")
+        self.result = result
 
 
 class _NoRoom(Exception):
-    """The disk is full, or broken, the stream is larger than all the store may hold, or others keep all makers busy."""
+    """The bundle cannot go on in the store.  Its clients get it without the store."""
+
+
+class _TooLarge(_NoRoom):
+    """The bundle is larger than the store."""
+
+
+class _MakerGone(Exception):
+    """The maker of an entry is gone, and the follower has sent nothing yet."""
+
+
+@attrs.frozen(eq=False)
+class BundleJob:
+    """A bundle, and how to make it.
+
+    Attributes:
+        key: of the bundle.
+        produce: starts to make it, from the beginning at each call.  Called in the thread of a request; what it returns
+            is read and closed in another one.  Everything it returns gets closed.
+        is_current: tells whether the bundle still is what the key stands for.  Asked once, when the bundle is complete.
+        companion: key and data of a small entry that is stored once the bundle is.
+        label: what log lines call the bundle.
+    """
+
+    key: str
+    produce: Callable[[], Chunks]
+    is_current: Callable[[], bool]
+    companion: tuple[str, bytes] | None
+    label: str
 
 
 @attrs.frozen
-class Whole:
-    """A complete stream: an open file and its size in bytes.  Whoever gets it closes the descriptor."""
+class Bundle:
+    """A bundle to be sent.
 
-    descriptor: int
-    size: int
+    Attributes:
+        body: the whole bundle as bytes, a file or a URL, or an iterator that must be closed.
+        outcome: ``hit``: it was there; ``miss``: this request makes it; ``followed``: another request makes it;
+            ``uncached``: it is made for this request alone.
+    """
+
+    body: bytes | StoredFile | StoredUrl | Chunks
+    outcome: Outcome
 
 
 @attrs.define(eq=False)
-class _Production:
-    """What followers in this process know of a maker in it."""
+class ProducerStatus:
+    """What followers in its process know of a producer.
 
-    inode: tuple[int, int]
-    first_given: threading.Event = attrs.Factory(threading.Event)
-    changed: threading.Condition = attrs.Factory(threading.Condition)
-    size: int = 0
-    announced: int = 0
-    ended: bool = False
-    failure: BaseException | None = None
+    Attributes:
+        identity: of the growing entry.
+        size: bytes that are in the store.
+        first_chunk_delivered: set when its own client was given the first chunk, or has left.
+        failure: why the producer ended without a complete entry.
+    """
+
+    identity: Hashable
+    size: int
+    first_chunk_delivered: threading.Event = attrs.field(init=False, factory=threading.Event)
+    failure: BaseException | None = attrs.field(init=False, default=None)
+    _changed: threading.Condition = attrs.field(init=False, factory=threading.Condition)
+    _announced: int = attrs.field(init=False, default=0)
+    _ended: bool = attrs.field(init=False, default=False)
 
     def report(self, size: int) -> None:
+        """Note the size reached; wake the followers if they have as much to read as they read at once."""
         self.size = size
-        if size >= self.announced + _READ_SIZE:
-            with self.changed:
-                self.announced = size
-                self.changed.notify_all()
+        if size >= self._announced + _READ_SIZE:
+            with self._changed:
+                self._announced = size
+                self._changed.notify_all()
 
     def end(self, failure: BaseException | None) -> None:
-        with self.changed:
+        """Note that the producer has ended."""
+        with self._changed:
             self.failure = failure
-            self.ended = True
-            self.changed.notify_all()
+            self._ended = True
+            self._changed.notify_all()
 
-
-class Flight:
-    """Streams by digest, made once for all processes that share a store.
-
-    Args:
-        store: where they grow and stay.
-        chunk: size of the chunks that makers yield, but for their last.
-    """
-
-    def __init__(self, store: Store, chunk: int) -> None:
-        self.store = store
-        self._chunk = chunk
-        self._productions: dict[str, _Production] = {}
-        self._makers = threading.Semaphore(_MAKERS)
-        self._too_large: ByteLRU[bool] = ByteLRU(_REMEMBERED)
-        self._complained = False
-
-    def get(self, digest: str, make: Make, is_valid: Callable[[], bool]) -> Whole | bytes | Chunks:
-        """Get a stream.
-
-        Args:
-            digest: of everything the stream depends on.
-            make: makes it; called in this thread or another, once, or again if a maker dies.
-            is_valid: asked when it is made, whether it still is what the digest stands for; if not it is not kept.
+    def wait(self, position: int) -> bool:
+        """Wait for data behind ``position``, or for the end.
 
         Returns:
-            A complete one; a short one as bytes; or an iterator that follows one as it grows.
+            False if no more will come, and the entry is not complete.
+        """
+        with self._changed:
+            enough = position + _READ_SIZE
+            self._changed.wait_for(lambda: self.size >= enough or self._ended, _BATCH_SECONDS)
+            return self.size > position or self.failure is None
+
+
+@attrs.frozen(eq=False)
+class BundleProducer:
+    """Makes the rest of one bundle, in a thread of its own.
+
+    Attributes:
+        job: what it makes.
+        pending: the entry, with the first chunk in it.
+        chunks: the rest.
+        status: for followers in this process.
+    """
+
+    job: BundleJob
+    pending: PendingEntry
+    chunks: Chunks
+    status: ProducerStatus
+
+    def write_chunks(self, capacity: int) -> None:
+        """Write all chunks.
+
+        Args:
+            capacity: maximum size of the bundle, in bytes.
 
         Raises:
-            Exception: what ``make`` raises before its first chunk.
+            _NoRoom: if the bundle is larger, or the store cannot be written.
+            Exception: what the iterator raises.
         """
-        if self._too_large.get(digest):
-            return _begun(make())
-        try:
-            joined = self.store.join(digest)
-        except OSError as error:
-            self.complain(error)
-            return _begun(make())
-        if isinstance(joined, Part):
-            return self._make(digest, joined, make, is_valid)
-        if is_complete(joined):
-            return Whole(joined, os.fstat(joined).st_size)
-        production = self._productions.get(digest)
-        if production is not None and production.inode != _inode(joined):
-            production = None
-        return _begun(self._follow(digest, joined, production, make, is_valid))
+        self.status.first_chunk_delivered.wait(_HEAD_START_SECONDS)
+        for chunk in self.chunks:
+            if self.pending.size + len(chunk) > capacity:
+                raise _TooLarge
+            with _storing():
+                self.pending.write(chunk)
+            self.status.report(self.pending.size)
 
-    def complain(self, error: Exception) -> None:
-        """Log, once, that the store cannot be written."""
+
+class SingleFlight:
+    """Bundles by key, made once for all processes that share a store.
+
+    Open one in each process: forked processes must not share it.
+
+    Args:
+        store: where bundles grow and stay.
+        chunk: bundles of fewer bytes are made in the thread of the request; also the minimum size of the pieces that
+            are written.
+    """
+
+    def __init__(self, store: BundleStore, chunk: int) -> None:
+        self._store = store
+        self._chunk = chunk
+        self._changed = threading.Condition()
+        self._running: set[BundleProducer] = set()
+        self._too_large: MemoryStore[bool] = MemoryStore(_REMEMBERED * ENTRY_OVERHEAD)
+        self._complained = False
+
+    def join_or_make(self, job: BundleJob) -> Bundle:
+        """Get a bundle: from the store, from whoever makes it, or by making it.
+
+        Raises:
+            Uncacheable: as ``produce`` raises it before its first chunk; the caller has to send its result.
+            Exception: anything else that ``produce`` raises before its first chunk.
+        """
+        if self._too_large.get(job.key):
+            return Bundle(self._make_alone(job), "uncached")
+        while True:
+            try:
+                entry = self._store.open_or_begin(job.key)
+                if isinstance(entry, GrowingEntry):
+                    return Bundle(_begun(self._follow(job, entry, self._status_of(entry))), "followed")
+            except _MakerGone:
+                continue
+            except OSError as error:
+                self.complain(error)
+                return Bundle(self._make_alone(job), "uncached")
+            return self._make(job, entry) if isinstance(entry, PendingEntry) else Bundle(entry, "hit")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this process makes no bundle any more.
+
+        Args:
+            timeout: maximum time in seconds.
+
+        Returns:
+            False if the time is over.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, timeout)
+
+    def complain(self, error: BaseException) -> None:
+        """Log, once, that the store does not work."""
         if not self._complained:
             self._complained = True
-            _log.warning("the bundle cache cannot be written, bundles are served without it: %s", error)
+            _log.warning("the bundle cache in %s cannot be used, bundles are served without it: %s", self._store, error)
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Complain of a system that is out of disk or threads; it is no failure, only a reason to do without."""
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            self.complain(error)
-            raise _NoRoom from error
+    def _make_alone(self, job: BundleJob) -> bytes | Chunks:
+        return _begun(_coalesced(job.produce(), self._chunk))
 
-    def _make(self, digest: str, part: Part, make: Make, is_valid: Callable[[], bool]) -> bytes | Chunks:
-        try:
-            chunks = make()
+    def _make(self, job: BundleJob, pending: PendingEntry) -> Bundle:
+        """Make the first chunk here; if there is more, let a producer make the rest, and follow it."""
+        with contextlib.ExitStack() as ending:
+            ending.callback(pending.abandon)
+            chunks = _coalesced(job.produce(), self._chunk)
             first = next(chunks, b"")
-        except BaseException:
-            part.abandon()
-            raise
-        try:
-            with self._writing():
-                part.write(first)
-                if len(first) < self._chunk:
-                    _close(chunks)
-                    _finish(part, is_valid)
-                    return first
-                descriptor, production = self._start(digest, part, chunks, is_valid)
-        except _NoRoom:
-            part.abandon()
-            return _chained(first, chunks)
-        return _begun(self._follow(digest, descriptor, production, make, is_valid, first))
+            is_short = len(first) < self._chunk
+            try:
+                with _storing():
+                    pending.write(first)
+                if is_short:
+                    chunks.close()
+                    self._complete(job, pending)
+                    return Bundle(first, "miss")
+                entry, status = self._start(job, pending, chunks)
+            except _NoRoom as error:
+                self._explain(job, error)
+                return Bundle(first if is_short else _Begun(first, chunks), "uncached")
+            ending.pop_all()
+        return Bundle(_begun(self._follow(job, entry, status, first)), "miss")
 
-    def _start(self, digest: str, part: Part, chunks: Chunks, is_valid: Callable[[], bool]) -> tuple[int, _Production]:
-        """Have a stream made in a thread, and tell how to follow it."""
-        if not self._makers.acquire(blocking=False):
-            raise _NoRoom
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._makers.release)
-            descriptor = part.open()
-            undo.callback(os.close, descriptor)
-            production = self._productions[digest] = _Production(_inode(descriptor), size=part.size)
-            undo.callback(self._productions.pop, digest, None)
-            work = (digest, part, chunks, production, is_valid)
-            threading.Thread(target=self._produce, args=work, name="hgwire-maker", daemon=True).start()
-            undo.pop_all()
-        return descriptor, production
+    def _start(self, job: BundleJob, pending: PendingEntry, chunks: Chunks) -> tuple[GrowingEntry, ProducerStatus]:
+        """Start a producer.
 
-    def _produce(
-        self,
-        digest: str,
-        part: Part,
-        chunks: Chunks,
-        production: _Production,
-        is_valid: Callable[[], bool],
-    ) -> None:
-        failure: BaseException | None = None
-        production.first_given.wait(_HEAD_START_SECONDS)
+        Returns:
+            What it takes to follow it.
+
+        Raises:
+            _NoRoom: if there are too many already, or no more threads.
+        """
+        with _storing():
+            entry = pending.follow()
         try:
-            for chunk in chunks:
-                if part.size + len(chunk) > self.store.capacity:
-                    self._too_large.put(digest, True, 0)
+            producer = BundleProducer(job, pending, chunks, ProducerStatus(entry.identity, pending.size))
+            with self._changed:
+                if len(self._running) >= _MAXIMUM_PRODUCERS:
                     raise _NoRoom
-                with self._writing():
-                    part.write(chunk)
-                production.report(part.size)
-            with self._writing():
-                _finish(part, is_valid)
-        except BaseException as error:
-            if not isinstance(error, _NoRoom):
-                _log.exception("making a stream failed")
+                self._running.add(producer)
+            try:
+                threading.Thread(target=self._run, args=(producer,), name="hgwire-maker", daemon=True).start()
+            except RuntimeError as error:
+                self._dismiss(producer)
+                raise _NoRoom from error
+        except BaseException:
+            entry.close()
+            raise
+        return entry, producer.status
+
+    def _run(self, producer: BundleProducer) -> None:
+        """The thread of a producer."""
+        job = producer.job
+        failure: BaseException | None = None
+        try:
+            producer.write_chunks(self._store.capacity)
+            self._complete(job, producer.pending)
+        except _NoRoom as error:
             failure = error
-            part.abandon()
+            self._explain(job, error)
+        except BaseException as error:
+            failure = error
+            _log.exception("%s could not be made", job.label)
         finally:
-            _close(chunks)
-            self._makers.release()
-            if self._productions.get(digest) is production:
-                del self._productions[digest]
-            production.end(failure)
+            try:
+                producer.pending.abandon()
+                producer.chunks.close()
+            finally:
+                self._dismiss(producer)
+                producer.status.end(failure)
+
+    def _complete(self, job: BundleJob, pending: PendingEntry) -> None:
+        """Complete an entry: others wait for it, whatever has become of what it was made from.
+
+        Raises:
+            _NoRoom: if it cannot be completed.
+        """
+        try:
+            keep = job.is_current()
+        except Exception as error:
+            _log.warning("%s is not cached: %s", job.label, error)
+            keep = False
+        with _storing():
+            kept = pending.finish(keep=keep)
+        if kept and job.companion is not None:
+            try:
+                self._store.put(*job.companion)
+            except OSError as error:
+                self.complain(error)
+
+    def _explain(self, job: BundleJob, error: _NoRoom) -> None:
+        """Remember and log why a bundle does not go into the store."""
+        if isinstance(error, _TooLarge):
+            self._too_large.put(job.key, True, 0)
+            _log.info("%s is not cached: it is larger than the bundle cache in %s", job.label, self._store)
+        elif error.__cause__ is not None:
+            self.complain(error.__cause__)
+
+    def _dismiss(self, producer: BundleProducer) -> None:
+        with self._changed:
+            self._running.discard(producer)
+            self._changed.notify_all()
+
+    def _status_of(self, entry: GrowingEntry) -> ProducerStatus | None:
+        """Return the status of the producer of an entry, if it is in this process."""
+        identity = entry.identity
+        with self._changed:
+            return next((each.status for each in self._running if each.status.identity == identity), None)
 
     def _follow(
-        self,
-        digest: str,
-        descriptor: int,
-        production: _Production | None,
-        make: Make,
-        is_valid: Callable[[], bool],
-        first: bytes = b"",
-    ) -> Chunks:
+        self, job: BundleJob, entry: GrowingEntry, status: ProducerStatus | None, first: bytes = b""
+    ) -> Generator[bytes, None, None]:
+        """Follow an entry to the end of the bundle, and close it.
+
+        Args:
+            job: to make the bundle again if the maker dies.
+            entry: what to follow.
+            status: of the producer, if it is in this process.
+            first: the first chunk, if this is the producer's own client.
+
+        Raises:
+            _MakerGone: if the maker is gone and nothing was sent yet.
+            StreamChanged: if the bundle cannot be continued.
+        """
         position = len(first)
+        own = status if first else None
         try:
-            if first:
+            if own is not None:
                 yield first
                 del first
-            if production is not None:
-                production.first_given.set()
+                own.first_chunk_delivered.set()
             while True:
-                complete = is_complete(descriptor)
-                if data := os.pread(descriptor, _READ_SIZE, position):
+                complete = entry.is_complete()
+                if data := entry.read(position, _READ_SIZE):
                     position += len(data)
                     yield data
-                elif complete:
+                    continue
+                if complete:
                     return
-                elif not _wait(descriptor, production, position):
+                # Its producer may have started after this follower.
+                status = status or self._status_of(entry)
+                if not (_poll(entry, position) if status is None else status.wait(position)):
                     break
-            if production is not None and production.failure is not None:
-                if not isinstance(production.failure, _NoRoom):
-                    raise StreamChanged("the stream could not be made") from production.failure
-                again: Whole | bytes | Chunks = make()
-            else:
-                again = self.get(digest, make, is_valid)
-            yield from _resumed(_iterated(again), descriptor, position)
+            if not position:
+                raise _MakerGone
+            yield from _resumed(self._take_over(job, status), entry, position)
         finally:
-            if production is not None:
-                production.first_given.set()
-            os.close(descriptor)
+            if own is not None:
+                own.first_chunk_delivered.set()
+            entry.close()
+
+    def _take_over(self, job: BundleJob, status: ProducerStatus | None) -> Generator[bytes, None, None]:
+        """Get a bundle again from its beginning, after its maker is gone.
+
+        Raises:
+            StreamChanged: if that is impossible.
+        """
+        failure = None if status is None else status.failure
+        if failure is not None and not isinstance(failure, _NoRoom):
+            raise StreamChanged("the bundle could not be made") from failure
+        try:
+            body = self.join_or_make(job).body if failure is None else self._make_alone(job)
+            if isinstance(body, StoredUrl):
+                body = self._make_alone(job)
+        except Uncacheable as error:
+            close_source(error.result)
+            raise StreamChanged("the bundle can no longer be made") from None
+        yield from _iterated(body)
 
 
-def _finish(part: Part, is_valid: Callable[[], bool]) -> None:
-    """Complete a part: it was made, and others wait for it, whatever has become of what it was made from.
+class _Begun(Iterator[bytes]):
+    """A stream whose first chunk was taken already."""
 
-    Raises:
-        OSError: as :meth:`Part.finish`.
-    """
-    try:
-        keep = is_valid()
-    except Exception as error:
-        _log.warning("a stream is not kept: %s", error)
-        keep = False
-    part.finish(keep=keep)
+    def __init__(self, first: bytes, rest: Chunks) -> None:
+        self._first = first
+        self._rest = rest
 
+    def __next__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return next(self._rest)
 
-def _inode(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
-
-
-def _wait(descriptor: int, production: _Production | None, position: int) -> bool:
-    """Wait until there may be more to read.
-
-    Returns:
-        Whether there may; if not, the maker is gone for good.
-    """
-    if production is not None:
-        with production.changed:
-            enough = position + _READ_SIZE
-            production.changed.wait_for(lambda: production.size >= enough or production.ended, _BATCH_SECONDS)
-            return production.size > position or production.failure is None
-    if has_maker(descriptor):
-        time.sleep(_POLL_SECONDS)
-        return True
-    # It may have finished since we looked.
-    return is_complete(descriptor) or os.fstat(descriptor).st_size > position
-
-
-def _close(chunks: Chunks) -> None:
-    try:
-        chunks.close()
-    except Exception:
-        _log.exception("cleaning up after a stream failed")
+    def close(self) -> None:
+        self._first = b""
+        self._rest.close()
 
 
 def _begun(chunks: Chunks) -> bytes | Chunks:
     """Wait until a stream begins, so that a failure to make it is raised here, not while it is sent."""
     first = next(chunks, b"")
-    return _chained(first, chunks) if first else b""
+    return _Begun(first, chunks) if first else b""
 
 
-def _chained(first: bytes, chunks: Chunks) -> Chunks:
-    with contextlib.closing(chunks):
-        yield first
-        del first
-        yield from chunks
+def _coalesced(source: Chunks, size: int) -> Generator[bytes, None, None]:
+    """Join the pieces of a stream into chunks of at least ``size`` bytes; only the last one may be smaller.
+
+    Closing it closes the source, and never fails.
+    """
+    try:
+        yield from coalesce(source, size)
+    finally:
+        try:
+            source.close()
+        except Exception:
+            _log.exception("cleaning up after a bundle failed")
 
 
-def _iterated(stream: Whole | bytes | Chunks) -> Iterator[bytes]:
-    if isinstance(stream, bytes):
-        yield stream
-    elif isinstance(stream, Whole):
-        with open(stream.descriptor, "rb", buffering=0) as file:
+@contextlib.contextmanager
+def _storing() -> Iterator[None]:
+    """Turn a failure of the store into :class:`_NoRoom`: it is a reason to do without the store."""
+    try:
+        yield
+    except OSError as error:
+        raise _NoRoom from error
+
+
+def _poll(entry: GrowingEntry, position: int) -> bool:
+    """Wait a moment for data behind ``position`` that another process may write.
+
+    Returns:
+        False if no more will come, and the entry is not complete.
+    """
+    if entry.has_maker():
+        time.sleep(_POLL_SECONDS)
+        return True
+    # The maker may have finished since we looked.
+    return entry.is_complete() or bool(entry.read(position, 1))
+
+
+def _iterated(body: bytes | StoredFile | Chunks) -> Generator[bytes, None, None]:
+    if isinstance(body, bytes):
+        yield body
+    elif isinstance(body, StoredFile):
+        with open(body.descriptor, "rb", buffering=0) as file:
             while data := file.read(_READ_SIZE):
                 yield data
     else:
-        yield from stream
+        with contextlib.closing(body):
+            yield from body
 
 
-def _resumed(stream: Iterator[bytes], sent: int, position: int) -> Iterator[bytes]:
-    """The rest of a stream whose first ``position`` bytes were sent, and are in the file ``sent``."""
+def _resumed(again: Generator[bytes, None, None], sent: GrowingEntry, position: int) -> Iterator[bytes]:
+    """Yield what follows ``position`` in a bundle that was begun again.
+
+    Args:
+        again: the bundle from its beginning.
+        sent: holds the bytes before ``position``, which were sent.
+        position: in bytes.
+
+    Raises:
+        StreamChanged: if the bundle does not begin with what was sent.
+    """
     offset = 0
-    for chunk in stream:
-        overlap = min(len(chunk), position - offset)
-        if overlap > 0:
-            if os.pread(sent, overlap, offset) != chunk[:overlap]:
-                raise StreamChanged("the stream has changed since it began")
-            chunk = chunk[overlap:]
-            offset += overlap
-        if chunk:
-            yield chunk
+    with contextlib.closing(again):
+        for chunk in again:
+            overlap = min(len(chunk), position - offset)
+            if overlap > 0:
+                if sent.read(offset, overlap) != chunk[:overlap]:
+                    raise StreamChanged("the bundle has changed since the transfer began")
+                chunk = chunk[overlap:]
+                offset += overlap
+            if chunk:
+                yield chunk
     if offset < position:
-        raise StreamChanged("the stream has changed since it began")
+        raise StreamChanged("the bundle has changed since the transfer began")

@@ -13,25 +13,26 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.cache.single_flight import Chunks, Flight, StreamChanged, Whole
-from hgwire_wsgi.cache.stores.folder import Part, Store, has_maker
+from hgwire_wsgi.cache.single_flight import Bundle, BundleJob, Chunks, SingleFlight, StreamChanged
+from hgwire_wsgi.cache.stores.base import GrowingEntry, PendingEntry, StoredFile, StoredUrl
+from hgwire_wsgi.cache.stores.folder import FolderStore, _GrowingFile, _PendingFile
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-DIGEST = "ab" + "0" * 62
+KEY = "ab" + "0" * 62
 CHUNK = 1000
 DATA = random.Random(0).randbytes(10 * CHUNK + 17)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "cache", 1 << 20)
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "cache", 1 << 20)
 
 
 @pytest.fixture
-def flight(store: Store) -> Flight:
-    return Flight(store, CHUNK)
+def flight(store: FolderStore) -> SingleFlight:
+    return SingleFlight(store, CHUNK)
 
 
 def chunked(data: bytes) -> Generator[bytes, None, None]:
@@ -85,8 +86,25 @@ def always() -> bool:
     return True
 
 
-def read(stream: Whole | bytes | Chunks) -> bytes:
-    if isinstance(stream, Whole):
+def join(
+    flight: SingleFlight,
+    make: Callable[[], Chunks],
+    is_current: Callable[[], bool] = always,
+    key: str = KEY,
+    companion: tuple[str, bytes] | None = None,
+) -> Bundle:
+    return flight.join_or_make(BundleJob(key, make, is_current, companion, "the bundle"))
+
+
+def get(
+    flight: SingleFlight, make: Callable[[], Chunks], is_current: Callable[[], bool] = always, key: str = KEY
+) -> bytes | StoredFile | StoredUrl | Chunks:
+    return join(flight, make, is_current, key).body
+
+
+def read(stream: StoredFile | StoredUrl | bytes | Chunks) -> bytes:
+    assert not isinstance(stream, StoredUrl)
+    if isinstance(stream, StoredFile):
         with open(stream.descriptor, "rb") as file:
             data = file.read()
         assert len(data) == stream.size
@@ -94,10 +112,20 @@ def read(stream: Whole | bytes | Chunks) -> bytes:
     return stream if isinstance(stream, bytes) else b"".join(stream)
 
 
-def following(stream: Whole | bytes | Chunks) -> Chunks:
+def following(stream: StoredFile | StoredUrl | bytes | Chunks) -> Chunks:
     """A stream of which nothing is complete yet."""
-    assert not isinstance(stream, Whole | bytes)
+    assert not isinstance(stream, StoredFile | StoredUrl | bytes)
     return stream
+
+
+def begin(store: FolderStore) -> PendingEntry:
+    pending = store.open_or_begin(KEY)
+    assert isinstance(pending, PendingEntry)
+    return pending
+
+
+def files(store: FolderStore) -> list[str]:
+    return sorted(path.name for path in store.folder.rglob("*") if path.is_file())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -107,40 +135,40 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_made_once_and_kept(flight: Flight) -> None:
+def test_made_once_and_kept(flight: SingleFlight) -> None:
     make = Maker()
-    assert read(flight.get(DIGEST, make, always)) == DATA
+    assert read(get(flight, make)) == DATA
     wait_until(lambda: make.closed == 1)
-    wait_until(lambda: isinstance(flight.get(DIGEST, make, always), Whole))
-    again = flight.get(DIGEST, make, always)
-    assert isinstance(again, Whole)
+    wait_until(lambda: isinstance(get(flight, make), StoredFile))
+    again = get(flight, make)
+    assert isinstance(again, StoredFile)
     assert read(again) == DATA
     assert make.made == 1
 
 
 @pytest.mark.parametrize("size", [1, CHUNK - 1])
-def test_a_short_stream_comes_at_once(flight: Flight, size: int) -> None:
+def test_a_short_stream_comes_at_once(flight: SingleFlight, size: int) -> None:
     make = Maker(DATA[:size])
-    assert flight.get(DIGEST, make, always) == DATA[:size]
-    assert isinstance(flight.get(DIGEST, make, always), Whole)
+    assert get(flight, make) == DATA[:size]
+    assert isinstance(get(flight, make), StoredFile)
     assert make.closed == 1
 
 
-def test_an_empty_stream_is_not_kept_for_files_are_empty_after_a_loss_of_power(flight: Flight) -> None:
+def test_an_empty_stream_is_not_kept_for_files_are_empty_after_a_loss_of_power(flight: SingleFlight) -> None:
     make = Maker(b"")
-    assert [flight.get(DIGEST, make, always) for _ in range(2)] == [b"", b""]
+    assert [get(flight, make) for _ in range(2)] == [b"", b""]
     assert make.made == 2
 
 
 @pytest.mark.parametrize("size", [CHUNK, CHUNK + 1, 3 * CHUNK])
-def test_streams_that_end_with_a_whole_chunk(flight: Flight, size: int) -> None:
-    assert read(flight.get(DIGEST, Maker(DATA[:size]), always)) == DATA[:size]
+def test_streams_that_end_with_a_whole_chunk(flight: SingleFlight, size: int) -> None:
+    assert read(get(flight, Maker(DATA[:size]))) == DATA[:size]
 
 
-def test_followers_read_while_it_grows(flight: Flight) -> None:
+def test_followers_read_while_it_grows(flight: SingleFlight) -> None:
     make = Maker()
     make.may_go_on.clear()
-    streams = [flight.get(DIGEST, make, always) for _ in range(5)]
+    streams = [get(flight, make) for _ in range(5)]
     heads = [next(following(stream)) for stream in streams]
     assert all(DATA.startswith(head) for head in heads)
     make.may_go_on.set()
@@ -148,10 +176,10 @@ def test_followers_read_while_it_grows(flight: Flight) -> None:
     assert make.made == 1
 
 
-def test_a_maker_finishes_though_its_client_vanishes(flight: Flight) -> None:
+def test_a_maker_finishes_though_its_client_vanishes(flight: SingleFlight) -> None:
     make = Maker()
     make.may_go_on.clear()
-    stream, follower = (flight.get(DIGEST, make, always) for _ in range(2))
+    stream, follower = (get(flight, make) for _ in range(2))
     next(following(stream))
     following(stream).close()
     make.may_go_on.set()
@@ -159,23 +187,23 @@ def test_a_maker_finishes_though_its_client_vanishes(flight: Flight) -> None:
     assert (make.made, make.closed) == (1, 1)
 
 
-def test_what_is_no_longer_valid_is_sent_but_not_kept(flight: Flight, store: Store) -> None:
+def test_what_is_no_longer_valid_is_sent_but_not_kept(flight: SingleFlight, store: FolderStore) -> None:
     make = Maker()
-    assert read(flight.get(DIGEST, make, lambda: False)) == DATA
+    assert read(get(flight, make, lambda: False)) == DATA
     wait_until(lambda: make.closed == 1)
-    wait_until(lambda: not [path for path in store.folder.rglob("*") if path.is_file()])
-    assert read(flight.get(DIGEST, make, always)) == DATA
+    assert flight.wait(30) and files(store) == []
+    assert read(get(flight, make)) == DATA
     assert make.made == 2
 
 
-def test_an_early_failure_reaches_the_client_as_it_is(flight: Flight, store: Store) -> None:
+def test_an_early_failure_reaches_the_client_as_it_is(flight: SingleFlight, store: FolderStore) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="early"):
-            flight.get(DIGEST, fail_early, always)
-    assert read(flight.get(DIGEST, Maker(), always)) == DATA
+            get(flight, fail_early)
+    assert read(get(flight, Maker())) == DATA
 
 
-def test_a_late_failure_breaks_every_transfer(flight: Flight) -> None:
+def test_a_late_failure_breaks_every_transfer(flight: SingleFlight) -> None:
     gate = threading.Event()
 
     def fail() -> Generator[bytes, None, None]:
@@ -183,43 +211,43 @@ def test_a_late_failure_breaks_every_transfer(flight: Flight) -> None:
         assert gate.wait(30)
         raise ValueError("late")
 
-    streams = [flight.get(DIGEST, fail, always) for _ in range(2)]
+    streams = [get(flight, fail) for _ in range(2)]
     assert [next(following(stream)) for stream in streams] == [DATA[:CHUNK]] * 2
     gate.set()
     for stream in streams:
         with pytest.raises(StreamChanged):
             read(stream)
-    assert read(flight.get(DIGEST, Maker(), always)) == DATA
+    assert read(get(flight, Maker())) == DATA
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_full_disk_serves_without_the_cache_and_complains_once(
-    flight: Flight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+    flight: SingleFlight, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
 ) -> None:
-    write, count = Part.write, 0
+    write, count = _PendingFile.write, 0
 
-    def full(self: Part, data: bytes) -> None:
+    def full(self: _PendingFile, data: bytes) -> None:
         nonlocal count
         count += 1
         if count > after:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, data)
 
-    monkeypatch.setattr(Part, "write", full)
-    assert read(flight.get(DIGEST, Maker(), always)) == DATA
-    assert read(flight.get(DIGEST, Maker(), always)) == DATA
-    assert caplog.text.count("cannot be written") == 1
+    monkeypatch.setattr(_PendingFile, "write", full)
+    assert read(get(flight, Maker())) == DATA
+    assert read(get(flight, Maker())) == DATA
+    assert caplog.text.count("cannot be used") == 1
 
 
-def test_a_cache_that_is_gone_serves_without_it(flight: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(self: Store, digest: str) -> Any:
+def test_a_cache_that_is_gone_serves_without_it(flight: SingleFlight, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: FolderStore, key: str) -> Any:
         raise PermissionError
 
-    monkeypatch.setattr(Store, "join", gone)
-    assert read(flight.get(DIGEST, Maker(), always)) == DATA
-    assert flight.get(DIGEST, Maker(b""), always) == b""
+    monkeypatch.setattr(FolderStore, "open_or_begin", gone)
+    assert read(get(flight, Maker())) == DATA
+    assert get(flight, Maker(b"")) == b""
     with pytest.raises(ValueError, match="early"):
-        flight.get(DIGEST, fail_early, always)
+        get(flight, fail_early)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -233,26 +261,24 @@ def in_child(work: Callable[[], object]) -> int:
     return pid
 
 
-def killed_maker(store: Store, data: bytes) -> None:
-    part = store.join(DIGEST)
-    assert isinstance(part, Part)
-    part.write(data)
+def killed_maker(store: FolderStore, data: bytes) -> None:
+    pending = begin(store)
+    pending.write(data)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
-def made_elsewhere(store: Store, go_on: Callable[[Part], object]) -> Iterator[Callable[[], object]]:
+def made_elsewhere(store: FolderStore, go_on: Callable[[PendingEntry], object]) -> Iterator[Callable[[], object]]:
     """Another process that has made half of a stream; it goes on when what this gives is called, then is killed."""
     half_reading, half_writing = os.pipe()
     go_reading, go_writing = os.pipe()
 
     def work() -> None:
-        part = store.join(DIGEST)
-        assert isinstance(part, Part)
-        part.write(DATA[:5000])
+        pending = begin(store)
+        pending.write(DATA[:5000])
         os.write(half_writing, b"x")
         os.read(go_reading, 1)
-        go_on(part)
+        go_on(pending)
 
     pid = in_child(work)
     os.read(half_reading, 1)
@@ -265,15 +291,15 @@ def made_elsewhere(store: Store, go_on: Callable[[Part], object]) -> Iterator[Ca
             os.close(descriptor)
 
 
-def test_following_another_process(store: Store) -> None:
-    def finish(part: Part) -> None:
+def test_following_another_process(store: FolderStore) -> None:
+    def finish(pending: PendingEntry) -> None:
         for chunk in chunked(DATA[5000:]):
-            part.write(chunk)
-        part.finish(keep=True)
+            pending.write(chunk)
+        pending.finish(keep=True)
 
     make = Maker()
     with made_elsewhere(store, finish) as go_on:
-        stream = Flight(store, CHUNK).get(DIGEST, make, always)
+        stream = get(SingleFlight(store, CHUNK), make)
         head = next(following(stream))
         assert head == DATA[:5000]
         go_on()
@@ -281,10 +307,10 @@ def test_following_another_process(store: Store) -> None:
     assert make.made == 0
 
 
-def test_a_follower_takes_over_from_a_dead_maker(store: Store) -> None:
+def test_a_follower_takes_over_from_a_dead_maker(store: FolderStore) -> None:
     make = Maker()
-    with made_elsewhere(store, lambda part: None) as die:
-        streams = [Flight(store, CHUNK).get(DIGEST, make, always) for _ in range(3)]
+    with made_elsewhere(store, lambda pending: None) as die:
+        streams = [get(SingleFlight(store, CHUNK), make) for _ in range(3)]
         heads = [next(following(stream)) for stream in streams]
         assert heads == [DATA[:5000]] * 3
         die()
@@ -293,32 +319,32 @@ def test_a_follower_takes_over_from_a_dead_maker(store: Store) -> None:
 
 
 @pytest.mark.parametrize("other", [DATA[:4000] + b"other" + DATA[4005:], DATA[:100]])
-def test_a_stream_that_has_changed_is_never_joined_to_what_was_sent(store: Store, other: bytes) -> None:
-    with made_elsewhere(store, lambda part: None) as die:
-        stream = Flight(store, CHUNK).get(DIGEST, Maker(other), always)
+def test_a_stream_that_has_changed_is_never_joined_to_what_was_sent(store: FolderStore, other: bytes) -> None:
+    with made_elsewhere(store, lambda pending: None) as die:
+        stream = get(SingleFlight(store, CHUNK), Maker(other))
         assert next(following(stream)) == DATA[:5000]
         die()
         with pytest.raises(StreamChanged):
             read(stream)
-    wait_until(lambda: os.path.exists(store.path(DIGEST)))
+    wait_until(lambda: os.path.exists(store.path(KEY)))
 
 
-def test_a_dead_makers_part_is_no_obstacle(store: Store) -> None:
+def test_a_dead_makers_part_is_no_obstacle(store: FolderStore) -> None:
     pid = os.fork()
     if pid == 0:
         killed_maker(store, b"half")
     os.waitpid(pid, 0)
-    assert read(Flight(store, CHUNK).get(DIGEST, Maker(), always)) == DATA
+    assert read(get(SingleFlight(store, CHUNK), Maker())) == DATA
 
 
-def test_many_threads_make_one(flight: Flight) -> None:
+def test_many_threads_make_one(flight: SingleFlight) -> None:
     make = Maker()
     results: list[bytes] = []
     barrier = threading.Barrier(8)
 
     def work() -> None:
         barrier.wait(30)
-        results.append(read(flight.get(DIGEST, make, always)))
+        results.append(read(get(flight, make)))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -329,27 +355,28 @@ def test_many_threads_make_one(flight: Flight) -> None:
     assert make.made == 1
 
 
-def test_makers_killed_at_any_moment_leave_a_usable_cache(store: Store) -> None:
+def test_makers_killed_at_any_moment_leave_a_usable_cache(store: FolderStore) -> None:
     for _ in range(20):
         pid = os.fork()
         if pid == 0:
             while True:
-                read(Flight(store, CHUNK).get(DIGEST, Maker(), always))
-                os.unlink(store.path(DIGEST)) if os.path.exists(store.path(DIGEST)) else None
+                read(get(SingleFlight(store, CHUNK), Maker()))
+                os.unlink(store.path(KEY)) if os.path.exists(store.path(KEY)) else None
         time.sleep(random.random() / 50)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        descriptor = store.open(DIGEST)
-        if descriptor is not None:
-            assert read(Whole(descriptor, os.fstat(descriptor).st_size)) == DATA
-        assert read(Flight(store, CHUNK).get(DIGEST, Maker(), always)) == DATA
+        stored = store.open(KEY)
+        assert stored is None or read(stored) == DATA
+        assert read(get(SingleFlight(store, CHUNK), Maker())) == DATA
 
 
-def test_no_more_makers_than_a_few_and_others_are_served_for_themselves(flight: Flight, store: Store) -> None:
+def test_no_more_makers_than_a_few_and_others_are_served_for_themselves(
+    flight: SingleFlight, store: FolderStore
+) -> None:
     makers = [Maker() for _ in range(6)]
     for make in makers:
         make.may_go_on.clear()
-    streams = [flight.get(f"{number:02x}" + DIGEST[2:], make, always) for number, make in enumerate(makers)]
+    streams = [get(flight, make, key=f"{number:02x}" + KEY[2:]) for number, make in enumerate(makers)]
     heads = [next(following(stream)) for stream in streams]
     assert len(list(store.folder.rglob("*.part"))) == 4
     for stream in streams[4:]:
@@ -361,108 +388,111 @@ def test_no_more_makers_than_a_few_and_others_are_served_for_themselves(flight: 
 
 
 def test_what_is_too_large_is_not_stored_and_tried_once(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", 5000)
-    flight = Flight(store, CHUNK)
+    store = FolderStore(tmp_path / "cache", 5000)
+    flight = SingleFlight(store, CHUNK)
     make = Maker()
-    assert read(flight.get(DIGEST, make, always)) == DATA
+    assert read(get(flight, make)) == DATA
     assert make.made == 2
-    assert read(flight.get(DIGEST, make, always)) == DATA
+    assert read(get(flight, make)) == DATA
     assert make.made == 3
-    wait_until(lambda: not [path for path in store.folder.rglob("*") if path.is_file()])
+    assert flight.wait(30) and files(store) == []
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)])
-def test_a_repository_that_is_gone_when_its_bundle_is_done(flight: Flight, size: int) -> None:
+def test_a_repository_that_is_gone_when_its_bundle_is_done(flight: SingleFlight, size: int) -> None:
     def gone() -> bool:
         raise ValueError("gone")
 
     make = Maker(DATA[:size])
-    assert read(flight.get(DIGEST, make, gone)) == DATA[:size]
+    assert read(get(flight, make, gone)) == DATA[:size]
     wait_until(lambda: make.closed == 1)
-    assert read(flight.get(DIGEST, Maker(DATA[:size]), always)) == DATA[:size], "nobody waits for ever"
+    assert read(get(flight, Maker(DATA[:size]))) == DATA[:size], "nobody waits for ever"
 
 
-def test_without_threads_streams_are_made_for_their_clients(flight: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_threads_streams_are_made_for_their_clients(
+    flight: SingleFlight, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     descriptors = set(os.listdir("/dev/fd"))
     for _ in range(6):
-        assert read(flight.get(DIGEST, Maker(), always)) == DATA
+        assert read(get(flight, Maker())) == DATA
     assert set(os.listdir("/dev/fd")) <= descriptors
 
 
-def test_followers_of_a_maker_that_cannot_clean_up_come_to_an_end(flight: Flight) -> None:
+def test_followers_of_a_maker_that_cannot_clean_up_come_to_an_end(flight: SingleFlight) -> None:
     results: list[bytes] = []
-    stream = flight.get(DIGEST, lambda: Stubborn(DATA), always)
+    stream = get(flight, lambda: Stubborn(DATA))
     reader = threading.Thread(target=lambda: results.append(read(stream)), daemon=True)
     reader.start()
     reader.join(30)
     assert results == [DATA]
-    wait_until(lambda: flight._makers._value == 4)
+    assert flight.wait(30)
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)])
 def test_an_entry_that_cannot_get_its_name_is_sent_nevertheless(
-    flight: Flight, store: Store, caplog: pytest.LogCaptureFixture, size: int
+    flight: SingleFlight, store: FolderStore, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
-    os.makedirs(store.path(DIGEST))
+    os.makedirs(store.path(KEY))
     descriptors = set(os.listdir("/dev/fd"))
     for _ in range(2):
-        assert read(flight.get(DIGEST, Maker(DATA[:size]), always)) == DATA[:size]
-        wait_until(lambda: flight._makers._value == 4)
-        wait_until(lambda: not [path for path in store.folder.rglob("*") if path.is_file()])
-    assert caplog.text.count("cannot be written") == 1
+        assert read(get(flight, Maker(DATA[:size]))) == DATA[:size]
+        assert flight.wait(30)
+        assert flight.wait(30) and files(store) == []
+    assert caplog.text.count("cannot be used") == 1
     assert "failed" not in caplog.text
     wait_until(lambda: set(os.listdir("/dev/fd")) <= descriptors)
 
 
-def test_a_short_stream_that_cannot_clean_up_is_kept(flight: Flight) -> None:
-    assert read(flight.get(DIGEST, lambda: Stubborn(DATA[:10]), always)) == DATA[:10]
-    assert isinstance(flight.get(DIGEST, Maker(), always), Whole)
+def test_a_short_stream_that_cannot_clean_up_is_kept(flight: SingleFlight) -> None:
+    assert read(get(flight, lambda: Stubborn(DATA[:10]))) == DATA[:10]
+    assert isinstance(get(flight, Maker()), StoredFile)
 
 
 def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
-    flight: Flight, store: Store, monkeypatch: pytest.MonkeyPatch
+    flight: SingleFlight, store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = store.join(DIGEST)
-    assert isinstance(part, Part)
+    pending = begin(store)
 
-    def gives_up(descriptor: int) -> bool:
-        monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", has_maker)
-        part.abandon()
-        return has_maker(descriptor)
+    has_maker = _GrowingFile.has_maker
 
-    monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", gives_up)
+    def gives_up(entry: _GrowingFile) -> bool:
+        monkeypatch.setattr(_GrowingFile, "has_maker", has_maker)
+        pending.abandon()
+        return has_maker(entry)
+
+    monkeypatch.setattr(_GrowingFile, "has_maker", gives_up)
     with pytest.raises(ValueError, match="early"):
-        flight.get(DIGEST, fail_early, always)
+        get(flight, fail_early)
 
 
-def test_an_empty_stream_that_another_one_makes(flight: Flight, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = store.join(DIGEST)
-    assert isinstance(part, Part)
+def test_an_empty_stream_that_another_one_makes(
+    flight: SingleFlight, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = begin(store)
 
-    def finishes(descriptor: int) -> bool:
-        part.finish(keep=True)
+    def finishes(entry: GrowingEntry) -> bool:
+        pending.finish(keep=True)
         return False
 
-    monkeypatch.setattr("hgwire_wsgi.cache.single_flight.has_maker", finishes)
-    assert flight.get(DIGEST, Maker(), always) == b""
+    monkeypatch.setattr(_GrowingFile, "has_maker", finishes)
+    assert get(flight, Maker()) == b""
 
 
-def test_a_client_follows_its_own_maker_though_the_folder_was_emptied(flight: Flight, store: Store) -> None:
-    others: list[Part] = []
+def test_a_client_follows_its_own_maker_though_the_folder_was_emptied(flight: SingleFlight, store: FolderStore) -> None:
+    others: list[PendingEntry] = []
 
     def emptied() -> Generator[bytes, None, None]:
-        os.unlink(store.path(DIGEST) + ".part")
-        other = store.join(DIGEST)
-        assert isinstance(other, Part)
+        os.unlink(store.path(KEY) + ".part")
+        other = begin(store)
         others.append(other)
         return chunked(DATA)
 
     results: list[bytes] = []
-    reader = threading.Thread(target=lambda: results.append(read(flight.get(DIGEST, emptied, always))), daemon=True)
+    reader = threading.Thread(target=lambda: results.append(read(get(flight, emptied))), daemon=True)
     reader.start()
     reader.join(30)
     others[0].abandon()

@@ -1,1 +1,1 @@
-"""Stores of cached replies: memory, and a folder shared by processes."""
+"""Where cached replies are kept: in memory, or in a folder that processes share."""

@@ -1,17 +1,19 @@
-"""Complete entries on disk, and entries that grow, shared by all processes of a host.
+"""Bundles in a folder that all processes of a host share.
 
-Layout: ``<folder>/<two digits>/<digest>`` is a complete entry, ``<digest>.part`` one that is being made.
+Layout: ``<folder>/<two digits>/<key>`` is a complete entry, ``<key>.part`` one that is being made.  A new file first
+gets a name of its own, ``<key>.<random>.new``, for a moment.
 
-Rules:
+What is always true:
 
-- Whoever makes an entry holds an exclusive ``flock`` on it until it is done, either way.  The kernel drops the
-  lock when a process dies, so a part without a lock has no maker.
-- An entry is complete when its write permission is gone; that shows through any open descriptor, whatever has become of
-  the name.  Only complete entries get their final name, by ``rename``.  So a file is complete or it is not there.
-- A part of a dead maker is never written again: others may still read it.  A new maker puts a new file in its place.
-- Removing an entry harms nobody who has it open.
-- What has another kind of name is not ours, and left alone.  What has the name of a complete entry but may be written
-  is a copy that somebody made, and nobody knows whether it is whole: it goes.
+- An entry is complete if and only if its file is not writable.  An open descriptor shows that, whatever becomes of the
+  name.  Only complete entries get a final name, by ``rename``: a final name leads to a complete entry or to nothing.
+- The maker of an entry holds an exclusive ``flock`` on it until it finishes or gives up.  The kernel drops the lock
+  when a process dies, so a part without a lock has no maker.
+- The part of a dead maker is never written again, because others may still read it.  The next maker replaces it with a
+  new file.
+- Removing an entry harms nobody who has it open, so the folder can be emptied at any time.
+- Files with other names belong to somebody else and stay.  A writable file under a final name (from a backup that was
+  restored without permissions, say) may be incomplete; it is deleted.
 """
 
 from __future__ import annotations
@@ -26,28 +28,44 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
-__all__ = ["Part", "Store"]
+import attrs
+
+from .base import GrowingEntry, PendingEntry, StoredFile
+
+__all__ = ["FolderStore"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
 _COMPLETE_MODE = 0o400
 _STALE_SECONDS = 3600
-"""After this time a file that has no name yet is one whose process died; it takes a moment to give it one."""
+"""A ``.new`` file of this age belongs to a process that died: giving it its next name takes a moment."""
 
 _SHELF = re.compile(r"[0-9a-f]{2}")
 _ENTRY = re.compile(r"[0-9a-f]{64}(\.part|\..+\.new)?")
 
+_SYNCED_SIZE = 64 * 1024
+"""Smaller entries do not wait for the disk.  A loss of power leaves them empty, and empty files do not count."""
 
-def is_complete(descriptor: int) -> bool:
-    """Whether an open entry is complete."""
+_SHARE = 8
+"""Each process scans the folder when it has added an eighth of the room that its last scan left."""
+
+_RESERVE = 16
+"""A scan leaves a sixteenth of the capacity free.  Otherwise each small bundle added to a full folder would start
+another scan, which takes a second for some hundred thousand entries."""
+
+
+_Entry = tuple[float, int, str]
+"""A complete entry: time of its last use, bytes on the disk, path."""
+
+
+def _is_complete(descriptor: int) -> bool:
     return not os.fstat(descriptor).st_mode & stat.S_IWUSR
 
 
-def has_maker(descriptor: int) -> bool:
-    """Whether somebody is still making an open entry."""
+def _has_maker(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
@@ -58,19 +76,16 @@ def has_maker(descriptor: int) -> bool:
     return False
 
 
-_SYNCED_SIZE = 64 * 1024
-"""Smaller entries are not worth waiting for the disk; a loss of power makes empty files of them, which do not count."""
-
-_SHARE = 8
-"""The folder is looked through each time an eighth of its free room has been added, by each process for itself."""
-
-_RESERVE = 16
-"""Looking through the folder leaves a sixteenth of it free.  A full one would be looked through for each small bundle
-that is added, and that takes a second where there are some hundred thousand."""
+def _names(path: str, descriptor: int) -> bool:
+    """Return True if the path leads to the open file; it does not after the folder was emptied."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _usage(found: os.stat_result) -> int:
-    """What a file takes of the disk."""
+    """Return the bytes that a file takes on the disk."""
     return max(found.st_size, found.st_blocks * 512)
 
 
@@ -81,83 +96,108 @@ def _create(path: str) -> tuple[int, str]:
     return tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".new")
 
 
-class Part:
+@attrs.frozen(eq=False)
+class _GrowingFile(GrowingEntry):
+    descriptor: int
+
+    @property
+    def identity(self) -> Hashable:
+        found = os.fstat(self.descriptor)
+        return found.st_dev, found.st_ino
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def is_complete(self) -> bool:
+        return _is_complete(self.descriptor)
+
+    def has_maker(self) -> bool:
+        return _has_maker(self.descriptor)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@attrs.define(eq=False)
+class _PendingFile(PendingEntry):
     """An entry that this process makes.
 
-    One of :meth:`finish` and :meth:`abandon` ends it; nothing may be written after.
+    Attributes:
+        store: where it will be.
+        path: its final name.
+        descriptor: open for writing, and locked; None once the entry has ended.
     """
 
-    def __init__(self, store: Store, path: str, descriptor: int) -> None:
-        self._store = store
-        self._path = path
-        self._descriptor = descriptor
-        self.size = 0
+    store: FolderStore
+    path: str
+    descriptor: int | None
+    size: int = 0
 
-    def open(self) -> int:
-        """A descriptor to ``pread`` what is written; it shares the lock, so never ask :func:`has_maker` of it."""
-        return os.dup(self._descriptor)
+    def _open(self) -> int:
+        if self.descriptor is None:
+            raise OSError(errno.EBADF, "the entry has ended", self.path)
+        return self.descriptor
 
     def write(self, data: bytes) -> None:
-        """Append.
-
-        Raises:
-            OSError: such as a full disk.
-        """
-        view = memoryview(data)
+        descriptor, view = self._open(), memoryview(data)
         while view:
-            written = os.write(self._descriptor, view)
+            written = os.write(descriptor, view)
             self.size += written
             view = view[written:]
 
-    def finish(self, *, keep: bool) -> None:
-        """Mark as complete for whoever follows; give it its name, unless it is not worth keeping.
+    def follow(self) -> GrowingEntry:
+        # The copy shares the lock, so it cannot tell whether there is a maker.
+        return _GrowingFile(os.dup(self._open()))
 
-        Raises:
-            OSError: such as a full disk; :meth:`abandon` must follow.
-        """
-        if not keep or self.size > self._store.capacity:
-            # First, so that whoever kills this process does not leave a complete part.
-            self._remove()
-        os.fchmod(self._descriptor, _COMPLETE_MODE)
-        if self._is_named():
-            if self.size >= _SYNCED_SIZE:
-                # Else a loss of power could leave a short file under the name of a complete one.
-                os.fdatasync(self._descriptor)
-            with contextlib.suppress(FileNotFoundError):  # the folder was emptied just now
-                os.rename(self._path + ".part", self._path)
-                self._store.account(_usage(os.fstat(self._descriptor)))
+    def finish(self, *, keep: bool) -> bool:
+        descriptor = self._open()
+        if not keep or self.size > self.store.capacity:
+            # Before it is marked: if this process is killed in between, no complete part is left behind.
+            self._remove(descriptor)
+        os.fchmod(descriptor, _COMPLETE_MODE)
+        kept = _names(self.path + ".part", descriptor) and self._rename(descriptor)
         self.abandon()
+        return kept
+
+    def _rename(self, descriptor: int) -> bool:
+        if self.size >= _SYNCED_SIZE:
+            # Otherwise a loss of power could leave a short file under the name of a complete one.
+            os.fdatasync(descriptor)
+        try:
+            os.rename(self.path + ".part", self.path)
+        except FileNotFoundError:  # the folder was emptied just now
+            return False
+        self.store.account(_usage(os.fstat(descriptor)))
+        return True
 
     def abandon(self) -> None:
-        """Give up: whoever follows finds out, and makes another."""
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is None:
+            return
         with contextlib.suppress(OSError):
-            self._remove()
-        # Other descriptors have the lock too, also those of a process that was forked meanwhile.
+            self._remove(descriptor)
+        # Closing is not enough: descriptors of followers and of forked processes share the lock.
         with contextlib.suppress(OSError):
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        os.close(self._descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
-    def _remove(self) -> None:
-        if self._is_named():
-            os.unlink(self._path + ".part")
-
-    def _is_named(self) -> bool:
-        """Whether the name of the part is still that of this one; not so after the folder was emptied."""
-        try:
-            return os.path.samestat(os.stat(self._path + ".part"), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
+    def _remove(self, descriptor: int) -> None:
+        if _names(self.path + ".part", descriptor):
+            os.unlink(self.path + ".part")
 
 
-class Store:
-    """A folder of entries.
+class FolderStore:
+    """A folder of bundles; a :class:`~hgwire_wsgi.cache.stores.base.BundleStore`.
+
+    Open one in each process: forked processes must not share it.
 
     Args:
-        folder: made if it is missing, readable for this user only.
-        capacity: bytes that complete entries may take in all; the least recently used ones go.
+        folder: created if missing, accessible to this user only.  It must be on a local disk.
+        capacity: bytes that the complete entries may take; the least recently used ones are removed.
 
     Raises:
-        OSError: if the folder cannot be made or written.
+        OSError: if the folder cannot be created or written, or belongs to another user.
     """
 
     def __init__(self, folder: str | os.PathLike[str], capacity: int) -> None:
@@ -168,46 +208,51 @@ class Store:
         self._added = 0
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.stat(self.folder).st_uid != os.geteuid():
-            # Whoever owns it could put anything into it.
+            # Its owner could put anything into it.
             raise PermissionError(errno.EACCES, "the folder belongs to another user", str(self.folder))
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
 
-    def path(self, digest: str) -> str:
-        """Where a complete entry is."""
-        return f"{self.folder}/{digest[:2]}/{digest}"
+    def __str__(self) -> str:
+        """The folder, for messages."""
+        return str(self.folder)
 
-    def open(self, digest: str) -> int | None:
-        """Open a complete entry for reading; it counts as used."""
-        path = self.path(digest)
+    def path(self, key: str) -> str:
+        """Return where a complete entry is."""
+        return f"{self.folder}/{_name(key)}"
+
+    def open(self, key: str) -> StoredFile | None:
+        """Open a complete entry, which becomes the most recently used one."""
+        path = self.path(key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        if not (is_complete(descriptor) and os.fstat(descriptor).st_size):
+        size = os.fstat(descriptor).st_size
+        if not (size and _is_complete(descriptor)):
             os.close(descriptor)
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        return descriptor
+        return StoredFile(descriptor, size, _name(key))
 
-    def get(self, digest: str) -> bytes | None:
-        """A small complete entry as a whole."""
-        descriptor = self.open(digest)
-        if descriptor is None:
+    def get(self, key: str) -> bytes | None:
+        """Read a small entry."""
+        stored = self.open(key)
+        if stored is None:
             return None
-        with open(descriptor, "rb") as file:
+        with open(stored.descriptor, "rb") as file:
             return file.read()
 
-    def put(self, digest: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """Make or replace a small entry.
 
         Raises:
-            OSError: such as on a full disk.
+            OSError: such as for a full disk; nothing is left behind.
         """
-        path = self.path(digest)
+        path = self.path(key)
         descriptor, own = _create(path)
         try:
             with open(descriptor, "wb") as file:
@@ -221,38 +266,28 @@ class Store:
             raise
         self.account(usage)
 
-    def join(self, digest: str) -> Part | int:
-        """Make an entry, or follow whoever makes it.
-
-        Returns:
-            A part to fill, or a descriptor to read of one that grows or is complete.
+    def open_or_begin(self, key: str) -> StoredFile | GrowingEntry | PendingEntry:
+        """Open an entry, join its maker, or become its maker.
 
         Raises:
-            OSError: if neither can be had, such as on a full disk.
+            OSError: if none of these is possible, such as on a full disk.
         """
-        path = self.path(digest)
+        path = self.path(key)
         part = path + ".part"
         while True:
-            if (descriptor := self.open(digest)) is not None:
-                return descriptor
-            if (made := self._make(path, part)) is not None:
-                # The last maker may have finished since we looked.
-                if (descriptor := self.open(digest)) is None:
-                    return made
-                made.abandon()
-                return descriptor
-            try:
-                descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            if is_complete(descriptor) or has_maker(descriptor):
-                return descriptor
-            # Its maker died, or has just finished.
-            self._remove(part, descriptor)
-            os.close(descriptor)
+            if (stored := self.open(key)) is not None:
+                return stored
+            if (pending := self._begin(path, part)) is not None:
+                # The previous maker may have finished since we looked.
+                if (stored := self.open(key)) is None:
+                    return pending
+                pending.abandon()
+                return stored
+            if (joined := self._join(part)) is not None:
+                return joined
 
-    def _make(self, path: str, part: str) -> Part | None:
-        """Make a new part under a name of its own, locked, and give it its name if that is free."""
+    def _begin(self, path: str, part: str) -> PendingEntry | None:
+        """Create a part under a name of its own, lock it, and give it its name if that is free."""
         descriptor, own = _create(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -265,23 +300,43 @@ class Store:
             raise
         finally:
             os.unlink(own)
-        return Part(self, path, descriptor)
+        return _PendingFile(self, path, descriptor)
 
-    def _remove(self, part: str, descriptor: int) -> None:
+    def _join(self, part: str) -> StoredFile | GrowingEntry | None:
+        """Open a part that somebody makes; None if it is gone, after removing that of a dead maker."""
+        try:
+            # A complete one can no longer be opened for writing.
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            if _is_complete(descriptor):
+                joined: StoredFile | GrowingEntry = StoredFile(descriptor, os.fstat(descriptor).st_size, None)
+            elif _has_maker(descriptor):
+                joined = _GrowingFile(descriptor)
+            else:
+                # Its maker died, or has finished just now.
+                self._replace(part, descriptor)
+                return None
+            closing.pop_all()
+        return joined
+
+    def _replace(self, part: str, descriptor: int) -> None:
         """Remove a dead part, unless another one has taken its place already."""
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(part), os.fstat(descriptor)) and not is_complete(descriptor):
+            if _names(part, descriptor) and not _is_complete(descriptor):
                 os.unlink(part)
 
     def account(self, usage: int) -> None:
-        """Note that an entry was added, and trim when what this process has added may fill the room there was."""
+        """Note that an entry of ``usage`` bytes was added; trim if the folder may be full."""
         self._added += usage
         if self._added * _SHARE >= self._room:
             self.trim()
 
     def trim(self) -> None:
-        """Remove the least recently used entries until a reserve is free, and parts whose makers died.
+        """Remove the least recently used entries until the reserve is free, and parts whose makers died.
 
         The entry that was used last stays: alone it may be larger than what the reserve leaves.
         """
@@ -298,34 +353,44 @@ class Store:
                 total -= size
             self._room, self._added = max(self.capacity - total, 0), 0
         except OSError as error:
-            _log.warning("the bundle cache cannot be trimmed: %s", error)
+            _log.warning("the bundle cache in %s cannot be trimmed: %s", self.folder, error)
         finally:
             self._trimming.release()
 
-    def _entries(self) -> Iterator[tuple[float, int, str]]:
-        for shelf in os.scandir(self.folder):
-            if not (_SHELF.fullmatch(shelf.name) and shelf.is_dir()):
-                continue
-            for entry in os.scandir(shelf.path):
-                if not _ENTRY.fullmatch(entry.name):
-                    continue
-                try:
-                    if entry.name.endswith(".part"):
-                        self._remove_dead(entry.path)
-                        continue
-                    found = entry.stat()
-                    if not entry.name.endswith(".new"):
-                        yield found.st_mtime, _usage(found), entry.path
-                    elif found.st_mtime < time.time() - _STALE_SECONDS:
-                        os.unlink(entry.path)
-                except (FileNotFoundError, PermissionError):
-                    continue
+    def _entries(self) -> Iterator[_Entry]:
+        """List the complete entries, and sweep up on the way."""
+        with os.scandir(self.folder) as shelves:
+            for shelf in shelves:
+                if _SHELF.fullmatch(shelf.name) and shelf.is_dir():
+                    with os.scandir(shelf.path) as entries:
+                        yield from filter(None, map(_examine, entries))
 
-    def _remove_dead(self, part: str) -> None:
-        """Remove a part without a maker, also one that was complete when its maker died: nobody will name it."""
-        descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if not has_maker(descriptor) and os.path.samestat(os.stat(part), os.fstat(descriptor)):
-                os.unlink(part)
-        finally:
-            os.close(descriptor)
+
+def _name(key: str) -> str:
+    return f"{key[:2]}/{key}"
+
+
+def _examine(entry: os.DirEntry[str]) -> _Entry | None:
+    """Describe a complete entry; remove a file that nobody will complete."""
+    if not _ENTRY.fullmatch(entry.name):
+        return None
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if entry.name.endswith(".part"):
+            _sweep(entry.path)
+            return None
+        found = entry.stat()
+        if not entry.name.endswith(".new"):
+            return found.st_mtime, _usage(found), entry.path
+        if found.st_mtime < time.time() - _STALE_SECONDS:
+            os.unlink(entry.path)
+    return None
+
+
+def _sweep(part: str) -> None:
+    """Remove a part without a maker, also a complete one: nobody will give it its name."""
+    descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not _has_maker(descriptor) and _names(part, descriptor):
+            os.unlink(part)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,130 @@
+"""The bundle cache: large replies, made once for all clients and processes.
+
+A caller goes through these steps, and stops at the first that gives it something to send::
+
+    stored = cache.open(key)                                # a complete bundle
+    entry = cache.read_index(index_key)                     # a clone after a push: the bundle of an older state,
+    stored = cache.open(entry.bundle_key)                   # if the caller finds that it will do
+    bundle = cache.join_or_make(key, produce, is_current)   # follow whoever makes it, or make it
+
+:mod:`~hgwire_wsgi.cache.single_flight` gives each bundle one maker.  A
+:class:`~hgwire_wsgi.cache.stores.base.BundleStore` keeps the bundles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import attrs
+
+from .single_flight import Bundle, BundleJob, Chunks, Outcome, SingleFlight, StreamChanged, Uncacheable
+from .stores.base import BundleStore, StoredFile, StoredUrl
+
+__all__ = [
+    "Bundle",
+    "BundleCache",
+    "Chunks",
+    "IndexEntry",
+    "Outcome",
+    "StoredFile",
+    "StoredUrl",
+    "StreamChanged",
+    "Uncacheable",
+]
+
+_INDEX = re.compile(rb"[0-9a-f]{64}(\n([0-9a-f]{2})+)*")
+
+
+@attrs.frozen(kw_only=True)
+class IndexEntry:
+    """Names the newest bundle of a full clone, whatever the history is now.
+
+    Attributes:
+        index_key: of the entry; depends on everything but the history.
+        bundle_key: of the bundle.
+        heads: of the history that the bundle holds.
+    """
+
+    index_key: str
+    bundle_key: str
+    heads: tuple[bytes, ...]
+
+
+class BundleCache:
+    """Bundles by key.
+
+    Open one in each process: forked processes must not share it.
+
+    Args:
+        store: where bundles are kept.
+        chunk: size in bytes of the pieces that bundles are written in; smaller bundles are returned as bytes.
+    """
+
+    def __init__(self, store: BundleStore, *, chunk: int) -> None:
+        self._store = store
+        self._flight = SingleFlight(store, chunk)
+
+    def join_or_make(
+        self,
+        key: str,
+        produce: Callable[[], Chunks],
+        is_current: Callable[[], bool],
+        *,
+        index: IndexEntry | None = None,
+        label: str | None = None,
+    ) -> Bundle:
+        """Get a bundle from the store, from whoever is making it, or by making it.
+
+        Args:
+            key: of everything that the bundle depends on.
+            produce: starts to make the bundle; returns its pieces, of any size.  It is called in this thread; what it
+                returns is read and closed in another one.  If a maker dies, ``produce`` is called again, while the
+                returned iterator is read.
+            is_current: tells whether the bundle still is what the key stands for.  Asked once, in the maker's thread,
+                when the bundle is complete.  If not, it is sent but not kept.
+            index: entry to be written once the bundle is kept.
+            label: what log lines call the bundle, such as ``getbundle of project``.
+
+        Raises:
+            Uncacheable: as ``produce`` raises it before its first piece; the caller has to send its result.
+            Exception: anything else that ``produce`` raises before its first piece.
+        """
+        companion = None if index is None else (index.index_key, _encode_index(index))
+        return self._flight.join_or_make(BundleJob(key, produce, is_current, companion, label or f"bundle {key}"))
+
+    def open(self, key: str) -> StoredFile | StoredUrl | None:
+        """Open a complete bundle; None if there is none, or the store does not work."""
+        try:
+            return self._store.open(key)
+        except OSError as error:
+            self._flight.complain(error)
+            return None
+
+    def read_index(self, index_key: str) -> IndexEntry | None:
+        """Read an index entry; None if there is none.  The bundle may be gone."""
+        try:
+            data = self._store.get(index_key)
+        except OSError as error:
+            self._flight.complain(error)
+            return None
+        # Anything else was not written by this class.
+        if data is None or not _INDEX.fullmatch(data):
+            return None
+        bundle_key, *heads = data.decode("ascii").split("\n")
+        return IndexEntry(index_key=index_key, bundle_key=bundle_key, heads=tuple(map(bytes.fromhex, heads)))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this process makes no bundle any more.
+
+        Args:
+            timeout: maximum time in seconds; no limit if None.
+
+        Returns:
+            False if the time is over.
+        """
+        return self._flight.wait(timeout)
+
+
+def _encode_index(entry: IndexEntry) -> bytes:
+    return "\n".join([entry.bundle_key, *(head.hex() for head in entry.heads)]).encode("ascii")

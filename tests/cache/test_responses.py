@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import gc
+import hashlib
+import tracemalloc
+
+import pytest
+
+from hgwire_wsgi.cache.responses import CachedResponse, ResponseCache
+from hgwire_wsgi.cache.stores.memory import MemoryStore
+
+REPLY = CachedResponse(("heads",), (("Content-Type", "application/mercurial-0.1"),), b"0" * 41)
+
+
+class Recorder:
+    """A store that anyone could write."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[CachedResponse, int]] = {}
+
+    def get(self, key: str) -> CachedResponse | None:
+        return self.kept[key][0] if key in self.kept else None
+
+    def put(self, key: str, value: CachedResponse, size: int) -> None:
+        self.kept[key] = value, size
+
+
+def test_replies_are_found_again() -> None:
+    cache = ResponseCache(MemoryStore(10_000))
+    assert cache.get("a" * 64) is None
+    cache.put("a" * 64, REPLY)
+    assert cache.get("a" * 64) == REPLY
+    assert cache.get("b" * 64) is None
+
+
+def test_any_store_will_do_and_learns_what_a_reply_occupies() -> None:
+    store = Recorder()
+    cache = ResponseCache(store)
+    cache.put("a" * 64, REPLY)
+    assert cache.get("a" * 64) is REPLY
+    _, size = store.kept["a" * 64]
+    assert size > 64 + len(REPLY.body) + sum(len(word) for header in REPLY.headers for word in header)
+
+
+def unshared(text: str) -> str:
+    return text.encode().decode()
+
+
+def make(number: int, size: int) -> tuple[str, CachedResponse]:
+    """A reply whose parts are shared with no other, like those that come from requests."""
+    headers = (
+        (unshared("Content-Type"), unshared("application/mercurial-0.1")),
+        (unshared("Vary"), unshared("X-HgArg-1, X-HgProto-1")),
+        (unshared("X-Content-Type-Options"), unshared("nosniff")),
+        (unshared("Content-Length"), str(1000 + number)),
+    )
+    commands = (unshared("batch"), unshared("heads"), unshared("known"))
+    return hashlib.sha256(b"%d" % number).hexdigest(), CachedResponse(commands, headers, b"%*d" % (size, number))
+
+
+@pytest.mark.parametrize("size", [1, 41, 1000])
+@pytest.mark.parametrize("capacity", [500_000, 1_000_000, 3_000_000])
+def test_memory_stays_near_its_bound(capacity: int, size: int) -> None:
+    cache = ResponseCache(MemoryStore(capacity))
+    # Empties the free lists: what comes from there is not traced.
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(capacity // 500):
+            cache.put(*make(number, size))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * capacity < used < 1.2 * capacity
