@@ -1,7 +1,7 @@
 """What observers are told: one event when a request starts, one when its response is closed.
 
-An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be quick;
-what it raises is logged and changes nothing.  Events are values: they stay valid after the request.
+An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
+quick; what it raises is logged and changes nothing.  Events are values: they stay valid after the request.
 """
 
 from __future__ import annotations

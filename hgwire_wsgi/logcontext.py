@@ -1,8 +1,8 @@
 """Whose request a log line is about.
 
-All modules of the package log to ``hgwire_wsgi``.  A filter on that logger appends repository, command, user, address and
-request ID of the request that the current thread serves, so no caller has to pass them along.  A thread that goes on
-working for a request copies its context (:func:`contextvars.copy_context`).
+All modules of the package log to ``hgwire_wsgi``.  A filter on that logger appends repository, command, user, address
+and request ID of the request that the current thread serves, so no caller has to pass them along.  A thread that goes
+on working for a request copies its context (:func:`contextvars.copy_context`).
 """
 
 from __future__ import annotations

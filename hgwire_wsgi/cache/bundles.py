@@ -71,7 +71,7 @@ class BundleCache:
         produce: Callable[[], Chunks],
         is_current: Callable[[], bool],
         *,
-        index: IndexEntry | None = None,
+        index: Callable[[], IndexEntry | None] = lambda: None,
         label: str | None = None,
     ) -> Bundle:
         """Get a bundle from the store, from whoever is making it, or by making it.
@@ -83,14 +83,18 @@ class BundleCache:
                 returned iterator is read.
             is_current: tells whether the bundle still is what the key stands for.  Asked once, in the maker's thread,
                 when the bundle is complete.  If not, it is sent but not kept.
-            index: entry to be written once the bundle is kept.
+            index: returns the entry to be written once the bundle is kept, if any.
             label: what log lines call the bundle, such as ``getbundle of project``.
 
         Raises:
             Uncacheable: as ``produce`` raises it before its first piece; the caller has to send its result.
             Exception: anything else that ``produce`` raises before its first piece.
         """
-        companion = None if index is None else (index.index_key, _encode_index(index))
+
+        def companion() -> tuple[str, bytes] | None:
+            entry = index()
+            return None if entry is None else (entry.index_key, _encode_index(entry))
+
         return self._flight.join_or_make(BundleJob(key, produce, is_current, companion, label or f"bundle {key}"))
 
     def open(self, key: str) -> StoredFile | StoredUrl | None:

@@ -122,14 +122,14 @@ class BundleJob:
         produce: starts to make it, from the beginning at each call.  Called in the thread of a request; what it returns
             is read and closed in another one.  Everything it returns gets closed.
         is_current: tells whether the bundle still is what the key stands for.  Asked once, when the bundle is complete.
-        companion: key and data of a small entry that is stored once the bundle is.
+        companion: key and data of a small entry that is stored once the bundle is, if it returns any.
         label: what log lines call the bundle.
     """
 
     key: str
     produce: Callable[[], Chunks]
     is_current: Callable[[], bool]
-    companion: tuple[str, bytes] | None
+    companion: Callable[[], tuple[str, bytes] | None]
     label: str
 
 
@@ -371,9 +371,9 @@ class SingleFlight:
             keep = False
         with _storing():
             kept = pending.finish(keep=keep)
-        if kept and job.companion is not None:
+        if kept and (companion := job.companion()) is not None:
             try:
-                self._store.put(*job.companion)
+                self._store.put(*companion)
             except OSError as error:
                 self.complain(error)
 

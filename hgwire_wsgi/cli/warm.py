@@ -1,8 +1,8 @@
-"""``hgwire warm``: make the bundles of full clones before anybody asks for them.
+"""``hgwire warm``: make the bundles of full clones before anyone asks for them.
 
 What a client asks for depends on its version, its configuration, and what the server offers, and the smallest
-difference makes another bundle.  So a real ``hg clone`` is begun, and broken off when it asks for the bundle; what it
-asked is then asked of the application in this process, which keeps the answer as it would in a server.
+difference makes another bundle.  So a real ``hg clone`` is started, and stopped when it asks for the bundle.  The same
+request then goes to the application in this process, which caches the answer as it would in a server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ import attrs
 from ..commands.classify import names_command
 from ..commands.standard import STANDARD_COMMANDS
 from ..compression import ENGINES
+from ..events import CacheOutcome, Event, RequestClosed
+from ..http.app import WireApp
+from ..http.headers import Headers
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02, read_client_protocol
+from ..streams import close_source
 from . import CommandLineError
 from .demo import clean_environment, hg_command
 from .options import add_options, read_options
@@ -51,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire warm``."""
     parser.epilog = (
         "Run it as the user that the server runs as, and with the server's --config, --allow-push and --cache-dir: all "
-        "of them decide what is kept, and under which key."
+        "of them are part of a bundle's key."
     )
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="REPO", help="a repository, or a folder of repositories")
@@ -60,15 +64,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         action="append",
         choices=list(_PROTOCOLS),
-        help="make bundles for clients that take this engine alone, 0.1 for those older than 4.1; repeatable; by "
-        "default for what the client prefers",
+        help="make bundles for clients that accept only this engine, 0.1 for clients before 4.1; repeatable "
+        "(default: what the client prefers)",
     )
     add(
         "--hg",
         action="append",
         type=_words,
         metavar="COMMAND",
-        help="the client to make bundles for; repeatable; the installed hg by default",
+        help="the client to make bundles for; repeatable (default: the installed hg)",
     )
 
 
@@ -85,24 +89,28 @@ def run(args: argparse.Namespace) -> int:
         raise CommandLineError('mercurial is not installed; run: pip install "hgwire-wsgi[mercurial]"', code=1)
     served = read_options(args)
     if not served.cache.disk:
-        raise CommandLineError("nothing can be kept with --cache-size 0")
+        raise CommandLineError("nothing can be cached with --cache-size 0")
     if served.cache.folder is None:
-        raise CommandLineError("this user has no folder for caches; name one with --cache-dir")
+        raise CommandLineError("this user has no cache folder; name one with --cache-dir")
     clients = args.hg or [hg_command()]
     protocols = [_PROTOCOLS[name] for name in args.engine or ()]
-    warmer = _Warmer(served.app(policy=lambda request: None), Path(served.cache.folder))
+    events: list[Event] = []
+    warmer = _Warmer(served.app(policy=lambda request: None, observers=[events.append]), events)
+    if warmer.app.bundles is None:
+        raise CommandLineError(f"bundles cannot be cached in {served.cache.folder}", code=1)
     complete = True
     for name, path in served.repositories.items():
         try:
-            kept = [bundle for client in clients for bundle in warmer.warm(name, client, protocols)]
-            told = "; ".join(dict.fromkeys(map(str, kept))) or "nothing to clone"
-            complete &= all(bundle.entry is not None for bundle in kept)
+            bundles = [bundle for client in clients for bundle in warmer.warm(name, client, protocols)]
+            report = "; ".join(dict.fromkeys(map(str, bundles))) or "nothing to clone"
+            complete &= all(bundle.cached for bundle in bundles)
         except _Failure as failure:
-            told, complete = str(failure), False
-        print(f"{path}: {told}", flush=True)
-    if lost := [entry for entry in warmer.made if not entry.exists()]:
-        print(f"hgwire: bundles that were dropped for others: {len(lost)}; see --cache-size", file=sys.stderr)
-    return 0 if complete and not lost else 1
+            report, complete = str(failure), False
+        print(f"{path}: {report}", flush=True)
+    if evicted := warmer.count_evicted():
+        count = "1 bundle was" if evicted == 1 else f"{evicted} bundles were"
+        print(f"hgwire: {count} evicted; raise --cache-size", file=sys.stderr)
+    return 0 if complete and not evicted else 1
 
 
 def _words(text: str) -> list[str]:
@@ -123,28 +131,36 @@ class _Question:
     environ: Mapping[str, Any]
     body: bytes
 
+    def with_protocol(self, protocol: str) -> _Question:
+        """The same request with another ``X-HgProto``."""
+        environ = {key: value for key, value in self.environ.items() if not key.startswith("HTTP_X_HGPROTO_")}
+        return _Question({**environ, "HTTP_X_HGPROTO_1": protocol}, self.body)
+
 
 @attrs.frozen
 class _Bundle:
-    """What became of a question; ``entry`` is the file in the cache, if there is one."""
+    """The result of a question."""
 
     engine: str
     size: int
-    entry: Path | None
-    made: bool
+    outcome: CacheOutcome
+
+    @property
+    def cached(self) -> bool:
+        return self.outcome != ""
 
     def __str__(self) -> str:
-        fate = "made" if self.made else "already there" if self.entry else "not kept, by a hook's will or for its size"
-        return f"{self.engine}, {self.size / 2**20:.1f} MiB, {fate}"
+        result = {"": "not cached (hook configured, or too large)", "hit": "already cached"}.get(self.outcome, "made")
+        return f"{self.engine}, {self.size / 2**20:.1f} MiB, {result}"
 
 
 @attrs.frozen
 class _Warmer:
-    """Asks an application for bundles, and looks into its cache for what became of them."""
+    """Asks an application for bundles, and learns from its events whether they are cached."""
 
-    app: _App
-    folder: Path
-    made: list[Path] = attrs.Factory(list)
+    app: WireApp
+    events: list[Event]
+    made: list[_Question] = attrs.Factory(list)
 
     def warm(self, name: str, client: Sequence[str], protocols: Sequence[str]) -> Iterator[_Bundle]:
         """Make the bundles of one repository.
@@ -152,38 +168,63 @@ class _Warmer:
         Args:
             name: the repository's.
             client: how to start ``hg``.
-            protocols: values of ``X-HgProto``; what the client sends if there is none.
+            protocols: values of ``X-HgProto`` (default: what the client sends).
 
         Raises:
-            _Failure: if the client does not come so far as to ask, or gets an error.
+            _Failure: if the client does not get as far as asking, or gets an error.
         """
         question = _overhear(self.app, name, client)
         if question is None:
             return
-        # Else a client that knows it gets the bundle of an older state, if there is one.
-        tokens = read_client_protocol(question.environ).tokens
+        # Otherwise a client that knows it would get the bundle of an older state, if there is one.
+        tokens = read_client_protocol(Headers(question.environ)).tokens
         own = " ".join(token for token in tokens if token != "partial-pull")
         for protocol in dict.fromkeys(protocols or [own]):
-            before = self._entries()
-            engine, size = _ask(self.app, question, protocol)
-            after = self._entries()
-            changed = [path for path, stamp in after.items() if stamp[0] == size and before.get(path) != stamp]
-            entry = changed[0] if changed else None
-            made = entry is not None and entry not in before
-            if made:
-                self.made.extend(changed)
-            yield _Bundle(engine, size, entry, made)
+            asked = question.with_protocol(protocol)
+            bundle = self._ask(asked)
+            # One that is too large is found out while it is made.
+            if bundle.outcome == "miss":
+                bundle = attrs.evolve(bundle, outcome="miss" if self._ask(asked).outcome == "hit" else "")
+            if bundle.outcome == "miss":
+                self.made.append(asked)
+            yield bundle
 
-    def _entries(self) -> dict[Path, tuple[int, int]]:
-        """The complete entries, with size and time of use."""
-        found = {}
-        for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
-            # A server that uses the folder may drop one at any moment.
-            with contextlib.suppress(FileNotFoundError):
-                if ".part" not in path.name:
-                    status = path.stat()
-                    found[path] = status.st_size, status.st_mtime_ns
-        return found
+    def count_evicted(self) -> int:
+        """How many of the bundles that were made are gone already."""
+        return sum(self._ask(question).outcome != "hit" for question in self.made)
+
+    def _ask(self, question: _Question) -> _Bundle:
+        """Read the reply to a question as far as needed, and wait until its bundle is complete.
+
+        Raises:
+            _Failure: if the reply is an error.
+        """
+        status, headers = "", dict[str, str]()
+
+        def start_response(line: str, given: list[tuple[str, str]], exc_info: object = None) -> None:
+            nonlocal status
+            status = line
+            headers.update(given)
+
+        chunks: Any = self.app({**question.environ, "wsgi.input": io.BytesIO(question.body)}, start_response)
+        first, size = b"", 0
+        try:
+            for chunk in chunks:
+                first = first or chunk
+                size += len(chunk)
+                if "Content-Length" in headers:
+                    size = int(headers["Content-Length"])
+                    break
+        finally:
+            close_source(chunks)
+        if not status.startswith("200 ") or headers["Content-Type"] == HG_ERROR:
+            raise _Failure(f"the server refuses: {first.decode('utf-8', 'replace').strip().removeprefix('0').strip()}")
+        if self.app.bundles is not None:
+            self.app.bundles.wait()
+        named = headers["Content-Type"] == MEDIA_TYPE_02
+        engine = first[1 : 1 + first[0]].decode("ascii") if named else "0.1"
+        outcome = next(event.cache for event in reversed(self.events) if isinstance(event, RequestClosed))
+        return _Bundle(engine, size, outcome)
 
 
 def _overhear(app: _App, name: str, client: Sequence[str]) -> _Question | None:
@@ -191,7 +232,7 @@ def _overhear(app: _App, name: str, client: Sequence[str]) -> _Question | None:
     questions: list[_Question] = []
 
     def listen(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        commands = set(names_command(environ))
+        commands = set(names_command(environ.get("QUERY_STRING", "")))
         # Only servers that send files themselves have it.
         environ.pop("wsgi.file_wrapper", None)
         if commands & _BUNDLES:
@@ -232,47 +273,3 @@ def _listening(app: Any) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def _ask(app: _App, question: _Question, protocol: str) -> tuple[str, int]:
-    """Take the reply to a question, until it is known to be complete.
-
-    Args:
-        app: the application.
-        question: what to ask.
-        protocol: for ``X-HgProto-1``.
-
-    Returns:
-        The name of its engine (``0.1`` where none is told), and its size.
-
-    Raises:
-        _Failure: if the reply is an error.
-    """
-    environ = {key: value for key, value in question.environ.items() if not key.startswith("HTTP_X_HGPROTO_")}
-    environ |= {"wsgi.input": io.BytesIO(question.body), "HTTP_X_HGPROTO_1": protocol}
-    status, headers = "", dict[str, str]()
-
-    def start_response(line: str, given: list[tuple[str, str]], exc_info: object = None) -> None:
-        nonlocal status
-        status = line
-        headers.update(given)
-
-    chunks: Any = app(environ, start_response)
-    first, size = b"", 0
-    try:
-        for chunk in chunks:
-            first = first or chunk
-            size += len(chunk)
-            if "Content-Length" in headers:
-                size = int(headers["Content-Length"])
-                break
-    finally:
-        getattr(chunks, "close", lambda: None)()
-    if not status.startswith("200 ") or headers["Content-Type"] == HG_ERROR:
-        raise _Failure(f"the server refuses: {first.decode('utf-8', 'replace').strip().removeprefix('0').strip()}")
-    # A bundle gets its name after its last byte was sent.
-    for thread in threading.enumerate():
-        if thread.name == "hgwire-maker":
-            thread.join()
-    told = headers["Content-Type"] == MEDIA_TYPE_02
-    return first[1 : 1 + first[0]].decode("ascii") if told else "0.1", size

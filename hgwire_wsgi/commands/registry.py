@@ -1,7 +1,7 @@
 """The registry: commands, their arguments, permissions and kinds of reply, as data.
 
-A registry belongs to one application.  A command without a declared permission cannot be made, and an unknown name counts
-as needing ``push``.
+A registry belongs to one application.  A command without a declared permission cannot be made, and an unknown name
+counts as needing ``push``.
 
 A command is registered for one protocol version or, without one, for all of them.  ``("v1", "heads")`` and
 ``("v2", "heads")`` may differ in arguments and reply; a lookup prefers the version it asks for.
@@ -142,10 +142,11 @@ _Key = tuple[ProtocolVersion | None, str]
 class CommandRegistry(Mapping[str, Command]):
     """Commands by protocol version and name.
 
-    As a mapping by name alone it shows one command per name: the one for all versions, or else that of the oldest version.
+    As a mapping by name alone it shows one command per name: the one for all versions, or else that of the oldest
+    version.
 
-    A registry also remembers what was removed from it, so that a repository cannot bring back a command that its host took
-    out.
+    A registry also remembers what was removed from it, so that a repository cannot bring back a command that its host
+    took out.
     """
 
     def __init__(self, commands: Iterable[Command] = ()) -> None:

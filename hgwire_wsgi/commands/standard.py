@@ -27,8 +27,8 @@ __all__ = ["STANDARD_COMMANDS"]
 def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Response:
     """Run the sub-commands in order.
 
-    The dispatcher has checked all of them, so the only thing that can go wrong here is a sub-command that fails.  Whether
-    a reply fits is decided by its type: streams do not.  A refusal replaces the reply of the whole batch.
+    The dispatcher has checked all of them, so the only thing that can go wrong here is a sub-command that fails.
+    Whether a reply fits is decided by its type: streams do not.  A refusal replaces the reply of the whole batch.
     """
     replies: list[bytes] = []
     size = 0

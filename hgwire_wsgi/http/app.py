@@ -1,7 +1,7 @@
 """The WSGI application and middleware: the one entry of every request, and the one exit of every response.
 
-A request goes through :meth:`WireApp._respond`: routing finds what it is for, a transport turns it into a response value.
-Whatever fails on the way becomes a response too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+A request goes through :meth:`WireApp._respond`: routing finds what it is for, a transport turns it into a response
+value. Whatever fails on the way becomes a response too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ __all__ = ["WireApp", "WireMiddleware"]
 
 _WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
-_LISTED = 1000
-"""Maximum number of repositories in the list at ``/``.  Each is asked about, because the list shows only what its reader may
-pull from."""
+_LISTED = 1000 """Maximum number of repositories in the list at ``/``.  Each is asked about, because the list shows only
+what its reader may pull from."""
 
 
 class WireApp:
@@ -51,12 +50,10 @@ class WireApp:
     It can be mounted anywhere, is shared by all threads of a process, and shares nothing with another ``WireApp``.
 
     Args:
-        provider: finds the repositories.
-        commands: the registry (default: the standard commands).  A copy is taken.
-        policy: decides who may do what (default: hgweb's rules).
-        capabilities: what to negotiate (default: what the provider says).
-        limits: bounds on what a peer controls.
-        challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials and
+        provider: finds the repositories. commands: the registry (default: the standard commands).  A copy is taken.
+        policy: decides who may do what (default: hgweb's rules). capabilities: what to negotiate (default: what the
+        provider says). limits: bounds on what a peer controls. challenge: the ``WWW-Authenticate`` header of a 401.
+        The host, or the server in front, checks the credentials and
             sets ``REMOTE_USER``.
         api: the frame-based API (default: off).
         cache: how much of the replies is cached, and where.

@@ -1,8 +1,8 @@
 """The body of a request: the only place that knows where it ends.
 
 The end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it does
-(``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where uWSGI 2.0's own
-call says.  Everything that reads a body reads it here, so two readers can never disagree about its end.
+(``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where uWSGI 2.0's
+own call says.  Everything that reads a body reads it here, so two readers can never disagree about its end.
 
 Posted arguments stand in front of a body.  To find them without consuming them, a reader records what it reads
 (:meth:`RequestBody.preview`), and the next reader gets the same bytes again.

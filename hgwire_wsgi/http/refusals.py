@@ -14,7 +14,8 @@ __all__ = ["challenges", "public", "refuse", "refuse_cross_site"]
 def public(error: Exception) -> HgWireError:
     """What the person at the other end may know about a failure.
 
-    That is the error itself if it is one of this package's and not a bug; otherwise nothing, and the log has a traceback.
+    That is the error itself if it is one of this package's and not a bug; otherwise nothing, and the log has a
+    traceback.
     """
     if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
         return error

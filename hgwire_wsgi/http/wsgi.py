@@ -1,11 +1,11 @@
 """The one exit: a response becomes a WSGI answer here, and nowhere else.
 
 For every response, in this order: what is left of the request body is read, or the connection is marked to be cut; a
-``HEAD`` loses its body; headers that follow from the body are added; the response starts; its bytes are counted; when the
-server closes it, everything that it held is released, once, and the observers are told.
+``HEAD`` loses its body; headers that follow from the body are added; the response starts; its bytes are counted; when
+the server closes it, everything that it held is released, once, and the observers are told.
 
-A response that fails before it starts gets a status of its own (``app.py``).  One that fails later is logged and breaks the
-transfer: the server cuts the connection, and no client takes a part for the whole.
+A response that fails before it starts gets a status of its own (``app.py``).  One that fails later is logged and breaks
+the transfer: the server cuts the connection, and no client takes a part for the whole.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ class PushKeyResult:
 class Repository(abc.ABC):
     """One repository, used by one request at a time.
 
-    Nodes are 20 bytes, :data:`NULL` for none.  The methods below :meth:`content_token` stand behind the standard commands; a
-    backend implements those it has, and a command whose method is missing is unknown there.  A backend that has whole
-    commands instead gives them by :meth:`commands`.
+    Nodes are 20 bytes, :data:`NULL` for none.  The methods below :meth:`content_token` stand behind the standard
+    commands; a backend implements those it has, and a command whose method is missing is unknown there.  A backend that
+    has whole commands instead gives them by :meth:`commands`.
     """
 
     @abc.abstractmethod

@@ -91,7 +91,7 @@ def join(
     make: Callable[[], Chunks],
     is_current: Callable[[], bool] = always,
     key: str = KEY,
-    companion: tuple[str, bytes] | None = None,
+    companion: Callable[[], tuple[str, bytes] | None] = lambda: None,
 ) -> Bundle:
     return flight.join_or_make(BundleJob(key, make, is_current, companion, "the bundle"))
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import attrs
 import pytest
 
-from hgwire_wsgi.commands.responses import RESPONSE_TYPES, OutOfBandError, Response
-from hgwire_wsgi.commands.standard import BATCH_RENDERERS, STANDARD_COMMANDS
-from hgwire_wsgi.http.render import RENDERERS
+from hgwire_wsgi.commands.responses import (
+    RESPONSE_TYPES,
+    BytesResponse,
+    OutOfBandError,
+    PushError,
+    PushResponse,
+    Response,
+    StreamResponse,
+    short_reply,
+)
+from hgwire_wsgi.commands.standard import STANDARD_COMMANDS
+from hgwire_wsgi.http.v1 import renderers as v1
+from hgwire_wsgi.http.v2 import renderers as v2
 
 
 def test_types_are_those_of_the_union() -> None:
@@ -24,14 +34,17 @@ def test_inert(each: type) -> None:
         setattr(response, attrs.fields(each)[0].name, b"other")
 
 
-def test_renderers_of_version_1_are_complete() -> None:
-    assert set(RENDERERS) == set(RESPONSE_TYPES)
+@pytest.mark.parametrize("transport", [v1, v2])
+def test_renderers_are_complete(transport: Any) -> None:
+    assert set(transport.RENDERERS) == set(RESPONSE_TYPES)
 
 
-def test_renderers_of_batch_are_complete() -> None:
-    """Streams are not for batches, and an error replaces the batch."""
-    streams = {each for each in RESPONSE_TYPES if "chunks" in attrs.fields_dict(each)}
-    assert set(BATCH_RENDERERS) == set(RESPONSE_TYPES) - streams - {OutOfBandError}
+def test_short_replies() -> None:
+    """Streams are not for batches, and a refusal replaces the batch."""
+    assert short_reply(BytesResponse(b"data")) == b"data"
+    assert short_reply(PushResponse(2, b"said")) == b"2\nsaid"
+    assert short_reply(PushError(b"raced")) == b"0\nraced\n"
+    assert short_reply(StreamResponse([])) is short_reply(OutOfBandError(b"no")) is None
 
 
 def test_standard_streams_are_declared_as_such() -> None:

@@ -1,19 +1,20 @@
 """Long replies, each made once for all who want it.
 
-The bundle cache knows nothing of commands; here is what joins the two: which replies may be cached, under which key, how a
-bundle is produced, and how a stored one is sent.
+The bundle cache knows nothing of commands; here is what joins the two: which replies may be cached, under which key,
+how a bundle is produced, and how a stored one is sent.
 
-*A clone after a push.*  Clients that announce ``partial-pull`` ask again for what a bundle left out, as they do with the
-pull bundles that an administrator makes.  So an older bundle of the whole repository can be the first part of a clone, if
-the backend says that nothing but the history has changed since and that enough of it is in there
-(:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry, whose
-key covers everything except the history.
+*A clone after a push.*  Clients that announce ``partial-pull`` ask again for what a bundle left out, as they do with
+the pull bundles that an administrator makes.  So an older bundle of the whole repository can be the first part of a
+clone, if the backend says that nothing but the history has changed since and that enough of it is in there
+(:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry,
+whose key covers everything except the history.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -26,7 +27,7 @@ from ...cache.stores.base import StoredFile, StoredUrl
 from ...dispatch import BoundCommand
 from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
-from ...streams import close_source, coalesce
+from ...streams import coalesce
 from ..message import FileBody, FrontEndBody, Request
 from .renderers import RENDERERS, Encodings, Rendered
 
@@ -47,9 +48,9 @@ def render(bound: BoundCommand, encodings: Encodings) -> Rendered:
 class _Producer:
     """Produces the chunks of a bundle.
 
-    The first production uses the lease of the request that asked for it, and takes it over, because the bundle goes on being
-    made when that request is gone.  If its producer dies and another one is needed, that leases the repository anew, and
-    gives up if the repository has changed.
+    The first production uses the lease of the request that asked for it, and takes it over, because the bundle goes on
+    being made when that request is gone.  If its producer dies and another one is needed, that leases the repository
+    anew, and gives up if the repository has changed.
     """
 
     provider: RepositoryProvider
@@ -58,6 +59,13 @@ class _Producer:
     encodings: Encodings
     lease: Lease | None
     chunk: int
+    family: str | None = None
+
+    def index(self, key: str) -> IndexEntry | None:
+        """The index entry for the bundle, if it is one of the whole repository."""
+        if self.family is None:
+            return None
+        return IndexEntry(index_key=self.family, bundle_key=key, heads=tuple(self.bound.arguments["heads"]))
 
     def __call__(self) -> Generator[bytes, None, None]:
         given, self.lease = self.lease, None
@@ -71,6 +79,9 @@ class _Producer:
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
+            # While the repository is leased; the bundle may be complete only after that.
+            if _is_full_clone(bound):
+                self.family = _family(bound, self.name, self.encodings)
             lease = lease.transfer()
             try:
                 yield from coalesce(body, self.chunk)
@@ -126,18 +137,11 @@ class LongReplies:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored))
 
-        def index() -> IndexEntry | None:
-            family, heads = _family(bound, name, encodings), tuple(bound.arguments.get("heads", ()))
-            repository = bound.context.repository
-            if family is None or not isinstance(repository, IncrementalBundles) or not repository.is_full_clone(heads):
-                return None
-            return IndexEntry(index_key=family, bundle_key=key, heads=heads)
-
         producer = _Producer(self.provider, name, bound, encodings, lease, self.chunk)
         label = f"{bound.command.name} of {name or 'the repository at /'}"
         try:
             bundle = bundles.join_or_make(
-                key, producer, lambda: self._is_current(bound, name), index=index, label=label
+                key, producer, partial(self._is_current, bound, name), index=partial(producer.index, key), label=label
             )
         except Uncacheable as error:
             rendered: Rendered = error.result
@@ -188,6 +192,12 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
         },
         "encoding": encodings.identity,
     }
+
+
+def _is_full_clone(bound: BoundCommand) -> bool:
+    """Whether a command asks for all heads that there are."""
+    repository, heads = bound.context.repository, bound.arguments.get("heads", [])
+    return bool(heads) and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads)
 
 
 def _family(bound: BoundCommand, name: str, encodings: Encodings) -> str | None:

@@ -1,7 +1,7 @@
 """What a version 1 request carries: a command, its arguments, and what the command reads besides.
 
-Arguments travel in the query string, in ``X-HgArg-<N>`` headers, or in front of the body (``X-HgArgs-Post``).  A body of
-``application/mercurial-0.2`` is compressed and names its engine.
+Arguments travel in the query string, in ``X-HgArg-<N>`` headers, or in front of the body (``X-HgArgs-Post``).  A body
+of ``application/mercurial-0.2`` is compressed and names its engine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import MutableMapping
 from typing import Any
-
 
 from ...commands.classify import WireRequest, describe
 from ...commands.registry import CommandRegistry
@@ -124,7 +123,8 @@ def _read_posted(request: Request, size: int, server: ServerCapabilities, limits
 def open_payload(source: Readable, version: str, server: ServerCapabilities, limits: Limits) -> Readable:
     """A reader of a request body's content, decompressed if its media type is 0.2.
 
-    A 0.2 body starts with a length byte and the name of an engine; any engine that this package or the host knows will do.
+    A 0.2 body starts with a length byte and the name of an engine; any engine that this package or the host knows will
+    do.
 
     Raises:
         UnsupportedMediaType: for an unknown engine.

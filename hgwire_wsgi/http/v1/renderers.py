@@ -1,7 +1,7 @@
 """Responses of commands as HTTP: a table from response types to media type and body, and the answer to an error.
 
-How a reply may be encoded is decided once per request (:class:`Encodings`), before the command runs: the cache needs to know
-it, and a client that accepts nothing we send must learn so before anything happens.
+How a reply may be encoded is decided once per request (:class:`Encodings`), before the command runs: the cache needs to
+know it, and a client that accepts nothing we send must learn so before anything happens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from ...negotiation import (
     choose_encoding,
     choose_plain_encoding,
 )
-
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody
 

@@ -1,12 +1,12 @@
 """The commands of one request in frames, and their responses.
 
-What may be wrong with a request is found out before anything runs: every frame of a ``multirequest`` is read first, every
-command is resolved, and its permission is checked whatever the URL says.  What fails from then on is an error frame, and the
-other commands of the request get their answers.  The one exception is a command with data at a URL of its own: it reads
-while the client sends, and learns of a wrong request from what it reads.
+What may be wrong with a request is found out before anything runs: every frame of a ``multirequest`` is read first,
+every command is resolved, and its permission is checked whatever the URL says.  What fails from then on is an error
+frame, and the other commands of the request get their answers.  The one exception is a command with data at a URL of
+its own: it reads while the client sends, and learns of a wrong request from what it reads.
 
-Streams.  A response without an encoding begins stream 2 again and does not end it, as the recorded exchanges have it.  A
-stream whose encoding this server chose, and each stream of commands that run side by side, ends with its last frame.
+Streams.  A response without an encoding begins stream 2 again and does not end it, as the recorded exchanges have it.
+A stream whose encoding this server chose, and each stream of commands that run side by side, ends with its last frame.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ class MultiRequest:
     def _side_by_side(self, jobs: list[_Job], workers: Workers) -> Chunks:
         """Run what is independent side by side, and everything else alone and in its place.
 
-        The repository of the checks is released first: requests that keep one while they wait for another could wait for
-        ever.
+        The repository of the checks is released first: requests that keep one while they wait for another could wait
+        for ever.
         """
         self.lease.release()
         limits = self.dispatcher.limits
