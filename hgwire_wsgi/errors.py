@@ -29,7 +29,8 @@ The tree::
     │   └── CommandFailed
     ├── BackendError
     │   ├── RepositoryNotFound
-    │   └── RepositoryBusy
+    │   ├── RepositoryBusy
+    │   └── RepositoryUnusable        broken on the server, which logs what is wrong
     ├── ConnectionFailed              our client has no connection to its server, or has lost it
     └── CommandRefused                the server of our client answered with an error
 
@@ -68,6 +69,7 @@ __all__ = [
     "RemoteProtocolError",
     "RepositoryBusy",
     "RepositoryNotFound",
+    "RepositoryUnusable",
     "RequestError",
     "TruncatedFrame",
     "UnexpectedFrame",
@@ -231,6 +233,21 @@ class RepositoryBusy(BackendError):
     """Every lease of the repository is taken, and none came free in time."""
 
     http_status = 503
+
+
+class RepositoryUnusable(BackendError):
+    """The repository, its configuration or a file beside it is broken.
+
+    The peer does not learn what is wrong, because that names files of the server; the backend logs it.
+    """
+
+    def __init__(
+        self,
+        message: str = "the repository cannot be served; the log of the server says why",
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message, headers=headers)
 
 
 class ConnectionFailed(HgWireError):
