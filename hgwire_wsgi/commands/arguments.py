@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from ..errors import InvalidArgument
 
-__all__ = ["KINDS", "Argument", "decode_nodes", "encode_nodes"]
+__all__ = ["KINDS", "Argument", "ArgumentType", "decode_nodes", "encode_nodes"]
 
 _HEX_LENGTHS = (40, 64)
 
@@ -70,6 +70,8 @@ def _commas(value: bytes) -> list[bytes]:
     return value.split(b",")
 
 
+ArgumentType = Literal["bytes", "nodes", "pairs", "heads", "boolean", "csv"]
+
 KINDS: Mapping[str, Callable[[bytes], Any]] = {
     "bytes": bytes,
     "nodes": decode_nodes,
@@ -90,12 +92,12 @@ class Argument:
 
     Attributes:
         name: its name on the wire, and of the handler's parameter.
-        kind: one of :data:`KINDS`.
+        type: one of :data:`KINDS`.
         required: whether a request without it is refused.
     """
 
     name: str
-    kind: str = attrs.field(default="bytes", validator=attrs.validators.in_(KINDS))
+    type: ArgumentType = attrs.field(default="bytes", validator=attrs.validators.in_(KINDS))
     required: bool = True
 
     def decode(self, command: str, value: bytes) -> Any:
@@ -105,6 +107,6 @@ class Argument:
             InvalidArgument: if it is malformed.
         """
         try:
-            return KINDS[self.kind](value)
+            return KINDS[self.type](value)
         except ValueError as error:
             raise InvalidArgument(f"{command}: argument {self.name}: {error}") from None

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import attrs
 
 from ..errors import LocalProtocolError, UnknownCommand
+from ..events import PushChanges
 from ..limits import Limits
 from ..negotiation import ClientProtocol, ServerCapabilities
 from ..streams import Readable
@@ -32,7 +33,7 @@ class CommandContext:
         arguments: the arguments as sent, bytes by name, undeclared ones included.
         user: who asks, as the WSGI server or the host found out; ``None`` if nobody did.
         protocol: what the client understands.
-        offer: what is negotiated for this repository.
+        server: what is negotiated for this repository.
         batch: the sub-commands, if the request is a ``batch``.
         body: what follows the arguments in the request; read once, in pieces.
         transport: which transport's commands can be resolved.
@@ -47,18 +48,19 @@ class CommandContext:
     arguments: Mapping[str, bytes]
     user: str | None
     protocol: ClientProtocol
-    offer: ServerCapabilities
+    server: ServerCapabilities
     body: Readable
     environ: Mapping[str, Any]
     authorize: Callable[[str], None]
     transport: str
     batch: tuple[SubCommand, ...] = ()
+    report_changes: Callable[[PushChanges], None] | None = None
     limits: Limits = attrs.field(factory=Limits)
 
     @property
     def capabilities(self) -> list[bytes]:
         """The tokens that the transport adds to a ``capabilities`` reply."""
-        tokens = self.offer.capabilities()
+        tokens = self.server.capabilities()
         return [b"batch", *tokens] if "batch" in self.commands else tokens
 
     @property
@@ -70,7 +72,10 @@ class CommandContext:
 
     def for_sub_command(self, sub: SubCommand) -> CommandContext:
         """The same request, as one of its sub-commands sees it."""
-        return attrs.evolve(self, arguments=sub.arguments, batch=())
+        arguments = dict(sub.arguments)
+        if "access-hidden" in self.arguments:
+            arguments.setdefault("access-hidden", self.arguments["access-hidden"])
+        return attrs.evolve(self, arguments=arguments, batch=())
 
     def resolve(self, name: str) -> Command:
         """Find the command of that name for this repository.

@@ -7,28 +7,30 @@ registry knows counts as needing ``push``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from ..errors import InvalidArgument
 from .arguments import Argument
 
-__all__ = ["PERMISSIONS", "Command", "CommandRegistry", "Handler", "stricter"]
+__all__ = ["PERMISSIONS", "Command", "CommandRegistry", "Handler", "Permission", "stricter"]
 
 Handler = Callable[..., Any]
 """Called with a context and the arguments by name; returns a response, or ``bytes``."""
 
-PERMISSIONS = ("pull", "push")
+Permission = Literal["pull", "push"]
+
+PERMISSIONS: tuple[Permission, ...] = ("pull", "push")
 """What a command may do, the stricter last: read the repository, or change it."""
 
-REPLIES = ("bytes", "stream", "legacy", "push")
+REPLIES = ("bytes", "stream", "legacy", "push", "any")
 """Kinds of reply: short, long, long but never compressed, and that to a push.  Only ``bytes`` fits into a ``batch``."""
 
 TRANSPORTS = frozenset({"http-v1", "http-v2"})
 
 
-def stricter(*permissions: str) -> str:
+def stricter(*permissions: Permission) -> Permission:
     """The strictest of several permissions; without any, the strictest there is."""
     return max(permissions, key=PERMISSIONS.index, default=PERMISSIONS[-1])
 
@@ -54,12 +56,13 @@ class Command:
 
     name: str
     handler: Handler
-    permission: str = attrs.field(validator=attrs.validators.in_(PERMISSIONS))
+    permission: Permission = attrs.field(validator=attrs.validators.in_(PERMISSIONS))
     arguments: tuple[Argument, ...] = ()
     rest: bool = False
     reply: str = attrs.field(default="bytes", validator=attrs.validators.in_(REPLIES))
     body: bool = False
     transports: frozenset[str] = attrs.field(default=TRANSPORTS, converter=frozenset)
+    version: str | None = None
     cacheable: bool = False
     overridable: bool = False
 
@@ -74,7 +77,7 @@ class Command:
     @property
     def batchable(self) -> bool:
         """Whether it may be a sub-command of ``batch``."""
-        return self.reply == "bytes" and not self.body and self.name != "batch"
+        return self.reply in ("bytes", "any") and not self.body and self.name != "batch"
 
     def bind(self, arguments: Mapping[str, bytes]) -> dict[str, Any]:
         """Check the arguments of a request and decode them.
@@ -157,7 +160,7 @@ class CommandRegistry(Mapping[str, Command]):
         self,
         name: str,
         *,
-        permission: str,
+        permission: Permission,
         args: Iterable[str | Argument] = (),
         optional: Iterable[str | Argument] = (),
         **declaration: Any,
@@ -260,7 +263,7 @@ class CommandRegistry(Mapping[str, Command]):
             return theirs
         return attrs.evolve(theirs, permission=stricter(own.permission, theirs.permission), cacheable=False)
 
-    def permission_of(self, name: str) -> str:
+    def permission_of(self, name: str) -> Permission:
         """The permission a name needs: ``push`` if it is unknown."""
         command = self._commands.get(name)
         return PERMISSIONS[-1] if command is None else command.permission

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import CommandFailed, InvalidArgument, LocalProtocolError, RequestError
+from ..errors import CommandFailed, InvalidArgument, RequestError
 from ..repositories.base import NULL, Repository
-from .arguments import Argument, encode_nodes
+from .arguments import Argument, ArgumentType, encode_nodes
 from .batch import join_replies
 from .context import CommandContext
-from .registry import Command, Handler
+from .registry import Command, Handler, Permission
 from .responses import BytesResponse, OutOfBandError, PushError, PushResponse, Response
 
 __all__ = ["BATCH_RENDERERS", "STANDARD_COMMANDS"]
@@ -65,7 +65,7 @@ def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Respo
             return response
         renderer = BATCH_RENDERERS.get(type(response))
         if renderer is None:
-            raise LocalProtocolError(f"command {command.name} is declared as batchable but answers with a stream")
+            raise InvalidArgument(f"batch: {command.name} cannot be batched")
         replies.append(renderer(response))
         size += len(replies[-1])
         if size > context.limits.batch_reply:
@@ -197,7 +197,7 @@ def unbundle(context: CommandContext, heads: list[bytes]) -> Response:
 def _standard(
     handler: Handler,
     *arguments: Argument,
-    permission: str = "pull",
+    permission: Permission = "pull",
     cacheable: bool = True,
     **declaration: Any,
 ) -> Command:
@@ -212,11 +212,11 @@ def _standard(
     )
 
 
-def _optional(kinds: dict[str, str]) -> Sequence[Argument]:
+def _optional(kinds: dict[str, ArgumentType]) -> Sequence[Argument]:
     return [Argument(name, kind, required=False) for name, kind in kinds.items()]
 
 
-_GETBUNDLE_ARGUMENTS = {
+_GETBUNDLE_ARGUMENTS: dict[str, ArgumentType] = {
     "heads": "nodes",
     "bookmarks": "boolean",
     "common": "nodes",

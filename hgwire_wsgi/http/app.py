@@ -14,7 +14,7 @@ from ..commands.registry import CommandRegistry
 from ..errors import HgWireError, RepositoryNotFound, RequestError
 from ..limits import Limits
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
-from ..repositories.base import Lease, RepositoryProvider
+from ..repositories.base import Lease, RepositoryProvider, SubresourceRequest, Subresources
 from .answer import NOSNIFF, StartResponse, answer
 from .api import ApiSettings, is_api_path
 from .body import RequestBody, ResponseBody
@@ -148,7 +148,12 @@ class WireApp:
                 return self._greet(environ, start_response)
             body = None
             if self.provider.is_subresource(rest):
-                body = lease.repository.subresource(_shift(environ, rest, content), start_response, authorize)
+                shifted = _shift(environ, rest, content)
+                if isinstance(lease.repository, Subresources):
+                    reply = lease.repository.subresource(SubresourceRequest(shifted, rest, content), authorize)
+                    if reply is not None:
+                        start_response(reply.status, list(reply.headers))
+                        body = reply.chunks
             if body is None:
                 raise RepositoryNotFound("not found")
             close = getattr(body, "close", None)

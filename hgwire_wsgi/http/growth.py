@@ -17,17 +17,10 @@ from typing import Any
 import attrs
 
 from ..cache.stores.folder import Store
-from ..repositories.base import NULL
+from ..repositories.base import IncrementalBundles
 from .service import Call
 
 __all__ = ["Growth"]
-
-_PLAIN_ARGUMENTS = frozenset(
-    {"heads", "common", "bundlecaps", "cg", "bookmarks", "listkeys", "obsmarkers", "phases", "cbattempted"}
-)
-_SMALLEST_SHARE = 4
-"""An older bundle is sent while it has four times the changesets that it lacks: then it saves more than the second
-request costs."""
 
 
 @attrs.define
@@ -55,19 +48,16 @@ class Growth:
             name: of the repository.
             key: of the bundle, besides the state; the arguments last.
         """
-        arguments, context = call.context.arguments, call.context
-        if call.command.name != "getbundle":
+        repository = call.context.repository
+        if not isinstance(repository, IncrementalBundles) or not call.command.arguments:
             return None
-        if not set(arguments) <= _PLAIN_ARGUMENTS or b"HG2" not in arguments.get("bundlecaps", b""):
+        bound = call.command.bind(call.context.arguments)
+        family = repository.clone_family(call.command.name, bound)
+        if family is None:
             return None
-        bound = call.command.bind(arguments)
-        wanted, rest = bound.get("heads"), context.repository.metadata_token()
-        if not wanted or rest is None or not bound.get("cg", True) or set(bound.get("common", ())) - {NULL}:
-            return None
-        others = {argument: value for argument, value in key[-1].items() if argument != "heads"}
-        everything = ("growth", name, rest, key[:-1], others)
+        everything = ("growth", name, family, key[:-1])
         note = hashlib.sha256(repr(everything).encode("utf-8", "surrogateescape")).hexdigest()
-        return cls(call, tuple(wanted), note)
+        return cls(call, tuple(bound["heads"]), note)
 
     def remember(self, store: Store, digest: str) -> None:
         """Note that the bundle of this call is there, if it is one of a whole repository.
@@ -96,7 +86,7 @@ class Growth:
             heads = [bytes.fromhex(name) for name in names]
         except ValueError:
             return None
-        counts = self.call.context.repository.missing(heads, self.wanted)
-        if counts is None or not 0 < counts[0] * _SMALLEST_SHARE <= counts[1]:
+        repository = self.call.context.repository
+        if not isinstance(repository, IncrementalBundles) or not repository.is_worth_sending(heads, self.wanted):
             return None
         return store.open(known)

@@ -19,7 +19,7 @@ from ..cache.single_flight import Flight, StreamChanged, Whole
 from ..cache.stores.folder import Store
 from ..limits import Limits
 from ..negotiation import ClientProtocol, Encoding, ServerCapabilities, choose_encoding, choose_plain_encoding
-from ..repositories.base import Lease, RepositoryProvider
+from ..repositories.base import IncrementalBundles, Lease, RepositoryProvider
 from ..streams import coalesce
 from .growth import Growth
 from .render import RENDERERS, Rendered
@@ -151,7 +151,7 @@ def may_be_kept(call: Call) -> bool:
 def _key(call: Call, encoding: Encoding, client: ClientProtocol) -> tuple[object, ...]:
     """All that a long reply depends on, besides the state.  The arguments come last."""
     command, arguments = call.command, call.context.arguments
-    kinds = {argument.name: argument.kind for argument in command.arguments}
+    kinds = {argument.name: argument.type for argument in command.arguments}
     names = sorted(arguments) if command.rest else [name for name in kinds if name in arguments]
     given = {name: _sorted(kinds.get(name, "bytes"), arguments[name]) for name in names}
     engine = encoding.engine
@@ -202,7 +202,9 @@ class _Maker:
                 raise _NotKept
             if self.growth is not None:
                 wanted = self.growth.wanted
-                self.growth.is_whole = lease.repository.missing(wanted, wanted) is not None
+                self.growth.is_whole = isinstance(
+                    lease.repository, IncrementalBundles
+                ) and lease.repository.is_full_clone(wanted)
             lease = lease.transfer()
             try:
                 yield from coalesce(rendered.body, self.chunk)

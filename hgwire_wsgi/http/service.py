@@ -152,7 +152,7 @@ class Service:
             arguments=request.arguments,
             user=environ.get("REMOTE_USER") or None,
             protocol=client,
-            offer=repository.adjust_capabilities(self.offer),
+            server=repository.adjust_capabilities(self.offer),
             body=body,
             environ=environ,
             authorize=authorize,
