@@ -1,6 +1,14 @@
-"""What the wire protocol asks of a repository, and of whoever finds repositories.
+"""What a backend implements: repositories, and the provider that finds them.
 
-Another backend implements :class:`Repository` and :class:`RepositoryProvider`; ``memory.py`` is the worked example.
+A repository is composed of four small interfaces.  :class:`RepositoryState` is required: it is the key of every cached
+reply.  The others have defaults: settings for policies, commands of the backend's own, and the objects behind the
+standard commands.  :class:`Repository` is all four together.
+
+Two capabilities are optional.  The transports look for them with ``isinstance``, so a backend only has to define the
+methods: :class:`IncrementalBundles` and :class:`Subresources`.
+
+A repository object serves one request at a time; a provider serves all threads of a process.
+``hgwire_wsgi.testing.memory`` is a complete example.
 """
 
 from __future__ import annotations
@@ -8,7 +16,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -17,127 +25,127 @@ from ..negotiation import ServerCapabilities
 from ..streams import Readable
 
 if TYPE_CHECKING:
-    from ..commands.registry import Command
+    from ..commands.registry import Command, Permission
     from ..commands.responses import Response
 
-__all__ = ["NULL", "Authorize", "Lease", "PushKeyResult", "Repository", "RepositoryProvider"]
+__all__ = [
+    "NULL",
+    "Authorize",
+    "IncrementalBundles",
+    "Lease",
+    "PushKeyResult",
+    "Repository",
+    "RepositoryCommands",
+    "RepositoryObjects",
+    "RepositoryProvider",
+    "RepositorySettings",
+    "RepositoryState",
+    "SubresourceReply",
+    "SubresourceRequest",
+    "Subresources",
+]
 
 NULL = b"\0" * 20
 """The node that is the parent of roots."""
 
 Authorize = Callable[[str], None]
-"""Called with ``pull`` or ``upload``; raises :class:`PermissionDenied` if the policy refuses it."""
+"""Called with ``pull`` or ``upload``; raises :class:`PermissionDenied` if the policy refuses."""
 
 
 @attrs.frozen
 class PushKeyResult:
-    """What came of a ``pushkey``: whether the key was set, and what hooks printed."""
+    """The result of ``pushkey``.
+
+    Attributes:
+        success: whether the key has the new value.
+        output: what hooks printed.
+    """
 
     success: bool
     output: bytes = b""
 
 
-class Repository(abc.ABC):
-    """One repository, used by one request at a time.
-
-    Nodes are 20 bytes, :data:`NULL` for none.  The methods below :meth:`content_token` stand behind the standard
-    commands; a backend implements those it has, and a command whose method is missing is unknown there.  A backend that
-    has whole commands instead gives them by :meth:`commands`.
-    """
+class RepositoryState(abc.ABC):
+    """The state of a repository, as a key for caches."""
 
     @abc.abstractmethod
     def content_token(self) -> bytes:
-        """A token of the repository's state: two equal ones mean that every reply is the same.
+        """Return a token of everything that replies depend on.
 
-        It must be cheap, and change with anything that can change a reply.
+        Two equal tokens mean that every reply is the same.  The token may repeat, for example after a change was
+        undone.  It is read for every request, so it must be cheap.
         """
 
     def change_stamp(self) -> object:
-        """Something that is equal only while nothing has happened to the repository.
+        """Return a value that changes with every change, also with one that is undone.
 
-        :meth:`content_token` may be what it was once a change is undone; this must not be, or a reply that was made between the
-        two would pass for one of the state.  A backend whose states never return needs nothing else.
+        Unlike the content token it never repeats; otherwise a reply built between a change and its reversal could be
+        cached under the wrong state.  A backend whose tokens never repeat can keep this default.
         """
         return self.content_token()
 
-    def metadata_token(self) -> bytes | None:
-        """A token of all of the state but which changesets there are; ``None`` from a backend that has none.
 
-        With it, and with :meth:`missing`, a clone of an older state can be the first part of one of the present state.
-        """
-        return None
-
-    def missing(self, heads: Sequence[bytes], wanted: Sequence[bytes]) -> tuple[int, int] | None:
-        """What a clone still lacks that has some heads and their ancestors.
-
-        Args:
-            heads: nodes that were heads once.
-            wanted: the heads a client asks for.
-
-        Returns:
-            How many changesets it lacks, and how many it has; ``None`` unless all of ``heads`` are still here, and
-            ``wanted`` are all the heads there are.
-        """
-        return None
+class RepositorySettings:
+    """Settings of a repository, which policies read."""
 
     def setting(self, section: str, name: str) -> str | None:
-        """A setting as ``hgrc`` has it, for policies; ``None`` if it is not set."""
+        """Return a setting as ``hgrc`` has it, ``None`` if it is not set."""
         return None
 
     def settings(self, section: str, name: str) -> Sequence[str]:
-        """A setting that is a list."""
+        """Return a setting that is a list, separated by commas or spaces."""
         value = self.setting(section, name) or ""
         return value.replace(",", " ").split()
 
     def is_member(self, user: str, members: Sequence[str]) -> bool:
-        """Whether a user is one of those that a setting names; ``*`` alone names everybody."""
+        """Whether a setting's list of users includes a user; ``*`` alone includes everybody."""
         return list(members) == ["*"] or user in members
 
-    def commands(self) -> Mapping[str, Command]:
-        """Commands that this repository brings, by name; they replace standard ones.
 
-        It is asked for every request, so it must be cheap.
+class RepositoryCommands:
+    """What a repository adds to, or changes about, the commands of the application."""
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return the repository's own commands by name; they replace standard ones.
+
+        It is called for every request, so it must be cheap.
         """
         return {}
 
     def may_cache(self, command: str) -> bool:
-        """Whether replies of a command whose declaration says so may be kept, here and now.
+        """Whether replies of a command that is declared cacheable may be cached in the present state.
 
-        Not where a hook must run, or a file is read that :meth:`content_token` does not cover.
+        They may not if a hook must run for each request, or if they depend on files that
+        :meth:`RepositoryState.content_token` does not cover.
         """
         return True
 
-    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
-        """What is offered for this repository, given what the application offers.
-
-        ``post_args`` is the application's alone, or a proxy that classifies requests could read other arguments than
-        the transport does.
-        """
-        return offer
-
-    def subresource(self, environ: dict[str, Any], start_response: Any, authorize: Authorize) -> Iterable[bytes] | None:
-        """Serve what is below the repository's URL besides commands, such as the contents of large files.
-
-        Args:
-            environ: the WSGI environ; ``SCRIPT_NAME`` is the repository, ``PATH_INFO`` what follows.
-            start_response: as in WSGI.
-            authorize: to be asked before anything is read or written.
-
-        Returns:
-            The response body, or ``None`` if there is nothing of the kind, and nothing was done.
-        """
-        return None
-
     def capabilities(self) -> Iterable[bytes]:
-        """Tokens of the ``capabilities`` reply, besides those that transports add."""
+        """Return the tokens of the ``capabilities`` reply, except those that the transport adds."""
         return ()
 
+    def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
+        """Return what is negotiated for this repository.
+
+        Args:
+            server: what the application offers.  ``post_args`` must stay as it is; otherwise a proxy that classifies
+                requests could read other arguments than the transport does.
+        """
+        return server
+
+
+class RepositoryObjects:
+    """The objects behind the standard commands.
+
+    Nodes are 20 bytes.  A command whose method is not implemented is unknown in this repository.
+    """
+
     def heads(self) -> Sequence[bytes]:
-        """Nodes without children, newest first."""
+        """Return the changesets without children, newest first; :data:`NULL` alone for an empty repository."""
         raise _missing("heads")
 
     def parents(self, node: bytes) -> tuple[bytes, bytes]:
-        """The two parents of a changeset.
+        """Return the two parents of a changeset, :data:`NULL` for a missing one.
 
         Raises:
             CommandFailed: if there is no such changeset.
@@ -145,57 +153,61 @@ class Repository(abc.ABC):
         raise _missing("parents")
 
     def known(self, nodes: Sequence[bytes]) -> Sequence[bool]:
-        """Whether each of these changesets is here."""
+        """Return for each node whether the repository has that changeset."""
         raise _missing("known")
 
     def lookup(self, key: bytes) -> bytes:
-        """The node a name stands for: a hash or part of one, a revision number, a tag, bookmark or branch.
+        """Return the node of a hash or its beginning, a revision number, a tag, a bookmark or a branch.
 
         Raises:
-            CommandFailed: if it stands for none.
+            CommandFailed: if there is no such revision.
         """
         raise _missing("lookup")
 
     def branchmap(self) -> Mapping[bytes, Sequence[bytes]]:
-        """Heads by branch name (UTF-8), closed ones included, oldest first."""
+        """Return the heads of each branch by its name in UTF-8, closed heads included, oldest first."""
         raise _missing("branchmap")
 
     def listkeys(self, namespace: bytes) -> Mapping[bytes, bytes]:
-        """The keys of a namespace, such as ``bookmarks``; nothing for an unknown one."""
+        """Return the keys of a namespace such as ``bookmarks``; nothing for an unknown one."""
         raise _missing("listkeys")
 
     def pushkey(self, namespace: bytes, key: bytes, old: bytes, new: bytes) -> PushKeyResult:
-        """Set a key that still has its old value."""
+        """Set a key to ``new`` if its value is still ``old``."""
         raise _missing("pushkey")
 
     def changegroup(self, bases: Sequence[bytes], heads: Sequence[bytes] | None) -> Response:
-        """A changegroup of version 01: the descendants of ``bases``, themselves included, up to ``heads``."""
+        """Return a changegroup of version 01: the descendants of ``bases``, bases included, up to ``heads``."""
         raise _missing("changegroup")
 
     def getbundle(self, **arguments: Any) -> Response:
-        """A bundle of what a client lacks, by the declared arguments of ``getbundle``."""
+        """Return a bundle of what the client lacks; the arguments are the declared ones of ``getbundle``, decoded."""
         raise _missing("getbundle")
 
     def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
         """Apply a bundle.
 
         Args:
-            heads: those the client saw; or ``[b"force"]``; or ``[b"hashed", sha1 of the sorted heads]``.
+            heads: the heads the client saw; or ``[b"force"]``; or ``[b"hashed", SHA-1 of the sorted heads]``.
             body: the bundle.
-            client: who pushes.
+            client: the client's scheme, address and user, for logs and hooks.
         """
         raise _missing("unbundle")
 
     def stream_out(self) -> Response:
-        """The store's files as they are."""
+        """Return the files of the store as they are."""
         raise _missing("stream_out")
 
     def clone_bundles(self, *, legacy: bool) -> bytes:
-        """The manifest of bundles to clone from; a legacy one lists those that any client understands."""
+        """Return the manifest of clone bundles; a legacy one lists only those that every client understands."""
         return b""
 
     def cached_bundle(self, path: bytes) -> Response:
-        """A bundle that the manifest listed for inline transfer."""
+        """Return a bundle that the manifest of clone bundles lists for inline transfer.
+
+        Raises:
+            CommandFailed: if there is none of that path.
+        """
         raise CommandFailed("no such bundle")
 
 
@@ -203,14 +215,100 @@ def _missing(command: str) -> UnknownCommand:
     return UnknownCommand(f"this repository does not offer {command}")
 
 
-class Lease:
-    """A repository for the time of one request.
+class Repository(RepositoryState, RepositorySettings, RepositoryCommands, RepositoryObjects):
+    """One repository, used by one request at a time."""
 
-    Released once, however often it is asked to be; also usable in a ``with`` statement.
+
+@runtime_checkable
+class IncrementalBundles(Protocol):
+    """A repository whose full clones can be sent in two parts.
+
+    The bundle of an older state is the first part; clients that understand partial pulls ask for the rest with their
+    next request.  An older bundle will do only if nothing but the history changed since.
+    """
+
+    def metadata_token(self) -> bytes | None:
+        """Return a token of the state except which changesets there are; ``None`` if that cannot be told apart."""
+
+    def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
+        """Return what a full-clone bundle depends on besides the history and the requested heads.
+
+        Args:
+            command: the name of the command.
+            arguments: its arguments, decoded.
+
+        Returns:
+            A tuple of plain values with a stable ``repr``; two clones with equal tuples belong to one family.
+            ``None`` unless the call asks for everything below some heads and its reply may be sent in parts.
+        """
+
+    def is_full_clone(self, heads: Sequence[bytes]) -> bool:
+        """Whether these are all heads that there are."""
+
+    def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
+        """Count what a client lacks that has some heads and their ancestors.
+
+        Returns:
+            The number of changesets it lacks and the number it has; ``None`` if one of the heads is not here.
+        """
+
+    def is_worth_sending(self, have: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
+        """Whether to answer a clone of ``wanted`` with an existing bundle that has only ``have`` and its ancestors."""
+
+
+@attrs.frozen
+class SubresourceRequest:
+    """A request for something below a repository's URL that is not a command.
+
+    Attributes:
+        environ: the WSGI environ; ``SCRIPT_NAME`` is the path of the repository's URL.  ``PATH_INFO`` and
+            ``wsgi.input`` are not used.
+        path: what follows the repository in the path, without a slash between them, bytes as latin-1 characters.
+        body: the request body; it ends where the body ends.
+    """
+
+    environ: Mapping[str, Any]
+    path: str
+    body: Readable
+
+
+@attrs.frozen
+class SubresourceReply:
+    """The answer to a :class:`SubresourceRequest`.
+
+    Attributes:
+        status: the status code and reason phrase, as WSGI wants them.
+        headers: the response headers, none of them hop-by-hop.
+        chunks: the body; closed when the response ends, if it has ``close``.
+    """
+
+    status: str
+    headers: tuple[tuple[str, str], ...]
+    chunks: Iterable[bytes]
+
+
+@runtime_checkable
+class Subresources(Protocol):
+    """A repository that serves something below its URL besides commands, such as the contents of large files."""
+
+    def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
+        """Answer a request.
+
+        Args:
+            request: the request.
+            authorize: called before anything is read or written.
+
+        Returns:
+            The answer; ``None`` if there is nothing of that path, and nothing was done.
+        """
+
+
+class Lease:
+    """A repository for the time of one request.  Releasing it twice is harmless; it is also a context manager.
 
     Args:
         repository: the repository.
-        release: gives it back, if there is anything to give back.
+        release: gives the repository back; ``None`` if there is nothing to give back.
     """
 
     def __init__(self, repository: Repository, release: Callable[[], None] | None = None) -> None:
@@ -218,7 +316,7 @@ class Lease:
         self._release = release
 
     def transfer(self) -> Lease:
-        """Hand the duty to release over to another lease of the same repository; this one has none any more."""
+        """Return a new lease of the same repository that is to be released instead of this one."""
         release, self._release = self._release, None
         return Lease(self.repository, release)
 
@@ -238,18 +336,22 @@ class Lease:
 
 
 class RepositoryProvider(abc.ABC):
-    """Finds repositories by URL path.  Shared by all threads of a process."""
+    """Finds repositories by URL path.  All threads of a process share it.
+
+    Names of repositories are paths without slashes at either end, bytes as latin-1 characters as in WSGI.  The name
+    of a repository that is served at ``/`` is empty.
+    """
 
     @abc.abstractmethod
     def locate(self, path: str) -> tuple[str, str] | None:
         """Find the repository that a path is in.
 
         Args:
-            path: ``PATH_INFO`` as WSGI has it: bytes as latin-1 characters.
+            path: ``PATH_INFO`` of the request.
 
         Returns:
-            The repository's name (empty for one served at ``/``) and the rest of the path without the slash between
-            them; ``None`` if there is no repository.
+            The repository's name and the rest of the path, without the slash between them; ``None`` if there is no
+            repository.
         """
 
     @abc.abstractmethod
@@ -259,25 +361,38 @@ class RepositoryProvider(abc.ABC):
         Raises:
             RepositoryNotFound: if it is gone.
             RepositoryBusy: if no lease came free in time.
+            RepositoryUnusable: if it is broken.
         """
 
     def change_stamp(self, name: str) -> object:
-        """The version of a repository, as :meth:`Repository.change_stamp` has it.
+        """Return :meth:`RepositoryState.change_stamp` of a repository.
 
         Raises:
-            RepositoryNotFound, RepositoryBusy: as :meth:`lease`.
+            RepositoryNotFound, RepositoryBusy, RepositoryUnusable: as :meth:`lease`.
         """
         with self.lease(name) as repository:
             return repository.change_stamp()
 
     def is_subresource(self, rest: str) -> bool:
-        """Whether a path below a repository may be one that ``Repository.subresource`` serves; cheap, and a guess."""
+        """Whether a path below a repository may be one of :class:`Subresources`; a cheap guess."""
         return False
 
     def commands(self) -> Mapping[str, Command]:
-        """Commands that repositories of this provider may bring, as far as that is known without opening one."""
+        """Return the commands that every repository may bring, as far as known without opening one."""
         return {}
 
-    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
-        """What an application offers if its host gave no offer of its own."""
-        return offer
+    def known_permissions(self) -> Mapping[str, Permission]:
+        """Return the permissions of commands that only some repositories bring, by command.
+
+        Requests are classified by them without opening a repository.  A name that is in neither this mapping nor
+        the registry counts as ``push``.
+        """
+        return {}
+
+    def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
+        """Return what an application offers whose host gave no capabilities of its own."""
+        return server
+
+    def names(self, limit: int) -> list[str]:
+        """Return the names of up to ``limit`` repositories, sorted; none if they cannot be listed."""
+        return []

@@ -1,4 +1,13 @@
-"""A bounded pool of open repositories: one object per running request, opened anew when its repository changes."""
+"""A bounded pool of open repositories, opened anew when a repository changes.
+
+Each object belongs to one request from :meth:`Pool.acquire` to :meth:`Pool.release`; the pool owns the unused ones.
+Objects are opened by the threads of the requests, one at a time, because opening may load code.  One condition guards
+the counters and the unused objects, and nothing is opened while it is held.
+
+What is always true: at most ``leases`` objects of a repository are in use, and at most ``idle`` objects are unused.
+A request never gets an object that shows another state than it asked for.  A forked process starts with an empty pool
+and ignores what its parent's requests give back.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +30,11 @@ class Pool(Generic[_R, _S]):
     """Open repositories by name, for all threads of a process.
 
     Args:
-        opener: opens a repository by name, in a state; called by one thread at a time.
-        is_current: whether an open repository shows a state; cheap.
-        leases: how many objects of one repository are in use at most.  More requests than that wait.
-        idle: how many unused objects are kept in all; the least recently used go first.
-        timeout: seconds a request waits for a lease.
+        opener: opens a repository by name, in a state.
+        is_current: whether an open repository shows a state; must be cheap.
+        leases: maximum number of objects of one repository that are in use.  Further requests wait.
+        idle: maximum number of unused objects in all; the least recently used ones are dropped.
+        timeout: seconds that a request waits for a lease.
     """
 
     def __init__(
@@ -57,7 +66,7 @@ class Pool(Generic[_R, _S]):
 
         Raises:
             RepositoryBusy: if none came free in time.
-            RepositoryNotFound: by the opener.
+            Exception: whatever the opener raises.
         """
         if self._pid != os.getpid():
             self._start()
@@ -86,7 +95,7 @@ class Pool(Generic[_R, _S]):
             return repository
 
     def release(self, name: str, repository: _R | None) -> None:
-        """Give back what :meth:`acquire` gave; ``None`` for an object that must not be used again."""
+        """Give back what :meth:`acquire` returned; ``None`` for an object that must not be used again."""
         if self._pid != os.getpid():
             return
         with self._changed:

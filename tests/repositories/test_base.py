@@ -6,7 +6,14 @@ import pytest
 
 from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.negotiation import ServerCapabilities
-from hgwire_wsgi.repositories.base import Lease, PushKeyResult, Repository, RepositoryProvider
+from hgwire_wsgi.repositories.base import (
+    IncrementalBundles,
+    Lease,
+    PushKeyResult,
+    Repository,
+    RepositoryProvider,
+    Subresources,
+)
 
 
 class Least(Repository):
@@ -52,7 +59,7 @@ def test_defaults_of_a_repository() -> None:
     repository, offer = Least(), ServerCapabilities()
     assert repository.commands() == {} and repository.capabilities() == ()
     assert repository.adjust_capabilities(offer) is offer and repository.may_cache("heads")
-    assert repository.subresource({}, None, lambda permission: None) is None
+    assert not isinstance(repository, IncrementalBundles) and not isinstance(repository, Subresources)
     assert repository.clone_bundles(legacy=True) == b""
     with pytest.raises(CommandFailed):
         repository.cached_bundle(b"path")
@@ -62,12 +69,13 @@ def test_defaults_of_a_provider() -> None:
     provider, offer = LeastProvider(), ServerCapabilities()
     assert provider.commands() == {} and not provider.is_subresource(".hg/x")
     assert provider.adjust_capabilities(offer) is offer
+    assert provider.known_permissions() == {} and provider.names(10) == []
     assert provider.change_stamp("any") == b""
     assert provider.released == 1, "asking for the state leases, and gives back"
 
 
 def test_state_is_all_a_backend_must_have() -> None:
-    with pytest.raises(TypeError, match="state"):
+    with pytest.raises(TypeError, match="content_token"):
         Repository()  # type: ignore[abstract]  # that it refuses is what is tested
 
 

@@ -17,7 +17,8 @@ from hgwire_wsgi.testing import WireTestApp
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
-from hgwire_wsgi.errors import CommandFailed, RepositoryNotFound
+from hgwire_wsgi.errors import CommandFailed, RepositoryNotFound, RepositoryUnusable
+from hgwire_wsgi.repositories.finder import Found
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
 
 # Mercurial leaves closing some pipes and files to the garbage collector.
@@ -186,11 +187,11 @@ def test_a_mapping_names_repositories(repo: Path) -> None:
 def test_what_cannot_be_served_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a repository nor a folder"):
         MercurialProvider(tmp_path / "none")
-    with pytest.raises(ValueError, match="not a repository"):
-        MercurialProvider({"x": tmp_path})
     for setting in ("nonsense", "web=x", ".x=1", "web.=1"):
         with pytest.raises(ValueError, match=r"section\.name=value"):
             MercurialProvider(tmp_path, config=[setting])
+        with pytest.raises(ValueError, match=r"section\.name=value"):
+            MercurialProvider({"x": Found(tmp_path, config=[setting])})
     with pytest.raises(ValueError, match=r"ui\.debug is not a boolean"):
         MercurialProvider(tmp_path, config=["ui.debug=perhaps"])
 
@@ -204,10 +205,104 @@ def test_a_repository_that_vanished(repo: Path) -> None:
         provider.lease(located[0])
 
 
-def test_a_repository_of_unknown_requirements_is_not_a_traceback(repo: Path) -> None:
+UNUSABLE = b"0\nthe repository cannot be served; the log of the server says why\n"
+
+
+def test_unknown_requirements_are_reported_to_the_operator(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open(repo / ".hg" / "requires", "a") as requires:
         requires.write("from-the-future\n")
-    assert app(repo).wire("/", "heads").status == 404
+    served = app(repo.parent)
+    for _ in range(2):
+        reply = served.wire("/repo", "heads")
+        assert (reply.status, reply.data) == (500, UNUSABLE)
+    assert caplog.text.count("unknown to this Mercurial: from-the-future") == 1
+    assert f"repository repo at {repo}: " in caplog.text
+
+
+def test_a_broken_hgrc_is_reported_by_name_once_per_state(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hgrc = repo / ".hg" / "hgrc"
+    hgrc.write_text("nonsense\n")
+    served = app(repo)
+    for command in ("heads", "getbundle"):
+        assert served.wire("/", command).data == UNUSABLE
+    assert caplog.text.count(f"{hgrc}:1") == 1
+    hgrc.write_text("[x]\nnonsense\n")
+    assert served.wire("/", "heads").data == UNUSABLE
+    assert caplog.text.count(f"{hgrc}:2") == 1
+    hgrc.write_text("")
+    assert served.wire("/", "heads").status == 200
+
+
+def test_a_setting_that_a_command_cannot_use_is_reported(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (repo / ".hg" / "hgrc").write_text("[server]\nbundle1 = perhaps\n")
+    served = app(repo)
+    for _ in range(2):
+        assert served.wire("/", "getbundle").data == UNUSABLE
+    assert caplog.text.count("server.bundle1 is not a boolean") == 1
+    (repo / ".hg" / "hgrc").write_text("[server]\npullbundle = perhaps\n")
+    assert served.wire("/", "getbundle").data == UNUSABLE
+    assert caplog.text.count("server.pullbundle is not a boolean") == 1
+
+
+def test_settings_of_one_repository_alone(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    places = {
+        "open": Found(repo, ("web.allow-push=*", "web.push_ssl=no", "extensions.largefiles=")),
+        "closed": Found(repo),
+        "plain": repo,
+    }
+    provider = MercurialProvider(places, config=["web.allow-pull=*"])
+    tokens = []
+    for name in places:
+        with provider.lease(name) as leased:
+            tokens.append(leased.content_token())
+            assert leased.setting("web", "allow-push") == ("*" if name == "open" else None)
+            assert ("statlfile" in leased.commands()) == (name == "open")
+            assert leased.setting("web", "allow-pull") == "*"
+    assert tokens[0] != tokens[1] == tokens[2], "settings are part of the state"
+    assert caplog.text == ""
+
+
+def test_a_function_finds_repositories_and_their_settings(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    places: dict[str, Any] = {"group/one": Found(repo, ["web.style=a"])}
+    provider = MercurialProvider(places.get)
+    assert provider.locate("/group/one/x") == ("group/one", "x") and provider.locate("/other") is None
+    with provider.lease("group/one") as before:
+        assert before.setting("web", "style") == "a"
+    places["group/one"] = Found(repo, ["web.style=b"])
+    with provider.lease("group/one") as after:
+        assert after.setting("web", "style") == "b"
+        assert after.content_token() != before.content_token()
+    places["group/one"] = Found(repo, ["nonsense"])
+    with provider.lease("group/one") as broken, pytest.raises(RepositoryUnusable):
+        broken.heads()
+    assert "not a setting of the form section.name=value: nonsense" in caplog.text
+    del places["group/one"]
+    with pytest.raises(RepositoryNotFound):
+        provider.lease("group/one")
+
+
+def test_a_missing_path_in_a_mapping_is_a_404_of_its_own(repo: Path, hg: Hg, caplog: pytest.LogCaptureFixture) -> None:
+    missing = repo.parent / "missing"
+    served = app({"here": repo, "gone": missing})
+    assert caplog.text.count(f"repository gone: there is no repository at {missing}") == 1
+    assert served.wire("/here", "heads").status == 200
+    for _ in range(2):
+        assert served.wire("/gone", "heads").status == 404
+    assert caplog.text.count("there is no repository") == 1
+    hg("init", missing)
+    assert served.wire("/gone", "heads").status == 200
+
+
+def test_a_repository_that_vanishes_after_its_lease(repo: Path) -> None:
+    provider = MercurialProvider(repo)
+    with provider.lease("") as leased:
+        (repo / ".hg").rename(repo / "gone")
+        with pytest.raises(RepositoryNotFound):
+            leased.heads()
+
+
+def test_names(repo: Path) -> None:
+    assert MercurialProvider(repo.parent).names(10) == ["repo"]
 
 
 def test_engines_levels_and_headers_follow_hgrc(repo: Path) -> None:
@@ -219,8 +314,6 @@ def test_engines_levels_and_headers_follow_hgrc(repo: Path) -> None:
     (repo / ".hg" / "hgrc").write_text("[server]\nzliblevel = 0\n")
     body = served.wire("/", "getbundle").response.body
     assert body[:2] == b"\x78\x01"
-    (repo / ".hg" / "hgrc").write_text("[server]\ncompressionengines = nosuch\n")
-    assert b"unknown engine" in served.wire("/", "heads").data
 
 
 def test_httppostargs_is_the_whole_applications(repo: Path) -> None:

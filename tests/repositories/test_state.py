@@ -112,9 +112,9 @@ def test_the_rest_of_the_state_is_all_but_the_history(path: Path, reader: StateR
         changelog.write(b"more")
     grown = reader.read()
     assert grown.token != before.token
-    assert grown.rest == before.rest
+    assert grown.metadata == before.metadata
     (path / ".hg" / "bookmarks").write_bytes(b"two")
-    assert reader.read().rest != before.rest
+    assert reader.read().metadata != before.metadata
 
 
 def test_every_process_has_the_same_token(path: Path, reader: StateReader) -> None:

@@ -1,4 +1,8 @@
-"""Mercurial's commands as ours: declarations, arguments, replies."""
+"""Mercurial's commands as ours: declarations, arguments, replies.
+
+A command that extensions register is declared with the reply ``any``: Mercurial says nothing about what it returns, so
+the type of its response decides whether it fits into a ``batch``.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-from mercurial import extensions, wireprototypes, wireprotov1server
+from mercurial import extensions, wireprotoserver, wireprototypes, wireprotov1server
 
-from ...commands.arguments import Argument
+from ...commands.arguments import Argument, ArgumentType
 from ...commands.context import CommandContext
-from ...commands.registry import Command, stricter
+from ...commands.registry import Command, Permission, stricter
 from ...commands.responses import (
     BytesResponse,
     LegacyStreamResponse,
@@ -23,11 +27,39 @@ from ...commands.responses import (
     StreamResponse,
 )
 from ...commands.standard import STANDARD_COMMANDS
-from ...errors import CommandFailed
+from ...errors import CommandFailed, LocalProtocolError
 from .checks import check, check_bundle
-from .errors import translated_chunks, translated_request
+from .errors import Report, translated_chunks, translated_request
+from .transactions import observed
 
-__all__ = ["registered_commands"]
+__all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
+
+KNOWN_PERMISSIONS: Mapping[str, Permission] = {
+    # evolve
+    "evoext_obshashrange_v1": "pull",
+    # fastannotate, which declares no permission
+    "getannotate": "push",
+    # largefiles
+    "getlfile": "pull",
+    "lheads": "pull",
+    "putlfile": "push",
+    "statlfile": "pull",
+    # narrow
+    "narrow_widen": "pull",
+    # remotefilelog, which declares none for the second
+    "x_rfl_getfile": "pull",
+    "stream_out_shallow": "push",
+    "x_rfl_getflogheads": "pull",
+    # topic
+    "_exttopics_heads": "pull",
+    "branchmaptns": "pull",
+    "tns_heads": "pull",
+}
+"""The commands of Mercurial's own extensions, and of evolve and topic, with the permissions that they declare.
+
+Extensions are loaded when the first repository that enables them is opened; before that, only this table knows their
+commands.  A command without a declared permission needs ``push``.  The tests compare the table with the extensions.
+"""
 
 _STANDARD = {command.name: command for command in STANDARD_COMMANDS}
 _TRANSPORT = b"http-v1"
@@ -71,18 +103,31 @@ class _Protocol:
         self._context.authorize(permission.decode("ascii"))
 
 
-_CONVERTERS: dict[type, Callable[[Any], Response]] = {
-    bytes: BytesResponse,
-    wireprototypes.bytesresponse: lambda reply: BytesResponse(reply.data),
-    wireprototypes.streamres: lambda reply: StreamResponse(
-        translated_chunks(reply.gen), prefer_uncompressed=reply.prefer_uncompressed
-    ),
-    wireprototypes.streamreslegacy: lambda reply: LegacyStreamResponse(translated_chunks(reply.gen)),
-    # A bundle2 push that asks for no bundle2 reply has no result of the old kind: it failed, or it did not.
-    wireprototypes.pushres: lambda reply: PushResponse(1 if reply.res is None else int(reply.res), reply.output),
-    wireprototypes.pusherr: lambda reply: PushError(reply.res, reply.output),
-    wireprototypes.ooberror: lambda reply: OutOfBandError(reply.message),
-}
+def _convert(result: Any, report: Report) -> Response:
+    """A result of Mercurial's as a response of ours."""
+    if isinstance(result, bytes):
+        return BytesResponse(result)
+    if isinstance(result, wireprototypes.bytesresponse):
+        return BytesResponse(result.data)
+    if isinstance(result, wireprototypes.streamres):
+        return StreamResponse(translated_chunks(result.gen, report), prefer_uncompressed=result.prefer_uncompressed)
+    if isinstance(result, wireprototypes.streamreslegacy):
+        return LegacyStreamResponse(translated_chunks(result.gen, report))
+    if isinstance(result, wireprototypes.pushres):
+        # A bundle2 push that asks for no bundle2 reply has no result of the old kind: it failed, or it did not.
+        return PushResponse(1 if result.res is None else int(result.res), result.output)
+    if isinstance(result, wireprototypes.pusherr):
+        return PushError(result.res, result.output)
+    if isinstance(result, wireprototypes.ooberror):
+        return OutOfBandError(result.message)
+    raise LocalProtocolError(f"Mercurial returned {type(result).__name__}, which is not a response")
+
+
+def _without_blank_lines(response: Response) -> Response:
+    """Mercurial 7.2 puts an empty line after each line of the manifest for old clients."""
+    if not isinstance(response, BytesResponse):
+        return response
+    return BytesResponse(b"".join(line + b"\n" for line in response.data.split(b"\n") if line))
 
 
 class _Environ(Mapping[bytes, Any]):
@@ -102,34 +147,38 @@ class _Environ(Mapping[bytes, Any]):
         return len(self._environ)
 
 
-_KINDS = {b"nodes": "nodes", b"csv": "csv", b"scsv": "csv", b"boolean": "boolean"}
-
-_SHORT_REPLIES = frozenset({"lheads", "statlfile", "x_rfl_getfile", "x_rfl_getflogheads"})
-"""Commands of Mercurial's extensions that its clients put into batches; any other may answer with a stream."""
+_TYPES: Mapping[bytes, ArgumentType] = {b"nodes": "nodes", b"csv": "csv", b"scsv": "csv", b"boolean": "boolean"}
 
 
-def _bridge(name: str) -> Callable[..., Response]:
+def _handler(name: str) -> Callable[..., Response]:
     """A handler that runs Mercurial's own function for a command."""
     key = name.encode("latin-1")
 
     def run(context: CommandContext, **_: Any) -> Response:
-        local = getattr(context.repository, "local", None)
+        repository = context.repository
+        local = getattr(repository, "local", None)
         if local is None:
             raise CommandFailed(f"{name} needs a Mercurial repository")
+        report: Report = repository.report  # type: ignore[attr-defined]  # it has both, or neither
+        repository.check_files(name, context.protocol.tokens)  # type: ignore[attr-defined]  # likewise
         if name == "unbundle":
             context = attrs.evolve(context, body=check_bundle(context.body))
         arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)
         local.ui.environ = _Environ(context.environ)
-        with translated_request(name):
+        with (
+            translated_request(name, report, has_arguments=bool(arguments)),
+            observed(local, context.report_changes),
+        ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
             check(name, repo, arguments)
-            result = function(repo, protocol, *_positional(spec, arguments))
-        return _CONVERTERS[type(result)](result)
+            response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+        return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name
+    run.__qualname__ = f"mercurial.{name}"
     return run
 
 
@@ -151,19 +200,22 @@ def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
 def _declare(key: bytes, entry: Any) -> Command:
     """Mercurial's declaration of a command as ours; a standard command keeps what we know more of it."""
     name = key.decode("latin-1")
-    permission = entry.permission.decode("ascii")
-    handler = _bridge(name)
+    # Mercurial allows only two, and refuses what it does not know.
+    permission: Permission = "pull" if entry.permission == b"pull" else "push"
+    handler = _handler(name)
     if standard := _STANDARD.get(name):
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
-        command = attrs.evolve(standard, handler=handler, permission=permission, cacheable=cacheable, overridable=False)
+        command = attrs.evolve(
+            standard, handler=handler, version="v1", permission=permission, cacheable=cacheable, overridable=False
+        )
         if name != "getbundle":
             return command
         # Extensions add arguments; all others are dropped.
-        kinds = {
-            key.decode("ascii"): _KINDS.get(kind, "bytes") for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
-        }
-        arguments = tuple(Argument(key, kind, required=False) for key, kind in kinds.items())
+        arguments = tuple(
+            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False)
+            for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
+        )
         return attrs.evolve(command, arguments=arguments, rest=False)
     words = entry.args.decode("latin-1").split()
     return Command(
@@ -172,7 +224,8 @@ def _declare(key: bytes, entry: Any) -> Command:
         permission=permission,
         arguments=tuple(Argument(word) for word in words if word != "*"),
         rest="*" in words,
-        reply="bytes" if name in _SHORT_REPLIES else "stream",
+        version="v1",
+        reply="any",
         body=permission == "push",
     )
 
@@ -187,14 +240,18 @@ def _extension_of(function: Any) -> bytes | None:
 
 
 def registered_commands(ui: Any) -> dict[str, Command]:
-    """Every command that Mercurial and the extensions enabled in ``ui`` register, but ``batch``, which is ours."""
+    """Every command that Mercurial and the extensions enabled in ``ui`` register, except ``batch``, which is ours.
+
+    A command of the extensions is left out where Mercurial's own HTTP server does not serve it.
+    """
     enabled = {name for name, _ in extensions.extensions(ui)}
     commands = {}
-    for key, entry in wireprotov1server.commands.items():
-        if key == b"batch" or _TRANSPORT not in entry.transports:
+    # Another thread may load an extension meanwhile.
+    for key, entry in dict(wireprotov1server.commands).items():
+        if key == b"batch" or _TRANSPORT not in entry.transports or not wireprotoserver.iscmd(key):
             continue
-        command = _declare(key, entry)
         owner = _extension_of(entry.func)
-        if owner is None or owner in enabled or command.name in _STANDARD:
+        if owner is None or owner in enabled or key.decode("latin-1") in _STANDARD:
+            command = _declare(key, entry)
             commands[command.name] = command
     return commands

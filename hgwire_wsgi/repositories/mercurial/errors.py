@@ -1,4 +1,9 @@
-"""Mercurial's exceptions and texts as ours."""
+"""Mercurial's exceptions and texts as ours, and whose fault a failure is.
+
+Mercurial checks few arguments; what is wrong with them shows as whatever exception its code runs into.  So such an
+exception is the request's fault if the request had arguments, and ours if it had none.  The files on the server that a
+command reads are checked before it runs (see ``files.py``), so that they are never blamed on a client.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,18 @@ import gc
 import logging
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mercurial import error
 
-from ...errors import CommandFailed, HgWireError, InvalidArgument, RepositoryBusy
+from ...errors import CommandFailed, HgWireError, InvalidArgument, RepositoryBusy, RepositoryUnusable
 
-__all__ = ["text", "translated", "translated_chunks", "translated_request"]
+__all__ = ["Report", "message_of", "text", "translated", "translated_chunks", "translated_request"]
 
 _log = logging.getLogger("hgwire_wsgi")
+
+Report = Callable[[str], None]
+"""Called with what is wrong on the server; logs it, with the name of the repository."""
 
 _COLLECT_EVERY = 16 << 20
 """Bytes of a stream between two collections, each of which takes some 50 milliseconds."""
@@ -24,18 +32,30 @@ _BAD_VALUE = (AttributeError, error.ProgrammingError, LookupError, TypeError, Va
 
 
 def text(value: bytes) -> str:
+    """Bytes of Mercurial's, such as names and settings, as text."""
     return value.decode("utf-8", "surrogateescape")
 
 
-def _message(failure: Exception) -> str:
-    message = getattr(failure, "message", None)
-    text = message if isinstance(message, bytes) else str(failure).encode("utf-8", "surrogateescape")
-    return text.decode("utf-8", "replace").strip() or type(failure).__name__
+def message_of(failure: Exception) -> str:
+    """The message of an exception, or its type if it has none."""
+    # Some of Mercurial's have the message as an attribute, some as an argument.
+    candidates = (getattr(failure, "message", None), *failure.args[:1])
+    raw = next(
+        (item for item in candidates if isinstance(item, bytes)), str(failure).encode("utf-8", "surrogateescape")
+    )
+    location = getattr(failure, "location", None)
+    if isinstance(location, bytes):
+        raw = location + b": " + raw
+    return raw.decode("utf-8", "replace").strip() or type(failure).__name__
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn Mercurial's exceptions into ours; what is left is a bug, here or there."""
+def translated(report: Report) -> Iterator[None]:
+    """Turn Mercurial's exceptions into ours; what is left is a bug, here or there.
+
+    Args:
+        report: called with errors in the configuration.
+    """
     try:
         yield
     except error.LockError as failure:
@@ -46,38 +66,45 @@ def translated() -> Iterator[None]:
         name = failure.name if isinstance(failure.name, bytes) else str(failure.name).encode("utf-8")
         shown = name.hex() if len(name) in (20, 32) else name.decode("utf-8", "replace")
         raise CommandFailed(f"unknown revision '{shown}'") from failure
+    except error.ConfigError as failure:
+        report(message_of(failure))
+        raise RepositoryUnusable from failure
     except (error.Abort, error.RepoError, error.BundleValueError) as failure:
-        raise CommandFailed(_message(failure)) from failure
+        raise CommandFailed(message_of(failure)) from failure
     except (zlib.error, EOFError) as failure:
         raise CommandFailed("the bundle is corrupt") from failure
 
 
 @contextlib.contextmanager
-def translated_request(command: str) -> Iterator[None]:
+def translated_request(command: str, report: Report, *, has_arguments: bool = True) -> Iterator[None]:
     """Translate what a command raises before it replies.
 
-    Mercurial checks few arguments, and shows it by whatever its code runs into.  That is the request's fault far more
-    often than ours, so it is answered as such; the log has the details, in case it is ours.
+    Args:
+        command: its name.
+        report: as for :func:`translated`.
+        has_arguments: whether the request has anything to blame.
     """
     try:
-        with translated():
+        with translated(report):
             yield
     except HgWireError:
         raise
     except _BAD_VALUE as failure:
+        if not has_arguments:
+            raise
         _log.warning("%s: Mercurial could not make sense of the request: %r", command, failure)
         _log.debug("%s failed", command, exc_info=failure)
         raise InvalidArgument(f"{command}: malformed arguments") from failure
 
 
-def translated_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def translated_chunks(chunks: Iterable[bytes], report: Report) -> Iterator[bytes]:
     """A stream of Mercurial's, in memory that does not grow with its length.
 
-    Every revlog that goes into a bundle leaves a reference cycle behind, with some decompressed revisions in it, so the
-    garbage of a long stream is collected on the way.
+    Every revlog that goes into a bundle leaves a reference cycle behind that holds some decompressed revisions, so
+    garbage is collected while a long stream is made.
     """
     size = 0
-    with translated():
+    with translated(report):
         for chunk in chunks:
             yield chunk
             size += len(chunk)

@@ -1,4 +1,9 @@
-"""Finding repositories on disk."""
+"""Serving the repositories that a finder finds.
+
+The provider owns one configuration, a pool of open repositories, and a bounded memory of what it knows about each
+repository (:class:`Facts` and a reader of its state).  All of it is shared by all threads.  What is known is replaced,
+never changed, when a repository or its settings change.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +16,53 @@ import attrs
 from mercurial import encoding, error, extensions, util
 from mercurial import ui as uimod
 
-from ...cache.stores.memory import ByteLRU
-from ...commands.registry import Command
-from ...errors import RepositoryNotFound
+from ...cache.stores.memory import MemoryStore
+from ...commands.registry import Command, Permission
+from ...errors import RepositoryNotFound, RepositoryUnusable
 from ...negotiation import ServerCapabilities
 from ..base import Lease, RepositoryProvider
+from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
-from .commands import registered_commands
+from .commands import KNOWN_PERMISSIONS, registered_commands
+from .errors import message_of
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
-from .state import State, StateReader
+from .state import StateReader
 
 __all__ = ["MercurialProvider"]
 
 _KNOWN_REPOSITORIES = 4096 * 200
-"""How much is remembered of repositories between requests: the last state of some four thousand."""
+"""How many repositories are remembered between requests: about four thousand, at 200 bytes of overhead each."""
 
 
 @attrs.define(eq=False)
 class _Known:
     """What is remembered of a repository between requests; shared by all threads."""
 
+    found: Found
     reader: StateReader
-    facts: Facts = attrs.Factory(Facts)
+    facts: Facts
 
 
 class MercurialProvider(RepositoryProvider):
-    """Finds Mercurial repositories on disk.
+    """Serves Mercurial repositories on disk.
 
     Args:
-        root: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, as they come
-            and go; or a mapping from such paths to repositories.
-        config: settings as ``hg --config`` takes them, ``section.name=value``.
-        leases: how many requests use one repository at a time at most.
-        idle: how many unused repository objects are kept open.
+        source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, as they
+            come and go; a mapping from names to paths; a function that returns the path of a name, or ``None``; or a
+            finder of the host's own.  Mappings and functions may give a :class:`Found` for a path, with settings for
+            that repository alone.  A function is called for every request.
+        config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
+        leases: maximum number of requests that use one repository at a time.
+        idle: maximum number of unused repository objects that are kept open.
 
     Raises:
-        ValueError: for a setting that is none or that Mercurial refuses, and for a mapping to what is no repository.
+        ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
+            nor a folder.  A path in a mapping may be missing: a warning is logged, and the name answers 404.
     """
 
     def __init__(
         self,
-        root: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+        source: Source | RepositoryFinder,
         *,
         config: Iterable[str] = (),
         leases: int = 64,
@@ -62,46 +73,28 @@ class MercurialProvider(RepositoryProvider):
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
-        self._folder: bytes | None = None
-        self._named: dict[str, bytes] = {}
-        if isinstance(root, Mapping):
-            for name, path in root.items():
-                self._named[name.strip("/").encode("utf-8", "surrogateescape").decode("latin-1")] = _repository(path)
-        elif _is_repository(os.fsencode(root)):
-            self._named[""] = os.path.realpath(os.fsencode(root))
-        elif os.path.isdir(root):
-            self._folder = os.path.realpath(os.fsencode(root))
-        else:
-            raise ValueError(f"neither a repository nor a folder: {os.fspath(root)}")
+        if isinstance(source, Mapping):
+            for place in source.values():
+                for item in Found.of(place).config:
+                    _parse_setting(item)
+        self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
-        self._known: ByteLRU[_Known] = ByteLRU(_KNOWN_REPOSITORIES)
-        self._pool = Pool(self._open, lambda opened, state: opened.state == state, leases=leases, idle=idle)
+        self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
+        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
 
     def locate(self, path: str) -> tuple[str, str] | None:
-        parts = [part for part in path.split("/") if part]
-        if any(part in (".", "..") or "\0" in part for part in parts):
-            return None
-        for count in range(len(parts) + 1) if self._folder else range(len(parts), -1, -1):
-            name = "/".join(parts[:count])
-            if self._path_of(name) is not None:
-                return name, "/".join(parts[count:])
-        return None
+        return self._finder.locate(path)
 
-    def _path_of(self, name: str) -> bytes | None:
-        if self._folder is None:
-            return self._named.get(name)
-        parts = name.encode("latin-1").split(b"/")
-        if not name or b".hg" in parts:
-            return None
-        path = os.path.join(self._folder, *parts)
-        return path if _is_repository(path) else None
+    def names(self, limit: int) -> list[str]:
+        return self._finder.names(limit)
 
     def lease(self, name: str) -> Lease:
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state != state:
-            facts = known.facts = Facts(state)
-        repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, state))
+            facts = known.facts = Facts(name, known.found, state)
+        wanted = facts
+        repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
         def release() -> None:
             if (opened := repository.take_open()) is not None:
@@ -110,15 +103,18 @@ class MercurialProvider(RepositoryProvider):
         return Lease(repository, release)
 
     def change_stamp(self, name: str) -> object:
-        return self._remember(name).reader.read()
+        return (self._known.get(name) or self._remember(name)).reader.read()
 
     def _remember(self, name: str) -> _Known:
         known = self._known.get(name)
-        if known is None:
-            path = self._path_of(name)
-            if path is None:
-                raise RepositoryNotFound("no such repository")
-            known = _Known(StateReader(path, self._salt))
+        if known is not None and self._finder.fixed:
+            return known
+        found = self._finder.find(name)
+        if found is None:
+            raise RepositoryNotFound("no such repository")
+        if known is None or known.found != found:
+            salt = hashlib.sha256(self._salt + repr(found.config).encode("utf-8", "surrogateescape")).digest()
+            known = _Known(found, StateReader(found.root, salt), Facts(name, found))
             self._known.put(name, known, 0)
         return known
 
@@ -128,22 +124,35 @@ class MercurialProvider(RepositoryProvider):
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
 
-    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
-        return attrs.evolve(offer, post_args=self._post_args)
+    def known_permissions(self) -> Mapping[str, Permission]:
+        return KNOWN_PERMISSIONS
 
-    def _open(self, name: str, state: State) -> OpenRepository:
-        path = self._path_of(name)
-        if path is None:
-            raise RepositoryNotFound("no such repository")
+    def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
+        return attrs.evolve(server, post_args=self._post_args)
+
+    def _open(self, name: str, facts: Facts) -> OpenRepository:
+        """Open a repository in the state of some facts."""
+        found, state = facts.found, facts.state
+        assert state is not None
         try:
-            return OpenRepository(self._ui.copy(), path, state)
-        except error.RepoError as failure:
-            raise RepositoryNotFound("the repository cannot be opened") from failure
+            ui = self._ui.copy()
+            if found.config:
+                _configure(ui, found.config)
+            return OpenRepository(ui, found, state)
+        except (error.Abort, error.RepoError, OSError, ValueError) as failure:
+            if not _is_repository(found.root):
+                raise RepositoryNotFound("no such repository") from failure
+            facts.report(message_of(failure))
+            raise RepositoryUnusable from failure
+
+
+def _is_current(opened: OpenRepository, facts: Facts) -> bool:
+    return opened.state == facts.state and opened.found == facts.found
 
 
 def _salt(ui: Any) -> bytes:
     """What replies depend on besides the repository: Mercurial itself, and the server's configuration."""
-    # These come from the environment of whoever started the process, and no reply depends on them.
+    # These come from the environment of the process, and no reply depends on them.
     personal = {(b"ui", b"editor"), (b"pager", b"pager")}
     settings = sorted(item for item in ui.walkconfig() if item[:2] not in personal)
     everything = (util.version(), encoding.encoding.lower(), settings)
@@ -154,26 +163,29 @@ def _is_repository(path: bytes) -> bool:
     return os.path.isdir(path + b"/.hg")
 
 
-def _repository(path: str | os.PathLike[str]) -> bytes:
-    if not _is_repository(os.fsencode(path)):
-        raise ValueError(f"not a repository: {os.fspath(path)}")
-    return os.path.realpath(os.fsencode(path))
-
-
 def _load_ui(config: Iterable[str]) -> Any:
     ui = uimod.ui.load()
     for section, name, value in SERVER_SETTINGS:
         ui.setconfig(section, name, value, b"hgwire")
-    for item in config:
-        key, equals, setting = item.partition("=")
-        section_name, dot, item_name = key.strip().partition(".")
-        if not (equals and dot and section_name and item_name):
-            raise ValueError(f"not a setting of the form section.name=value: {item}")
-        ui.setconfig(section_name.encode(), item_name.encode(), os.fsencode(setting.strip()), b"--config")
-    extensions.loadall(ui)
-    extensions.populateui(ui)
+    _configure(ui, config)
     if ui.hasconfig(b"web", b"encoding"):
         encoding.encoding = ui.config(b"web", b"encoding")
     elif not os.environ.get("HGENCODING"):
         encoding.encoding = b"UTF-8"
     return ui
+
+
+def _configure(ui: Any, config: Iterable[str]) -> None:
+    """Apply settings, and load the extensions that they enable."""
+    for item in config:
+        ui.setconfig(*_parse_setting(item), b"--config")
+    extensions.loadall(ui)
+    extensions.populateui(ui)
+
+
+def _parse_setting(item: str) -> tuple[bytes, bytes, bytes]:
+    key, equals, setting = item.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise ValueError(f"not a setting of the form section.name=value: {item}")
+    return section.encode(), name.encode(), os.fsencode(setting.strip())

@@ -1,8 +1,16 @@
-"""A repository on disk."""
+"""A repository on disk.
+
+Three objects stand for a repository.  :class:`Facts` is what was found out about it in one state; all threads share
+it.  :class:`OpenRepository` is Mercurial's own object, which belongs to one request at a time.
+:class:`MercurialRepository` serves one request: it answers from the facts what it can, and takes an open object from
+the pool when it needs one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +21,17 @@ from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import request as hgwebrequest
 
 from ...commands.registry import Command
-from ...compression import ENGINES
-from ...errors import CommandFailed, LengthRequired, RepositoryNotFound
+from ...errors import CommandFailed, LengthRequired, RepositoryNotFound, RepositoryUnusable
 from ...negotiation import ServerCapabilities
-from ..base import Authorize, Repository
+from ..base import Authorize, Repository, SubresourceReply, SubresourceRequest
+from ..finder import Found
+from . import incremental
+from .capabilities import adjust_capabilities
 from .commands import registered_commands
-from .errors import text, translated, translated_request
+from .errors import message_of, text, translated, translated_request
+from .files import files_of
 from .state import State
+from .transactions import make_observable
 
 try:
     import mercurial.initialization  # noqa: F401  # it registers the handlers of bundle2 parts, among others
@@ -29,6 +41,7 @@ except ImportError:  # before 7.2, where each module registers its own
 
 __all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository"]
 
+_log = logging.getLogger("hgwire_wsgi")
 
 SERVER_SETTINGS = (
     (b"ui", b"report_untrusted", b"off"),
@@ -38,7 +51,6 @@ SERVER_SETTINGS = (
     (b"progress", b"disable", b"true"),
 )
 
-
 _BUNDLES = frozenset({"changegroup", "changegroupsubset", "getbundle", "stream_out"})
 _HOOKED = {
     "outgoing": _BUNDLES,
@@ -46,74 +58,92 @@ _HOOKED = {
     "listkeys": frozenset({"getbundle", "listkeys"}),
     "prelistkeys": frozenset({"getbundle", "listkeys"}),
 }
-"""The commands whose work must be done each time, because a hook wants to know, or may forbid it."""
+"""The commands whose replies are not cached because the hook must run for every request and may deny it."""
 
 
-def _unkept_commands(local: Any) -> frozenset[str]:
-    """The commands whose replies must not be kept: those with hooks, and those that send files of the administrator."""
-    unkept: set[str] = set()
+def _uncacheable_commands(local: Any) -> frozenset[str]:
+    """The commands whose replies must not be cached: those with hooks, and those that send the operator's files."""
+    found: set[str] = set()
     for name, command in local.ui.configitems(b"hooks"):
         if command:
-            unkept |= _HOOKED.get(text(name).partition(".")[0], frozenset())
+            found |= _HOOKED.get(text(name).partition(".")[0], frozenset())
     if local.ui.has_section(b"narrowacl"):
-        # What a bundle holds depends on who asks.
-        unkept |= _BUNDLES
+        # The content of a bundle depends on the user.
+        found |= _BUNDLES
     if local.ui.configbool(b"server", b"pullbundle") and local.vfs.exists(b"pullbundles.manifest"):
-        unkept.add("getbundle")
-    return frozenset(unkept)
-
-
-def _missing(local: Any, heads: Sequence[bytes]) -> tuple[int, int] | None:
-    """How many changesets are not ancestors of some heads, and how many are; ``None`` if a head is not here."""
-    changelog = local.changelog
-    if not all(changelog.hasnode(head) for head in heads):
-        return None
-    revisions = [changelog.rev(head) for head in heads]
-    absent = len(changelog.findmissingrevs(common=revisions, heads=changelog.headrevs()))
-    return absent, len(local) - absent
+        found.add("getbundle")
+    return frozenset(found)
 
 
 class OpenRepository:
     """A repository object of Mercurial's, used by one request at a time.
 
+    Args:
+        ui: the configuration, which the object keeps and changes.
+        found: where the repository is.
+        state: the state that it is opened in.
+
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
-        state: the state that it was opened in, and shows.
+        found, state: as given.
     """
 
-    def __init__(self, ui: Any, path: bytes, state: State) -> None:
+    def __init__(self, ui: Any, found: Found, state: State) -> None:
+        self.found = found
         self.state = state
-        unfiltered = open_repository(ui, path).unfiltered()
+        unfiltered = open_repository(ui, found.root).unfiltered()
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
 
 @attrs.define(eq=False)
 class Facts:
-    """What is known of a repository in one state, gathered as it is asked for; shared by all threads.
+    """What was found out about a repository in one state, when it was needed; shared by all threads.
 
-    It is not for another time that comes to an equal token: what was gathered may be from a moment after the state.
+    Facts are dropped when the change stamp changes, even if the same content token returns: what was found out may be
+    from a moment after the state.
+
+    Attributes:
+        name: of the repository.
+        found: where it is.
+        state: the state.
     """
 
+    name: str
+    found: Found
     state: State | None = None
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
-    unkept: frozenset[str] | None = None
+    uncacheable: frozenset[str] | None = None
+    heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
-    offer: tuple[ServerCapabilities, ServerCapabilities] | None = None
+    server: tuple[ServerCapabilities, ServerCapabilities] | None = None
+    good_files: set[str] = attrs.Factory(set)
+    reported: set[str] = attrs.Factory(set)
+
+    def report(self, message: str) -> None:
+        """Log what is wrong with the repository, unless it was logged in this state."""
+        if message not in self.reported and len(self.reported) < _MAX_REPORTED:
+            self.reported.add(message)
+            _log.error("repository %s at %s: %s", self.name or "/", os.fspath(self.found.path), message)
+
+
+_MAX_REPORTED = 100
+"""Different messages about one repository in one state."""
 
 
 class MercurialRepository(Repository):
     """A repository on disk, for one request.
 
-    It is cheap: Mercurial's own object is taken from a pool when something needs it that is not known already.
+    It is opened only if something is needed that the facts do not say yet.
 
     Args:
         state: the state it is in.
-        facts: what is known of it in that state.
-        acquire: takes an open repository from the pool; raises :class:`RepositoryBusy` or :class:`RepositoryNotFound`.
+        facts: of that state.
+        acquire: takes an open repository from the pool; raises :class:`BackendError`.
     """
 
     def __init__(self, state: State, facts: Facts, acquire: Callable[[], OpenRepository]) -> None:
@@ -121,6 +151,7 @@ class MercurialRepository(Repository):
         self._facts = facts
         self._acquire = acquire
         self._open: OpenRepository | None = None
+        self.report = facts.report
 
     @property
     def local(self) -> Any:
@@ -130,9 +161,30 @@ class MercurialRepository(Repository):
         return self._open.local
 
     def take_open(self) -> OpenRepository | None:
-        """End the use of Mercurial's object, and give it up if there is one."""
+        """End the use of Mercurial's object, and return it if there is one."""
         opened, self._open = self._open, None
         return opened
+
+    def check_files(self, command: str, tokens: tuple[str, ...]) -> None:
+        """Check the files on the server that a command reads, each once in a state.
+
+        Args:
+            command: its name.
+            tokens: what the client understands.
+
+        Raises:
+            RepositoryUnusable: if one is broken; the log has its name.
+        """
+        for name, check in files_of(command, self.local.ui, tokens).items():
+            if name not in self._facts.good_files:
+                try:
+                    check(self.local)
+                except Exception as failure:
+                    self.report(f".hg/{name} cannot be read: {message_of(failure)}")
+                    raise RepositoryUnusable from failure
+                self._facts.good_files.add(name)
+
+    # State
 
     def content_token(self) -> bytes:
         return self._state.token
@@ -140,23 +192,15 @@ class MercurialRepository(Repository):
     def change_stamp(self) -> object:
         return self._state
 
-    def metadata_token(self) -> bytes | None:
-        # Censoring changes nothing that this could tell but files in the middle of the history.
-        censor = self.setting("extensions", "censor") or self.setting("extensions", "hgext.censor")
-        return self._state.rest if censor is None or censor.startswith("!") else None
-
-    def missing(self, heads: Sequence[bytes], wanted: Sequence[bytes]) -> tuple[int, int] | None:
-        key = tuple(heads)
-        if self._facts.missing is None or self._facts.missing[0] != key:
-            self._facts.missing = key, _missing(self.local, heads)
-        return self._facts.missing[1] if set(wanted) == set(self.heads()) else None
+    # Settings
 
     def setting(self, section: str, name: str) -> str | None:
         known = self._facts.settings
         key = (section, name)
         if key not in known:
             value = self.local.ui.config(section.encode(), name.encode(), untrusted=section == "web")
-            known[key] = text(value) if isinstance(value, bytes) else None if value is None else str(value)
+            # A setting that is not set may have a default that is not text, such as an empty list.
+            known[key] = text(value) if isinstance(value, bytes) else None if value in (None, []) else str(value)
         setting: str | None = known[key]
         return setting
 
@@ -175,79 +219,90 @@ class MercurialRepository(Repository):
         name = user.encode("utf-8", "surrogateescape")
         return bool(scmutil.ismember(self.local.ui, name, [m.encode("utf-8", "surrogateescape") for m in members]))
 
+    # Commands
+
     def commands(self) -> Mapping[str, Command]:
         if self._facts.commands is None:
             self._facts.commands = registered_commands(self.local.ui)
         return self._facts.commands
 
     def may_cache(self, command: str) -> bool:
-        if self._facts.unkept is None:
-            self._facts.unkept = _unkept_commands(self.local)
-        return command not in self._facts.unkept
+        if self._facts.uncacheable is None:
+            with translated(self.report):
+                self._facts.uncacheable = _uncacheable_commands(self.local)
+        return command not in self._facts.uncacheable
 
-    def adjust_capabilities(self, offer: ServerCapabilities) -> ServerCapabilities:
-        known = self._facts.offer
-        if known is None or known[0] is not offer:
-            known = self._facts.offer = offer, self._adjust_offer(offer)
+    def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
+        known = self._facts.server
+        if known is None or known[0] is not server:
+            known = self._facts.server = server, adjust_capabilities(self.local.ui, server, self.report)
         return known[1]
 
-    def _adjust_offer(self, offer: ServerCapabilities) -> ServerCapabilities:
-        """Apply ``server.compressionengines``, ``server.<engine>level`` and ``server.maxhttpheaderlen``."""
-        ui = self.local.ui
-        levels = {"zstd": b"zstdlevel", "zlib": b"zliblevel", "bzip2": b"bz2level"}
+    # IncrementalBundles
 
-        def at_level(engine: Any) -> Any:
-            setting = levels.get(engine.name)
-            if setting is None or not ui.hasconfig(b"server", setting):
-                return engine
-            return attrs.evolve(engine, level=ui.configint(b"server", setting))
+    def metadata_token(self) -> bytes | None:
+        # Censoring changes files in the middle of the history, and nothing else that this token could tell.
+        names = ("censor", "hgext.censor")
+        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
+        return self._state.metadata if all(value.startswith("!") for value in values) else None
 
-        wire_names = {"bz2": "bzip2"}
-        known = {**ENGINES, **{engine.name: engine for engine in offer.engines}}
-        names = [wire_names.get(name, name) for name in self.settings("server", "compressionengines")]
-        if unknown := set(names) - known.keys():
-            raise CommandFailed(f"server.compressionengines names an unknown engine: {', '.join(sorted(unknown))}")
-        engines = tuple(known[name] for name in names) or offer.engines
-        length = offer.max_header_length
-        if ui.hasconfig(b"server", b"maxhttpheaderlen"):
-            length = ui.configint(b"server", b"maxhttpheaderlen")
-        return attrs.evolve(
-            offer,
-            engines=tuple(map(at_level, engines)),
-            legacy_engine=at_level(offer.legacy_engine),
-            max_header_length=length,
-        )
+    def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
+        metadata = self.metadata_token()
+        return None if metadata is None else incremental.clone_family(metadata, command, arguments)
 
-    def subresource(self, environ: dict[str, Any], start_response: Any, authorize: Authorize) -> Iterable[bytes] | None:
+    def is_full_clone(self, heads: Sequence[bytes]) -> bool:
+        if self._facts.heads is None:
+            self._facts.heads = frozenset(self.heads())
+        return frozenset(heads) == self._facts.heads
+
+    def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
+        key, known = tuple(have), self._facts.missing
+        if known is None or known[0] != key:
+            known = self._facts.missing = key, incremental.count_missing(self.local, have)
+        return known[1]
+
+    def is_worth_sending(self, have: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
+        return self.is_full_clone(wanted) and incremental.is_worth_sending(self.count_missing(have))
+
+    # Subresources
+
+    def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
         """Serve what extensions add to Mercurial's own server, such as lfs objects."""
+        environ = {**request.environ, "PATH_INFO": f"/{request.path}", "wsgi.input": request.body}
         if environ.get("REQUEST_METHOD") in ("POST", "PUT") and not environ.get("CONTENT_LENGTH"):
             raise LengthRequired("this URL takes no chunked request bodies; send Content-Length")
 
         def check(_context: Any, _request: Any, operation: bytes | None) -> None:
             authorize((operation or b"pull").decode("ascii"))
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, [header for header in headers if header[0].lower() != "connection"])
+        started: list[tuple[str, tuple[tuple[str, str], ...]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+            started.append((status, tuple(header for header in headers if header[0].lower() != "connection")))
 
         local = self.local  # the first use of a repository loads the extensions it enables, which is what serves this
-        with translated_request(environ.get("PATH_INFO", "")):
+        with translated_request(request.path, self.report):
             try:
-                request = hgwebrequest.parserequestfromenv(environ)
-                response = hgwebrequest.wsgiresponse(request, start)
-                if not wireprotoserver.handlewsgirequest(SimpleNamespace(repo=local), request, response, check):
+                parsed = hgwebrequest.parserequestfromenv(environ)
+                response = hgwebrequest.wsgiresponse(parsed, start)
+                if not wireprotoserver.handlewsgirequest(SimpleNamespace(repo=local), parsed, response, check):
                     return None
                 chunks = response.sendresponse()
-                return chain([next(chunks, b"")], chunks)
+                # Mercurial says how it answers when the first chunk is taken.
+                first = next(chunks, b"")
+                return SubresourceReply(*started[0], chain([first], chunks))
             except hgwebcommon.ErrorResponse as failure:
                 raise CommandFailed(str(failure)) from failure
             except FileNotFoundError as failure:
                 raise RepositoryNotFound("not found") from failure
 
+    # Objects
+
     def heads(self) -> Sequence[bytes]:
         return list(self.local.heads())
 
     def parents(self, node: bytes) -> tuple[bytes, bytes]:
-        with translated():
+        with translated(self.report):
             first, second = self.local.changelog.parents(node)
         return first, second
 
@@ -255,7 +310,7 @@ class MercurialRepository(Repository):
         return list(self.local.known(nodes))
 
     def lookup(self, key: bytes) -> bytes:
-        with translated():
+        with translated(self.report):
             return bytes(self.local.lookup(encoding.tolocal(key)))
 
     def branchmap(self) -> Mapping[bytes, Sequence[bytes]]:
@@ -263,5 +318,5 @@ class MercurialRepository(Repository):
         return {encoding.fromlocal(branch): list(branches.branchheads(branch, closed=True)) for branch in branches}
 
     def listkeys(self, namespace: bytes) -> Mapping[bytes, bytes]:
-        with translated():
+        with translated(self.report):
             return dict(self.local.listkeys(encoding.tolocal(namespace)))

@@ -1,8 +1,15 @@
 """The state of a repository on disk, as a token.
 
-Two equal tokens mean equal replies.  A token is made of the *contents* of all that a reply depends on, so it is the
-same in every process, and after a change that was undone.  Contents are read only when a look at a few inodes says that
-something may have changed, or changed so recently that another change could hide behind the same time stamp.
+What is always true: two equal tokens mean equal replies.  A token is a hash of the *contents* of everything that
+replies depend on, so it is the same in every process, and returns when a change is undone.
+
+Contents are read only if needed.  A few inodes are looked at for every request; while their stamps are those of the
+last look, and old enough that no later change can hide behind the same stamp, the last token is right.  A file whose
+own stamp did not change is not hashed again.
+
+One :class:`StateReader` serves all threads without a lock.  What it remembers is one tuple, replaced as a whole; two
+threads that read at the same time read the same files, and the last one's result is remembered.  It is remembered only
+if the stamps were the same before and after the contents were read.
 """
 
 from __future__ import annotations
@@ -32,30 +39,28 @@ _CONTENTS = {
     ),
     b"/store": (b"00changelog.i", b"bookmarks", b"narrowspec", b"obsstore", b"phaseroots", b"requires"),
 }
-"""The files that a reply depends on.  A changeset changes the changelog index, whatever else it changes."""
+"""The files that replies depend on.  A new changeset always changes the index of the changelog."""
 
 _WRITTEN_IN_PLACE = {
     b"": (b"clonebundles.manifest", b"hgrc", b"hgrc-not-shared", b"localtags", b"pullbundles.manifest"),
     b"/store": (b"00changelog.i",),
 }
-"""The files to look at besides the two folders.
+"""The files whose inodes are looked at besides those of the two folders.
 
-Mercurial replaces files, or writes a journal beside them first; both change the folder.  People write in place.
+Mercurial replaces files, or writes a journal beside them first; both change the folder.  People edit files in place.
 """
 
 _SETTLED_NS = 2_100_000_000
-"""Only after this time is an unchanged time stamp believed: file systems count in steps of up to two seconds."""
+"""Nanoseconds after which an unchanged time stamp is trusted: file systems count in steps of up to two seconds."""
 
 _TAIL = 1 << 20
-"""Of a larger file, the end tells: the changelog and the obsolescence store grow there, and shrink there."""
-
-
+"""Bytes at the end of a larger file that are hashed: the changelog and the obsolescence store grow and shrink there."""
 _HISTORY = b"/00changelog.i"
 
 _SETTINGS = (b"hgrc", b"hgrc-not-shared")
 _INCLUDE = re.compile(rb"^%include\s+(\S.*?)\s*$", re.MULTILINE)
 _INCLUDES = 32
-"""How many files a configuration file may include, others through others; Mercurial has no bound."""
+"""Maximum number of files that a configuration file includes, directly or not; Mercurial has no bound."""
 
 
 @attrs.frozen
@@ -63,14 +68,14 @@ class State:
     """The state of a repository.
 
     Attributes:
-        token: stands for all of it.
-        rest: stands for all of it but which changesets there are.
-        stamps: of the files; other ones mean that something happened to them, even if it was undone.  (The folders are
-            left out: a streamed clone takes a lock in one, and changes nothing.)
+        token: a hash of everything.
+        metadata: a hash of everything except which changesets there are.
+        stamps: the stamps of the files, which change with every change, also one that is undone.  The folders are left
+            out: a streamed clone takes a lock in one, and changes nothing.
     """
 
     token: bytes
-    rest: bytes
+    metadata: bytes
     stamps: tuple[object, ...] = ()
 
 
@@ -85,7 +90,7 @@ class StateReader:
 
     Args:
         path: the repository's root.
-        salt: what replies depend on besides the repository, such as the server's configuration.
+        salt: a hash of what replies depend on besides the repository, such as the server's configuration.
     """
 
     def __init__(self, path: bytes, salt: bytes) -> None:
@@ -96,14 +101,14 @@ class StateReader:
         self._digests: dict[bytes, _Digest] = {}
 
     def read(self) -> State:
-        """The state now."""
+        """Read the present state."""
         now = time.time_ns()
         known, paths = self._known, self._looked_at
         stamps, newest = _look(paths)
         if known is not None and known[0] == stamps and newest < now - _SETTLED_NS:
             return known[1]
         roots = self._roots()
-        # What is looked at must be what was there before it was read.
+        # The list of files is made before they are read, so that a file that appears meanwhile is noticed.
         included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
         written = (
             path
@@ -119,7 +124,7 @@ class StateReader:
         return state
 
     def _roots(self) -> list[bytes]:
-        """The repository's own folder, and that of what it shares."""
+        """The ``.hg`` of the repository, and that of the repository it shares the store of."""
         roots = [self._path + b"/.hg"]
         try:
             with open(roots[0] + b"/sharedpath", "rb") as source:
@@ -129,7 +134,7 @@ class StateReader:
         return roots
 
     def _read(self, roots: list[bytes], included: list[bytes], now: int) -> State:
-        history, rest = hashlib.sha256(), hashlib.sha256(self._salt)
+        history, metadata = hashlib.sha256(), hashlib.sha256(self._salt)
         paths = [
             b"%s%s/%s" % (root, folder, name) for root in roots for folder in _CONTENTS for name in _CONTENTS[folder]
         ]
@@ -138,22 +143,22 @@ class StateReader:
             digest = _digest(path, self._digests.get(path), now)
             if digest is not None:
                 digests[path] = digest
-            (history if path.endswith(_HISTORY) else rest).update(digest.value if digest else b"-")
+            (history if path.endswith(_HISTORY) else metadata).update(digest.value if digest else b"-")
         for root in roots:
             history.update(_last_transaction(root))
         self._digests = digests
         stamps = tuple(digests[path].stamp if path in digests else None for path in paths)
-        return State(rest.digest() + history.digest(), rest.digest(), stamps)
+        return State(metadata.digest() + history.digest(), metadata.digest(), stamps)
 
 
 def _last_transaction(root: bytes) -> bytes:
-    """A stamp that every committed transaction renews, also one that rewrites files only, as censoring does."""
+    """A stamp that every committed transaction changes, also one that only rewrites files, as censoring does."""
     stamps, _ = _look((root + b"/store/undo", root + b"/store/undo.backupfiles"))
     return repr(stamps).encode("ascii")
 
 
 def _included(path: bytes) -> list[bytes]:
-    """The files that a configuration file includes, and those that they include."""
+    """The files that a configuration file includes, directly or not."""
     found: list[bytes] = []
     waiting = [path]
     while waiting and len(found) < _INCLUDES:
@@ -173,9 +178,9 @@ def _included(path: bytes) -> list[bytes]:
 
 
 def _look(paths: tuple[bytes, ...]) -> tuple[tuple[object, ...], int]:
-    """The time stamps of some paths, and the newest of them in nanoseconds.
+    """The stamps of some paths, and the newest change time among them in nanoseconds.
 
-    Change times are used, not modification times: no copying tool can set them back.
+    Change times are used, not modification times, because no tool can set them back.
     """
     stamps: list[object] = []
     newest = 0

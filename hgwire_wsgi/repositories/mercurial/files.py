@@ -1,0 +1,65 @@
+"""Checks of the files on the server that commands read.
+
+A broken file makes Mercurial fail with whatever its code runs into, as a broken argument does.  So each file is read
+once, before the first command that needs it, where nothing of the request can be the cause.  What is read here is kept
+by Mercurial's repository object, except the manifests, which are short.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mercurial import bundlecaches
+
+from .errors import message_of
+
+__all__ = ["files_of"]
+
+Check = Callable[[Any], object]
+
+_PULL_BUNDLES = "pullbundles.manifest"
+_CLONE_BUNDLES = "clonebundles.manifest"
+
+
+def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
+    """Read a manifest of bundles; the values of ``keys`` are nodes of changesets."""
+    changelog = repo.unfiltered().changelog
+    for number, line in enumerate(repo.vfs.tryread(name.encode("ascii")).splitlines(), 1):
+        try:
+            entry = bundlecaches.parse_clonebundle_manifest_line(repo, line) or {}
+            for node in (node for key in keys if key in entry for node in entry[key].split(b";")):
+                changelog.rev(binascii.unhexlify(node))
+        except Exception as error:
+            raise ValueError(f"line {number}: {message_of(error)}") from error
+
+
+_ALWAYS: Mapping[str, Check] = {
+    "store/00changelog.i": lambda repo: len(repo.unfiltered().changelog),
+    "store/phaseroots": lambda repo: repo.unfiltered()._phasecache,
+    "store/obsstore": lambda repo: repo.filtered(b"served").changelog,
+    "bookmarks": lambda repo: repo.unfiltered()._bookmarks,
+}
+_PULL: Mapping[str, Check] = {
+    **_ALWAYS,
+    _PULL_BUNDLES: lambda repo: _check_manifest(repo, _PULL_BUNDLES, b"heads", b"bases"),
+}
+_CLONE: Mapping[str, Check] = {**_ALWAYS, _CLONE_BUNDLES: lambda repo: _check_manifest(repo, _CLONE_BUNDLES)}
+
+
+def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Check]:
+    """The files that a command reads.
+
+    Args:
+        command: its name.
+        ui: the configuration of the repository.
+        tokens: what the client understands; only clients that know ``partial-pull`` get pull bundles.
+
+    Returns:
+        Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception
+        if the file is broken.
+    """
+    if command == "getbundle" and "partial-pull" in tokens and ui.configbool(b"server", b"pullbundle"):
+        return _PULL
+    return _CLONE if command == "clonebundles" else _ALWAYS

@@ -1,0 +1,75 @@
+"""Full clones in two parts: the bundle of an older state first, the rest with the client's next request.
+
+Clients that know ``partial-pull`` ask again for what a bundle left out, as they do with the pull bundles that an
+administrator makes.  Here the bundles are those that were made for other clients.
+
+An older bundle will do only if nothing but the history has changed since, because a client does not ask again for
+bookmarks, phases and obsolescence markers.  So a family of clones is everything that such a bundle depends on except
+the history: the metadata token of the repository, and all arguments but ``heads``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..base import NULL
+
+__all__ = ["clone_family", "count_missing", "is_worth_sending"]
+
+_PLAIN_ARGUMENTS = frozenset(
+    {"heads", "common", "bundlecaps", "cg", "bookmarks", "listkeys", "obsmarkers", "phases", "cbattempted"}
+)
+"""Arguments of ``getbundle`` with which a reply can be sent in parts; with ``stream`` or patterns it cannot."""
+
+_SMALLEST_SHARE = 4
+"""How many changesets an older bundle must have for each one that it lacks.
+
+Below 80% of the changesets, the second request costs more than the older bundle saves.
+"""
+
+
+def clone_family(metadata: bytes, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
+    """Return what a full clone depends on besides the history and the requested heads; see ``IncrementalBundles``.
+
+    Args:
+        metadata: the metadata token of the repository.
+        command: the name of the command.
+        arguments: its decoded arguments.
+    """
+    if command != "getbundle" or not set(arguments) <= _PLAIN_ARGUMENTS:
+        return None
+    if not arguments.get("heads") or not arguments.get("cg", True) or set(arguments.get("common", ())) - {NULL}:
+        return None
+    if b"HG2" not in b",".join(arguments.get("bundlecaps", ())):
+        return None
+    others = {name: value for name, value in arguments.items() if name not in ("heads", "common")}
+    return metadata, *((name, _plain(others[name])) for name in sorted(others))
+
+
+def _plain(value: Any) -> object:
+    """The value of an argument; clients send sets in any order."""
+    return tuple(sorted(value)) if isinstance(value, list) else value
+
+
+def count_missing(local: Any, have: Sequence[bytes]) -> tuple[int, int] | None:
+    """Count the changesets of a repository that are not, and that are, ancestors of some heads.
+
+    Args:
+        local: Mercurial's repository object, filtered.
+        have: nodes.
+
+    Returns:
+        The two numbers; ``None`` if one of the heads is not here.
+    """
+    changelog = local.changelog
+    if not all(changelog.hasnode(head) for head in have):
+        return None
+    revisions = [changelog.rev(head) for head in have]
+    absent = len(changelog.findmissingrevs(common=revisions, heads=changelog.headrevs()))
+    return absent, len(local) - absent
+
+
+def is_worth_sending(counts: tuple[int, int] | None) -> bool:
+    """Whether a bundle that lacks some changesets and has others is worth a second request."""
+    return counts is not None and 0 < counts[0] * _SMALLEST_SHARE <= counts[1]

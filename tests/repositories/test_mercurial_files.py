@@ -1,0 +1,128 @@
+"""Files on the server that are broken are not blamed on clients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hgwire_wsgi import WireApp
+from hgwire_wsgi.testing import WireTestApp
+
+pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
+
+from hgwire_wsgi.repositories.mercurial import MercurialProvider
+from hgwire_wsgi.repositories.mercurial.files import files_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+UNUSABLE = (500, b"0\nthe repository cannot be served; the log of the server says why\n")
+PARTIAL = {"X-HgProto-1": "0.1 partial-pull"}
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    path = tmp_path / "repo"
+    program = "from mercurial import dispatch; dispatch.run()"
+    environment = {**os.environ, "HGUSER": "test"}
+    for arguments in (["init", str(path)], ["-R", str(path), "debugbuilddag", "+2"]):
+        subprocess.run([sys.executable, "-c", program, *arguments], env=environment, check=True, timeout=60)
+    return path
+
+
+def app(repo: Path) -> WireTestApp:
+    return WireTestApp(WireApp(MercurialProvider(repo, config=["experimental.evolution=all"])))
+
+
+def ask(served: WireTestApp, command: str, **headers: str) -> tuple[int, bytes]:
+    reply = served.wire("/", command, headers=headers)
+    return reply.status, reply.data
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("bundle BROKEN", "line 2: not enough values to unpack"),
+        ("bundle heads=zz", "line 2: Non-hexadecimal digit found"),
+        (f"bundle heads={'1' * 40}", "line 2: "),
+        (f"bundle bases={'1' * 40}", "line 2: "),
+    ],
+)
+def test_a_broken_manifest_of_pull_bundles(
+    repo: Path, line: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (repo / ".hg" / "hgrc").write_text("[server]\npullbundle=yes\n")
+    manifest = repo / ".hg" / "pullbundles.manifest"
+    manifest.write_text(f"\n{line}\n")
+    served = app(repo)
+    for _ in range(2):
+        assert ask(served, "getbundle", **PARTIAL) == UNUSABLE
+    assert caplog.text.count(f"repository / at {repo}: .hg/pullbundles.manifest cannot be read: {problem}") == 1
+    assert ask(served, "getbundle")[0] == 200, "only some clients get bundles from the manifest"
+    assert ask(served, "heads")[0] == 200
+    manifest.write_text("")
+    assert ask(served, "getbundle", **PARTIAL)[0] == 200
+
+
+def test_a_good_manifest_of_pull_bundles(repo: Path) -> None:
+    (repo / ".hg" / "hgrc").write_text("[server]\npullbundle=yes\n")
+    served = app(repo)
+    tip = served.wire("/", "heads").data.decode().strip()
+    (repo / ".hg" / "pullbundles.manifest").write_text(f"bundle heads={tip} BUNDLESPEC=none-v2\n")
+    (repo / ".hg" / "bundle").write_bytes(b"a bundle")
+    reply = served.wire("/", "getbundle", {"heads": tip, "bundlecaps": "HG20"}, headers=PARTIAL)
+    assert (reply.status, reply.data) == (200, b"a bundle")
+
+
+def test_a_broken_manifest_of_clone_bundles(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (repo / ".hg" / "clonebundles.manifest").write_text("https://example.org/b\nhttps://example.org/c BROKEN\n")
+    served = app(repo)
+    assert ask(served, "clonebundles") == UNUSABLE
+    assert ".hg/clonebundles.manifest cannot be read: line 2: not enough values" in caplog.text
+    assert ask(served, "clonebundles_manifest")[0] == 200, "it is sent without being read"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("store/phaseroots", b"nonsense\n"),
+        ("store/obsstore", b"\xff\xff\xff"),
+        ("store/00changelog.i", b"\xff" * 64),
+    ],
+)
+def test_a_broken_store(repo: Path, name: str, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (repo / ".hg" / name).write_bytes(content)
+    served = app(repo)
+    for command in ("heads", "known"):
+        reply = served.wire("/", command, {"nodes": "1" * 40} if command == "known" else {})
+        assert (reply.status, reply.data) == UNUSABLE
+    assert caplog.text.count(f".hg/{name} cannot be read: ") == 1
+
+
+def test_files_are_checked_once_in_a_state(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = app(repo)
+    assert ask(served, "branchmap")[0] == 200
+    asked: list[str] = []
+
+    def spy(command: str, ui: object, tokens: object) -> object:
+        asked.append(command)
+        return {"store/phaseroots": lambda repo: pytest.fail("checked again")}
+
+    monkeypatch.setattr("hgwire_wsgi.repositories.mercurial.repository.files_of", spy)
+    assert ask(served, "hello")[0] == 200
+    assert asked == ["hello"]
+
+
+def test_which_files_a_command_reads() -> None:
+    class Settings:
+        def configbool(self, section: bytes, name: bytes) -> bool:
+            assert (section, name) == (b"server", b"pullbundle")
+            return True
+
+    always = set(files_of("heads", Settings(), ()))
+    assert set(files_of("getbundle", Settings(), ())) == always
+    assert set(files_of("getbundle", Settings(), ("partial-pull",))) - always == {"pullbundles.manifest"}
+    assert set(files_of("clonebundles", Settings(), ())) - always == {"clonebundles.manifest"}
