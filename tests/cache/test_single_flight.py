@@ -731,6 +731,24 @@ def test_a_follower_whose_store_fails_is_served_without_it(
     pending.abandon()
 
 
+def test_a_producer_wakes_its_followers_for_as_much_as_they_read_at_once(flight: SingleFlight) -> None:
+    data, read_size = random.Random(1).randbytes(1_000_000), 256 * 1024
+    gate = threading.Event()
+
+    def slow() -> Generator[bytes, None, None]:
+        yield data[:CHUNK]
+        assert gate.wait(30)
+        for start in range(CHUNK, len(data), CHUNK):
+            yield data[start : start + CHUNK]
+
+    streams = [following(get(flight, slow)) for _ in range(2)]
+    assert [next(stream) for stream in streams] == [data[:CHUNK]] * 2
+    gate.set()
+    pieces = list(streams[0])
+    assert data[:CHUNK] + b"".join(pieces) == data[:CHUNK] + b"".join(streams[1]) == data
+    assert max(map(len, pieces)) == read_size
+
+
 class Elsewhere:
     """A store that keeps complete bundles where only a front-end server can read them."""
 

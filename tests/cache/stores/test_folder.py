@@ -348,6 +348,19 @@ def test_the_name_of_an_entry_is_what_a_front_end_server_finds(store: FolderStor
     assert (store.folder / stored.name).read_bytes() == read(stored)
 
 
+def test_a_complete_entry_is_opened_whatever_its_name(store: FolderStore) -> None:
+    pending = begin(store, KEY)
+    pending.write(b"data")
+    os.chmod(store.path(KEY) + ".part", 0o400)
+    stored = store.open_or_begin(KEY)
+    assert isinstance(stored, StoredFile) and stored.name is None
+    assert read(stored) == b"data"
+    assert pending.finish(keep=True)
+    stored = store.open_or_begin(KEY)
+    assert isinstance(stored, StoredFile) and stored.name == f"ab/{KEY}"
+    assert read(stored) == b"data"
+
+
 @pytest.fixture
 def anyones() -> Iterator[Path]:
     """A folder that every user can reach, unlike those of pytest."""
@@ -438,15 +451,18 @@ def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_system_without_locks(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    pending = begin(store, KEY)
-
-    def fail(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
+    pending, lock = begin(store, KEY), fcntl.flock
     descriptors = set(os.listdir("/dev/fd"))
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(OSError, match="locks"):
-        store.open_or_begin(KEY)
+    for failing in (fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX):
+
+        def fail(descriptor: int, operation: int, failing: int = failing) -> None:
+            if operation == failing:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            lock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", fail)
+        with pytest.raises(OSError, match="locks"):
+            store.open_or_begin(KEY)
     assert set(os.listdir("/dev/fd")) <= descriptors
     pending.abandon()
     assert files(store) == []
