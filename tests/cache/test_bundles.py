@@ -52,7 +52,7 @@ def test_a_bundle_is_made_then_opened(cache: BundleCache, store: FolderStore) ->
     assert (bundle.outcome, read(bundle.body)) == ("miss", DATA)
     assert cache.wait(30)
     stored = cache.open(KEY)
-    assert isinstance(stored, StoredFile)
+    assert isinstance(stored, StoredFile) and stored.name is not None
     assert (stored.size, stored.name) == (len(DATA), f"ab/{KEY}")
     assert (store.folder / stored.name).read_bytes() == read(stored) == DATA
     hit = cache.join_or_make(KEY, produce, always)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hgwire_wsgi.cache.bundles import BundleCache
+from hgwire_wsgi.cache.bundles import BundleCache, StoredFile
 from hgwire_wsgi.cache.responses import CachedResponse
 from hgwire_wsgi.cache.settings import (
     CacheSettings,
@@ -43,7 +46,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 
 
 @pytest.mark.parametrize("wrong", [{"memory": -1}, {"disk": -1}, {"accel_header": "X-Send"}])
-def test_settings_are_checked(wrong: dict[str, object]) -> None:
+def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CacheSettings(**wrong)
 
@@ -86,11 +89,34 @@ def test_stores_of_ones_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert open_bundle_store(settings) is bundles
     assert not (tmp_path / "none").exists()
 
-    def fail() -> FolderStore:
-        raise ConnectionError("the server of bundles is down")
+    def fail() -> Any:
+        raise ConnectionError("the server is down")
 
-    assert open_bundle_store(CacheSettings(bundle_store=fail)) is None
-    assert "there is no bundle cache: the server of bundles is down" in caplog.text
+    settings = CacheSettings(response_store=fail, bundle_store=fail)
+    assert open_bundle_store(settings) is None
+    responses = open_response_cache(settings)
+    responses.put(KEY, REPLY)
+    assert responses.get(KEY) is None
+    assert "there is no bundle cache: the server is down" in caplog.text
+    assert "there is no cache for small replies: the server is down" in caplog.text
+
+
+def test_the_store_of_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "caching.rst").read_text()
+    block = re.search(r"counts how often.*?::\n\n((?: {4}.*\n|\n)+)", text)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(block[1]).replace("/srv", str(tmp_path)), names)
+    cache = open_bundle_cache(names["cache"], chunk=1000)
+    assert cache is not None
+    for outcome in ("miss", "hit"):
+        bundle = cache.join_or_make(KEY, lambda: (chunk for chunk in [b"data"]), lambda: True)
+        assert bundle.outcome == outcome
+    assert isinstance(bundle.body, StoredFile)
+    bundle.body.close()
+    store = open_bundle_store(names["cache"])
+    assert isinstance(store, names["CountingStore"]) and store.hits == 0
+    assert store.get(KEY) == b"data" and store.hits == 1
 
 
 def test_memory_is_the_default_for_small_replies() -> None:

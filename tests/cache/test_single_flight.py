@@ -452,7 +452,7 @@ def test_a_short_stream_that_cannot_clean_up_is_kept(flight: SingleFlight) -> No
     assert isinstance(get(flight, Maker()), StoredFile)
 
 
-def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
+def test_a_failure_after_taking_over_reaches_the_client_as_it_is(
     flight: SingleFlight, store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pending = begin(store)
@@ -582,7 +582,7 @@ def test_those_who_waited_for_what_must_not_be_cached_ask_for_themselves(flight:
     assert results == [True] * 4
 
 
-def test_whoever_takes_over_what_must_not_be_cached_breaks_off(store: FolderStore) -> None:
+def test_taking_over_what_must_not_be_cached_breaks_off(store: FolderStore) -> None:
     result = Maker()()
     next(result)
     with made_elsewhere(store, lambda pending: None) as die:
