@@ -5,7 +5,7 @@ A caller goes through these steps, and stops at the first that gives it somethin
     stored = cache.open(key)                                # a complete bundle
     entry = cache.read_index(index_key)                     # a clone after a push: the bundle of an older state,
     stored = cache.open(entry.bundle_key)                   # if the caller finds that it will do
-    bundle = cache.join_or_make(key, produce, is_current)   # follow whoever makes it, or make it
+    bundle = cache.join_or_make(key, produce, is_current)   # follow its maker, or become its maker
 
 :mod:`~hgwire_wsgi.cache.single_flight` gives each bundle one maker.  A
 :class:`~hgwire_wsgi.cache.stores.base.BundleStore` keeps the bundles.
@@ -74,7 +74,7 @@ class BundleCache:
         index: Callable[[], IndexEntry | None] = lambda: None,
         label: str | None = None,
     ) -> Bundle:
-        """Get a bundle from the store, from whoever is making it, or by making it.
+        """Get a bundle from the store, follow its maker, or become its maker.
 
         Args:
             key: of everything that the bundle depends on.

@@ -98,9 +98,14 @@ def open_bundle_cache(settings: CacheSettings, *, chunk: int) -> BundleCache | N
 
 
 def open_response_cache(settings: CacheSettings) -> ResponseCache:
-    """Open the cache for small replies."""
-    store = settings.response_store
-    return ResponseCache(MemoryStore(settings.memory) if store is None else store())
+    """Open the cache for small replies; it keeps nothing, after a line in the log, if its store cannot be opened."""
+    try:
+        if settings.response_store is not None:
+            return ResponseCache(settings.response_store())
+    except OSError as error:
+        _log.warning("there is no cache for small replies: %s", error)
+        return ResponseCache(MemoryStore(0))
+    return ResponseCache(MemoryStore(settings.memory))
 
 
 class PerProcess(Generic[_V]):

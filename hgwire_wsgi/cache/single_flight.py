@@ -248,7 +248,7 @@ class SingleFlight:
         self._complained = False
 
     def join_or_make(self, job: BundleJob) -> Bundle:
-        """Get a bundle: from the store, from whoever makes it, or by making it.
+        """Get a bundle from the store, follow its maker, or become its maker.
 
         Raises:
             Uncacheable: as ``produce`` raises it before its first chunk; the caller has to send its result.

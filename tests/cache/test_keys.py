@@ -148,7 +148,7 @@ def test_keys_are_the_same_in_every_process() -> None:
     assert printed == {bundle_key(**FACTS)}
 
 
-def start(level: int, *, threads: int = 0) -> object:
+def start(level: object, *, threads: int = 0) -> object:
     return level, threads
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.cache.single_flight import Bundle, BundleJob, Chunks, SingleFlight, StreamChanged
+from hgwire_wsgi.cache.single_flight import Bundle, BundleJob, Chunks, SingleFlight, StreamChanged, Uncacheable
 from hgwire_wsgi.cache.stores.base import GrowingEntry, PendingEntry, StoredFile, StoredUrl
 from hgwire_wsgi.cache.stores.folder import FolderStore, _GrowingFile, _PendingFile
 
@@ -452,7 +452,7 @@ def test_a_short_stream_that_cannot_clean_up_is_kept(flight: SingleFlight) -> No
     assert isinstance(get(flight, Maker()), StoredFile)
 
 
-def test_a_failure_of_whoever_takes_over_reaches_its_client_as_it_is(
+def test_a_failure_after_taking_over_reaches_the_client_as_it_is(
     flight: SingleFlight, store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pending = begin(store)
@@ -497,3 +497,298 @@ def test_a_client_follows_its_own_maker_though_the_folder_was_emptied(flight: Si
     reader.join(30)
     others[0].abandon()
     assert results == [DATA]
+
+
+def test_what_became_of_a_request(flight: SingleFlight, tmp_path: Path) -> None:
+    make = Maker()
+    make.may_go_on.clear()
+    bundles = [join(flight, make) for _ in range(2)]
+    assert [bundle.outcome for bundle in bundles] == ["miss", "followed"]
+    make.may_go_on.set()
+    assert [read(bundle.body) for bundle in bundles] == [DATA] * 2
+    assert flight.wait(30)
+    hit = join(flight, make)
+    assert (hit.outcome, read(hit.body)) == ("hit", DATA)
+    small = SingleFlight(FolderStore(tmp_path / "small", 5000), CHUNK)
+    for outcome in ("miss", "uncached"):
+        bundle = join(small, Maker())
+        assert (bundle.outcome, read(bundle.body)) == (outcome, DATA)
+
+
+def test_waiting_for_what_is_being_made(flight: SingleFlight, store: FolderStore) -> None:
+    assert flight.wait(0)
+    make = Maker()
+    make.may_go_on.clear()
+    stream = following(get(flight, make))
+    assert not flight.wait(0.01)
+    make.may_go_on.set()
+    assert flight.wait(30)
+    assert files(store) == [KEY]
+    stream.close()
+
+
+def test_pieces_may_have_any_size(flight: SingleFlight) -> None:
+    def pieces() -> Generator[bytes, None, None]:
+        yield b""
+        for start in range(0, len(DATA), 7):
+            yield DATA[start : start + 7]
+
+    assert read(get(flight, pieces)) == DATA
+    assert flight.wait(30)
+    assert read(get(flight, Maker(b"other"))) == DATA
+
+
+class Refuse:
+    """A command that answers something else than a bundle."""
+
+    def __init__(self, result: object) -> None:
+        self.result = result
+        self.asked = 0
+
+    def __call__(self) -> Chunks:
+        self.asked += 1
+        raise Uncacheable(self.result)
+
+
+def test_what_must_not_be_cached_is_handed_to_the_caller(flight: SingleFlight, store: FolderStore) -> None:
+    refuse = Refuse("an error, rendered")
+    for _ in range(2):
+        with pytest.raises(Uncacheable) as caught:
+            get(flight, refuse)
+        assert caught.value.result == "an error, rendered"
+    assert refuse.asked == 2
+    assert files(store) == []
+
+
+def test_those_who_waited_for_what_must_not_be_cached_ask_for_themselves(flight: SingleFlight) -> None:
+    barrier, results = threading.Barrier(4), []
+
+    def refuse() -> Generator[bytes, None, None]:
+        time.sleep(0.05)
+        raise Uncacheable(threading.current_thread().name)
+        yield b""
+
+    def ask() -> None:
+        barrier.wait(30)
+        with pytest.raises(Uncacheable) as caught:
+            get(flight, refuse)
+        results.append(caught.value.result == threading.current_thread().name)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [True] * 4
+
+
+def test_taking_over_what_must_not_be_cached_breaks_off(store: FolderStore) -> None:
+    result = Maker()()
+    next(result)
+    with made_elsewhere(store, lambda pending: None) as die:
+        stream = following(get(SingleFlight(store, CHUNK), Refuse(result)))
+        assert next(stream) == DATA[:5000]
+        die()
+        with pytest.raises(StreamChanged, match="no longer"):
+            read(stream)
+    assert list(result) == [], "closed, since nobody will send it"
+
+
+class Fragile:
+    """A stream that fails, and is no generator, so only ``close`` ends it."""
+
+    def __init__(self, chunks: int) -> None:
+        self.left = chunks
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.left:
+            raise ValueError("fragile")
+        self.left -= 1
+        return bytes(CHUNK)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_stream_that_fails_is_closed(flight: SingleFlight, chunks: int) -> None:
+    fragile = Fragile(chunks)
+    with pytest.raises(StreamChanged if chunks else ValueError):
+        read(get(flight, lambda: fragile))
+    assert flight.wait(30)
+    assert fragile.closed == 1
+
+
+def test_a_stream_that_nobody_reads_is_closed(flight: SingleFlight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgwire_wsgi.cache.single_flight._MAXIMUM_PRODUCERS", 0)
+    fragile = Fragile(1)
+    following(get(flight, lambda: fragile)).close()
+    assert fragile.closed == 1
+
+
+def test_an_interrupted_request_gives_its_entry_up(flight: SingleFlight, store: FolderStore) -> None:
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(flight, Maker(b"short"), interrupt)
+    assert files(store) == []
+    assert get(flight, Maker(b"short")) == b"short"
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)])
+def test_the_companion_is_stored_after_a_bundle_that_is_kept(
+    flight: SingleFlight, store: FolderStore, size: int
+) -> None:
+    companion = ("cd" + KEY[2:], b"index")
+    assert read(join(flight, Maker(DATA[:size]), lambda: False, companion=companion).body) == DATA[:size]
+    assert flight.wait(30)
+    assert files(store) == []
+    assert read(join(flight, Maker(DATA[:size]), companion=companion).body) == DATA[:size]
+    assert flight.wait(30)
+    assert store.get(companion[0]) == b"index"
+    assert files(store) == [KEY, companion[0]]
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)])
+def test_a_companion_that_cannot_be_stored_harms_no_bundle(
+    flight: SingleFlight, store: FolderStore, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    companion = ("cd" + KEY[2:], b"index")
+    os.makedirs(store.path(companion[0]))
+    assert read(join(flight, Maker(DATA[:size]), companion=companion).body) == DATA[:size]
+    assert flight.wait(30)
+    assert files(store) == [KEY]
+    assert caplog.text.count("cannot be used") == 1
+
+
+def test_log_lines_name_the_bundle_and_the_store(
+    store: FolderStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hgwire_wsgi")
+    flight = SingleFlight(store, CHUNK)
+    with pytest.raises(StreamChanged):
+        read(get(flight, lambda: Fragile(1)))
+    assert flight.wait(30)
+    assert "the bundle could not be made" in caplog.text
+    read(get(SingleFlight(FolderStore(tmp_path / "small", 5000), CHUNK), Maker()))
+    assert f"the bundle is not cached: it is larger than the bundle cache in {tmp_path}/small" in caplog.text
+
+
+def test_a_follower_that_came_before_the_producer_is_woken_by_it(
+    flight: SingleFlight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to ask for the status of the producer again."""
+    begin_chunk, followed, statuses = threading.Event(), threading.Event(), []
+    has_maker, status_of = _GrowingFile.has_maker, SingleFlight._status_of
+
+    def ask(entry: _GrowingFile) -> bool:
+        followed.set()
+        return has_maker(entry)
+
+    def note(self: SingleFlight, entry: GrowingEntry) -> Any:
+        statuses.append(status_of(self, entry))
+        return statuses[-1]
+
+    monkeypatch.setattr(_GrowingFile, "has_maker", ask)
+    monkeypatch.setattr(SingleFlight, "_status_of", note)
+    make = Maker()
+    make.may_go_on.clear()
+
+    def slow() -> Generator[bytes, None, None]:
+        assert begin_chunk.wait(30)
+        yield from make()
+
+    results: list[bytes] = []
+    threads = [threading.Thread(target=lambda: results.append(read(get(flight, slow)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert followed.wait(30)
+    begin_chunk.set()
+    wait_until(lambda: any(statuses))
+    make.may_go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert results == [DATA] * 2
+    assert statuses[0] is None and make.made == 1
+
+
+def test_a_follower_whose_store_fails_is_served_without_it(
+    flight: SingleFlight, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = begin(store)
+
+    def fail(entry: _GrowingFile, offset: int, size: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_GrowingFile, "read", fail)
+    bundle = join(flight, Maker())
+    assert (bundle.outcome, read(bundle.body)) == ("uncached", DATA)
+    pending.abandon()
+
+
+def test_a_producer_wakes_its_followers_for_as_much_as_they_read_at_once(flight: SingleFlight) -> None:
+    data, read_size = random.Random(1).randbytes(1_000_000), 256 * 1024
+    gate = threading.Event()
+
+    def slow() -> Generator[bytes, None, None]:
+        yield data[:CHUNK]
+        assert gate.wait(30)
+        for start in range(CHUNK, len(data), CHUNK):
+            yield data[start : start + CHUNK]
+
+    streams = [following(get(flight, slow)) for _ in range(2)]
+    assert [next(stream) for stream in streams] == [data[:CHUNK]] * 2
+    gate.set()
+    pieces = list(streams[0])
+    assert data[:CHUNK] + b"".join(pieces) == data[:CHUNK] + b"".join(streams[1]) == data
+    assert max(map(len, pieces)) == read_size
+
+
+class Elsewhere:
+    """A store that keeps complete bundles where only a front-end server can read them."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self.store = store
+        self.capacity = store.capacity
+
+    def open(self, key: str) -> StoredUrl | None:
+        stored = self.store.open(key)
+        if stored is None:
+            return None
+        stored.close()
+        return StoredUrl(f"https://files.example.com/{stored.name}", stored.size)
+
+    def open_or_begin(self, key: str) -> StoredUrl | StoredFile | GrowingEntry | PendingEntry:
+        return self.open(key) or self.store.open_or_begin(key)
+
+    def get(self, key: str) -> bytes | None:
+        return self.store.get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.store.put(key, data)
+
+
+def test_a_store_may_keep_bundles_elsewhere(store: FolderStore) -> None:
+    flight = SingleFlight(Elsewhere(store), CHUNK)
+    assert read(get(flight, Maker())) == DATA
+    assert flight.wait(30)
+    bundle = join(flight, Maker())
+    assert bundle == Bundle(StoredUrl(f"https://files.example.com/ab/{KEY}", len(DATA)), "hit")
+
+
+def test_a_follower_makes_what_it_cannot_read_elsewhere(store: FolderStore) -> None:
+    """Its maker dies, the next one finishes at once, and the rest is where only the front-end server can read it."""
+    flight, make = SingleFlight(Elsewhere(store), CHUNK), Maker()
+    with made_elsewhere(store, lambda pending: None) as die:
+        stream = following(get(flight, make))
+        assert next(stream) == DATA[:5000]
+        die()
+        assert read(get(SingleFlight(store, CHUNK), Maker())) == DATA
+        wait_until(lambda: files(store) == [KEY])
+        assert read(stream) == DATA[5000:]
+    assert make.made == 1

@@ -1,7 +1,7 @@
 """The two kinds of store that the caches are built on.
 
 A :class:`ResponseStore` maps a key to a small value.  A :class:`BundleStore` holds large streams, and settles who makes
-one that is missing.  Whoever asks it for a bundle gets one of three things:
+one that is missing.  A request for a bundle gets one of three things:
 
 - a complete bundle, as an open file or as a URL;
 - a :class:`GrowingEntry` to read from, because somebody else is making the bundle;
@@ -26,7 +26,7 @@ _V = TypeVar("_V")
 
 
 class ResponseStore(Protocol[_V]):
-    """Small values by key; any entry may be gone at any time."""
+    """Small values by key; any entry may be gone at any time.  Methods do not raise exceptions."""
 
     def get(self, key: str) -> _V | None:
         """Return the value of a key, or None."""

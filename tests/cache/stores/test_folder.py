@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -333,3 +339,191 @@ def test_files_of_others_are_left_alone(store: FolderStore) -> None:
     assert sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file()) == sorted(
         [*strangers, f"ab/{KEY}"]
     )
+
+
+def test_the_name_of_an_entry_is_what_a_front_end_server_finds(store: FolderStore) -> None:
+    make(store, KEY, b"data")
+    stored = store.open(KEY)
+    assert stored is not None and stored.name is not None
+    assert (store.folder / stored.name).read_bytes() == read(stored)
+
+
+def test_a_complete_entry_is_opened_whatever_its_name(store: FolderStore) -> None:
+    pending = begin(store, KEY)
+    pending.write(b"data")
+    os.chmod(store.path(KEY) + ".part", 0o400)
+    stored = store.open_or_begin(KEY)
+    assert isinstance(stored, StoredFile) and stored.name is None
+    assert read(stored) == b"data"
+    assert pending.finish(keep=True)
+    stored = store.open_or_begin(KEY)
+    assert isinstance(stored, StoredFile) and stored.name == f"ab/{KEY}"
+    assert read(stored) == b"data"
+
+
+@pytest.fixture
+def anyones() -> Iterator[Path]:
+    """A folder that every user can reach, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(prefix="hgwire-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_an_entry_that_is_about_to_get_its_name_has_none(anyones: Path) -> None:
+    """Nobody may write it any more, not even its owner, unless that is root."""
+    pid = os.fork()
+    if pid == 0:
+        failed = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            store = FolderStore(anyones / "cache", 1000)
+            begin(store, KEY).write(b"data")
+            os.chmod(store.path(KEY) + ".part", 0o400)
+            stored = store.open_or_begin(KEY)
+            assert isinstance(stored, StoredFile) and stored.name is None
+            assert read(stored) == b"data"
+            failed = 0
+        finally:
+            os._exit(failed)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_the_handles_of_one_attempt_have_one_identity(store: FolderStore) -> None:
+    pending = begin(store, KEY)
+    handles = [follow(store, KEY), pending.follow()]
+    pending.abandon()
+    other = begin(store, KEY)
+    handles.append(other.follow())
+    assert handles[0].identity == handles[1].identity != handles[2].identity
+    other.abandon()
+    for handle in handles:
+        handle.close()
+
+
+def test_an_entry_that_has_ended_takes_no_more(store: FolderStore) -> None:
+    pending = begin(store, KEY)
+    pending.write(b"data")
+    assert pending.finish(keep=True)
+    pending.abandon()
+    with pytest.raises(OSError, match="has ended"):
+        pending.write(b"more")
+    assert read(store.open(KEY)) == b"data"
+
+
+@pytest.mark.parametrize("size", [4, 100_000])
+def test_finishing_tells_whether_the_entry_was_kept(tmp_path: Path, size: int) -> None:
+    store = FolderStore(tmp_path / "cache", 200_000)
+    for keep in (False, True):
+        pending = begin(store, KEY)
+        pending.write(bytes(size))
+        assert pending.finish(keep=keep) is keep
+    large = begin(store, "cd" + KEY[2:])
+    large.write(bytes(200_001))
+    assert not large.finish(keep=True)
+
+
+def test_a_folder_that_is_emptied_while_an_entry_gets_its_name(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = begin(store, KEY)
+    pending.write(b"data")
+    rename = os.rename
+
+    def emptied(source: str, target: str) -> None:
+        os.unlink(source)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", emptied)
+    assert not pending.finish(keep=True)
+    assert files(store) == []
+
+
+def test_a_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other, pytest.raises(PermissionError, match="another user"):
+        other.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        FolderStore(tmp_path / "cache", 1000)
+    with monkeypatch.context() as readonly, pytest.raises(PermissionError, match="cache"):
+        readonly.setattr(os, "access", lambda path, mode: False)
+        FolderStore(tmp_path / "cache", 1000)
+
+
+def test_a_file_system_without_locks(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pending, lock = begin(store, KEY), fcntl.flock
+    descriptors = set(os.listdir("/dev/fd"))
+    for failing in (fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX):
+
+        def fail(descriptor: int, operation: int, failing: int = failing) -> None:
+            if operation == failing:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            lock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", fail)
+        with pytest.raises(OSError, match="locks"):
+            store.open_or_begin(KEY)
+    assert set(os.listdir("/dev/fd")) <= descriptors
+    pending.abandon()
+    assert files(store) == []
+
+
+def test_a_part_that_goes_while_one_looks(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pending = begin(store, KEY)
+    look = os.open
+
+    def look_too_late(path: str, *arguments: int) -> int:
+        if path.endswith(".part"):
+            monkeypatch.setattr(os, "open", look)
+            pending.abandon()
+        return look(path, *arguments)
+
+    monkeypatch.setattr(os, "open", look_too_late)
+    begin(store, KEY).abandon()
+
+
+def test_a_dead_part_that_was_replaced_already_stays(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes find the same dead part; the slower one must not remove the new part of the other one."""
+    dead = store.folder / "ab" / (KEY + ".part")
+    dead.parent.mkdir(mode=0o700)
+    dead.write_bytes(b"dead")
+    others: list[PendingEntry] = []
+    lock = fcntl.flock
+
+    def replaced(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX | fcntl.LOCK_NB:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            os.unlink(dead)
+            others.append(begin(store, KEY))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    follower = follow(store, KEY)
+    assert follower.has_maker()
+    follower.close()
+    others[0].abandon()
+
+
+def test_only_one_thread_trims(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def scan(path: Path | str) -> object:
+        calls.append(str(path))
+        monkeypatch.setattr(os, "scandir", scandir)
+        store.trim()
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scan)
+    store.trim()
+    assert calls == [str(store.folder)]
+
+
+def test_a_folder_that_is_gone_is_named_in_the_log(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
+    store.folder.rmdir()
+    with caplog.at_level(logging.WARNING, "hgwire_wsgi"):
+        store.trim()
+    assert f"the bundle cache in {store.folder} cannot be trimmed" in caplog.text
+    assert str(store) == str(store.folder)
+    make(store, KEY, b"data")
+    assert read(store.open(KEY)) == b"data"
