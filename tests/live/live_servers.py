@@ -45,11 +45,15 @@ def beside_python(program: str) -> str | None:
 
 
 def _module(name: str) -> str | None:
-    return name if importlib.util.find_spec(name) else None
+    try:
+        return name if importlib.util.find_spec(name) else None
+    except ModuleNotFoundError:  # the package that would contain it
+        return None
 
 
 PROGRAMS = {
     "hg": lambda: beside_python("hg") and _module("mercurial"),
+    "evolve": lambda: _module("hgext3rd.evolve"),
     "gunicorn": lambda: _module("gunicorn"),
     "uwsgi": lambda: beside_python("uwsgi"),
     "waitress": lambda: _module("waitress"),
