@@ -12,7 +12,7 @@ from live_servers import OURS, Server, Site, StartServer
 from live_wire import Answer, Wire
 
 NULL = "0" * 40
-BUNDLE2 = "HG20,bundle2=HG20%0Achangegroup%3D01%2C02%2C03"
+BUNDLE2 = "HG20%2Cbundle2%3DHG20%250Achangegroup%253D01%252C02%252C03"
 
 ours_only = pytest.mark.skipif(OURS != "ours", reason="this is not what hgweb does: HGWIRE_LIVE_OURS is set")
 
