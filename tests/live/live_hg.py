@@ -27,6 +27,8 @@ LOG = (
 _FIGURES = re.compile(r"(transferred) .*")
 # Of a streamed clone: it has those caches that the server could write by then.
 _FILES = re.compile(r"\d+ files(?= to transfer)")
+# Of changesets that a client moved out of the way: a hash of its own of what it wrote.
+_BACKUP = re.compile(r"(strip-backup/)[0-9a-f]{12}-[0-9a-f]{8}")
 _SECONDS = re.compile(r"in \d+\.\d+ seconds")
 _SIZES = re.compile(r"\d+(\.\d+)? (bytes|KB|MB|GB)( of data)?")
 
@@ -104,7 +106,7 @@ def normalise(text: str, names: dict[str, str]) -> str:
     """Replace what differs between two honest runs: addresses, folders, transfer times and sizes."""
     for found, name in names.items():
         text = text.replace(found, name)
-    text = _SECONDS.sub("in N seconds", text)
+    text = _BACKUP.sub(r"\1...", _SECONDS.sub("in N seconds", text))
     return _FILES.sub("N files", _SIZES.sub("N bytes", _FIGURES.sub(r"\1 ...", text)))
 
 

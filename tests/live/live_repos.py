@@ -118,6 +118,16 @@ def _obsolete(shop: Workshop, repo: Path) -> None:
     shop.hg("debugobsolete", "-d", "0 0", "--record-parents", node["3"], repo=repo)
 
 
+def _folders(shop: Workshop, repo: Path) -> None:
+    """Three folders that change in turn."""
+    for name in ("one", "two", "three"):
+        (repo / name).mkdir()
+    for number in range(6):
+        name = ("one", "two", "three")[number % 3]
+        shop.commit(repo, f"{name} {number}", **{f"{name}/file{number}": f"{number}\n"})
+    shop.hg("phase", "-p", "all()", repo=repo)
+
+
 def _heads(shop: Workshop, repo: Path) -> None:
     """2,000 heads on one root."""
     shop.hg("debugbuilddag", "+1:root" + "<root+1" * 2000, repo=repo)
@@ -144,6 +154,7 @@ RECIPES: dict[str, Callable[[Workshop, Path], None]] = {
     "drafts": _drafts,
     "public-only": _public_only,
     "obsolete": _obsolete,
+    "folders": _folders,
     "heads": _heads,
     "large-push": _large_push,
     "long-clone": _long_clone,

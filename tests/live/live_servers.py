@@ -45,11 +45,15 @@ def beside_python(program: str) -> str | None:
 
 
 def _module(name: str) -> str | None:
-    return name if importlib.util.find_spec(name) else None
+    try:
+        return name if importlib.util.find_spec(name) else None
+    except ModuleNotFoundError:  # the package that would contain it
+        return None
 
 
 PROGRAMS = {
     "hg": lambda: beside_python("hg") and _module("mercurial"),
+    "evolve": lambda: _module("hgext3rd.evolve"),
     "gunicorn": lambda: _module("gunicorn"),
     "uwsgi": lambda: beside_python("uwsgi"),
     "waitress": lambda: _module("waitress"),
@@ -84,12 +88,16 @@ class Site:
     """Processes; threads are more than enough in each."""
     cache: dict[str, Any] | None = None
     """Settings of the caches of ours."""
+    observed: str | None = None
+    """A file that receives the events of ours, one JSON object on each line."""
+    options: tuple[str, ...] = ()
+    """Further options of the server's command line."""
 
 
-def _gunicorn(port: int) -> list[str]:
+def _gunicorn(port: int, site: Site) -> list[str]:
     return [
-        *(sys.executable, "-m", "gunicorn", "live_wsgi:application"),
-        *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+        *(sys.executable, "-m", "gunicorn", "live_wsgi:application", *site.options),
+        *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--workers", str(site.workers), "--threads", "8"),
         *("--limit-request-line", "8190", "--limit-request-fields", "1000"),
         # No clock of the server's may end what a test has begun: connections wait for their next request, and a worker
         # that was stopped, or starved, for its turn.
@@ -97,19 +105,20 @@ def _gunicorn(port: int) -> list[str]:
     ]
 
 
-def _uwsgi(port: int) -> list[str]:
+def _uwsgi(port: int, site: Site) -> list[str]:
     # wsgi-manage-chunked-input belongs here too; only uWSGI 2.1 knows it, and 2.0 does not start with it.
     return [
         *(str(beside_python("uwsgi")), "--module", "live_wsgi:application", "--virtualenv", sys.prefix),
         *("--http", f"127.0.0.1:{port}", "--http-chunked-input"),
-        *("--master", "--need-app", "--die-on-term", "--workers", "1", "--threads", "8"),
+        *("--master", "--need-app", "--die-on-term", "--workers", str(site.workers), "--threads", "8"),
         *("--buffer-size", "65535", "--http-keepalive=3600"),
-        *("--lazy-apps", "--single-interpreter", "--http-timeout", "3600", "--socket-timeout", "3600"),
+        *("--lazy-apps", "--single-interpreter", "--http-timeout", "3600", "--socket-timeout", "3600", *site.options),
     ]
 
 
-def _waitress(port: int) -> list[str]:
-    return [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", "--threads=8", "live_wsgi:application"]
+def _waitress(port: int, site: Site) -> list[str]:
+    listen = f"--listen=127.0.0.1:{port}"
+    return [sys.executable, "-m", "waitress", listen, "--threads=8", *site.options, "live_wsgi:application"]
 
 
 COMMANDS = {"gunicorn": _gunicorn, "uwsgi": _uwsgi, "waitress": _waitress}
@@ -189,7 +198,7 @@ class Server:
         }
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [*COMMANDS[kind](self.port), *([f"--workers={site.workers}"] if site.workers > 1 else [])],
+                COMMANDS[kind](self.port, site),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

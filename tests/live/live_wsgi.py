@@ -46,9 +46,31 @@ def ours(site: dict[str, Any]) -> Any:
 
     provider = MercurialProvider(site["root"], config=site["config"])
     cache = CacheSettings(**site["cache"]) if site["cache"] else None
+    more: dict[str, Any] = {}
     if site["post_args"]:
-        return WireApp(provider, capabilities=ServerCapabilities(post_args=True), cache=cache)
-    return WireApp(provider, cache=cache)
+        more["capabilities"] = ServerCapabilities(post_args=True)
+    if site["observed"]:
+        more["observers"] = [writer(site["observed"])]
+    return WireApp(provider, cache=cache, **more)
+
+
+def writer(path: str) -> Callable[[Any], None]:
+    """Return an observer that appends each event to a file, as one line of JSON."""
+    import attrs
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {plain(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value.hex() if isinstance(value, bytes) else value
+
+    def write(event: Any) -> None:
+        fields = {"event": type(event).__name__, **plain(attrs.asdict(event))}
+        with open(path, "a") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    return write
 
 
 def middleware(site: dict[str, Any]) -> Any:

@@ -80,6 +80,37 @@ def test_markers_with_bundle1(pair: Pair) -> None:
     assert server["markers"]
 
 
+@pytest.mark.parametrize(
+    ("allowed", "users", "expected"),
+    [("*", [""], [True]), ("alice", ["bob:pw@", "alice:pw@"], [False, True]), ("", [""], [False])],
+    ids=["everybody", "alice", "nobody"],
+)
+def test_pull_of_hidden_changesets(pair: Pair, allowed: str, users: list[str], expected: list[bool]) -> None:
+    """``--remote-hidden`` asks for them in the URL of each request, and that of a batch means all its commands."""
+
+    def scenario(side: Side) -> Any:
+        side.config = ("experimental.evolution=all",)
+        # hg sends credentials only when challenged.
+        access = "[web]\nallow_read = alice, bob\n" if allowed == "alice" else ""
+        hgrc = f"{EVOLUTION}server.allow-hidden-access = {allowed}\n{NO_PUBLISHING}{access}"
+        served = side.serve("obsolete", hgrc=hgrc)
+        hidden = side.scribe("log", "--hidden", "-r", "1", "-T", "{node}", repo=served.path)
+        named, whole = [], []
+        for number, user in enumerate(users):
+            url = served.url.replace("//", f"//{user}", 1)
+            for name, flags in (("named", ["-r", hidden]), ("whole", [])):
+                work = side.checkout("empty", f"{name}{number}", EVOLUTION)
+                code = side.hg("pull", "--remote-hidden", *flags, url, cwd=work, ok=(0, 10, 255)).code
+                (named if flags else whole).append((code == 0, side.state(work)["changesets"]))
+        return named, whole
+
+    named, whole = pair.same(scenario)
+    assert [done for done, _ in named] == expected
+    assert all(done for done, _ in whole)
+    for results in (named, whole):
+        assert [any(line.endswith("before") for line in lines) for _, lines in results] == expected
+
+
 @pytest.fixture(scope="session")
 def largefiles_pair(make_pair: Callable[..., MakePair]) -> MakePair:
     """Servers with largefiles: the extension changes the whole process, so it has its own."""

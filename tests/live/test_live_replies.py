@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 from live_repos import BRANCH, Workshop
-from live_servers import SIDES, Server, Site, StartServer
+from live_servers import OURS, SIDES, Server, Site, StartServer
 from live_wire import Answer, Wire
 
 NULL = "0" * 40
@@ -148,6 +148,22 @@ def test_capabilities(command: str, path: str, servers: dict[str, Server]) -> No
     assert mine - theirs == {b"httpmediatype=0.1rx,0.1tx,0.2rx,0.2tx"}
     assert theirs - mine == {b"httpmediatype=0.1rx,0.1tx,0.2tx"}
     assert ours.headers["content-type"] == reference.headers["content-type"]
+
+
+@pytest.mark.skipif(OURS != "ours", reason="hgweb has this fault: HGWIRE_LIVE_OURS is set")
+def test_the_old_manifest_of_clone_bundles_has_no_empty_lines(
+    servers: dict[str, Server], site: Path, workshop: Workshop
+) -> None:
+    """hgweb leaves out what old clients do not know, and puts an empty line between the others."""
+    manifest = "https://cdn.example/1.hg BUNDLESPEC=zstd-v2\npeer-bundle-cache://it.hg BUNDLESPEC=zstd-v2\n"
+    manifest += "https://cdn.example/2.hg BUNDLESPEC=gzip-v2 REQUIRESNI=true\nhttps://cdn.example/3.hg\n"
+    repo = workshop.copy("public-only", site / "manifest", "[extensions]\nclonebundles =\n")
+    (repo / ".hg" / "clonebundles.manifest").write_text(manifest)
+    ours, reference = both(servers, "/manifest", Ask(command="clonebundles"), {})
+    assert (ours.status, ours.headers["content-type"]) == (reference.status, reference.headers["content-type"])
+    assert [line for line in reference.text.splitlines() if line] == ours.text.splitlines()
+    assert [line.partition(" ")[0][-4] for line in ours.text.splitlines()] == ["1", "2", "3"]
+    assert ours.text.endswith("\n")
 
 
 def test_the_branchmap_is_quoted(servers: dict[str, Server]) -> None:
