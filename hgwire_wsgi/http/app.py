@@ -40,8 +40,8 @@ __all__ = ["WireApp", "WireMiddleware"]
 
 _WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
-_LISTED = 1000 """Maximum number of repositories in the list at ``/``.  Each is asked about, because the list shows only
-what its reader may pull from."""
+_LISTED = 1000
+"""Maximum number of repositories in the list at ``/``.  The policy is asked about each of them."""
 
 
 class WireApp:

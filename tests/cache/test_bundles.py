@@ -87,14 +87,14 @@ def test_what_must_not_be_cached_reaches_the_caller(cache: BundleCache) -> None:
 def test_the_index_names_a_bundle_once_it_is_kept(cache: BundleCache, heads: tuple[bytes, ...]) -> None:
     entry = IndexEntry(index_key=INDEX, bundle_key=KEY, heads=heads)
     assert cache.read_index(INDEX) is None
-    read(cache.join_or_make(KEY, produce, never, index=entry).body)
+    read(cache.join_or_make(KEY, produce, never, index=lambda: entry).body)
     assert cache.wait(30)
     assert cache.read_index(INDEX) is None
-    read(cache.join_or_make(KEY, produce, always, index=entry).body)
+    read(cache.join_or_make(KEY, produce, always, index=lambda: entry).body)
     assert cache.wait(30)
     assert cache.read_index(INDEX) == entry
     newer = IndexEntry(index_key=INDEX, bundle_key=OTHER, heads=(b"\x03" * 20,))
-    read(cache.join_or_make(OTHER, produce, always, index=newer).body)
+    read(cache.join_or_make(OTHER, produce, always, index=lambda: newer).body)
     assert cache.wait(30)
     assert cache.read_index(INDEX) == newer
 

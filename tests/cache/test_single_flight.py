@@ -645,10 +645,10 @@ def test_the_companion_is_stored_after_a_bundle_that_is_kept(
     flight: SingleFlight, store: FolderStore, size: int
 ) -> None:
     companion = ("cd" + KEY[2:], b"index")
-    assert read(join(flight, Maker(DATA[:size]), lambda: False, companion=companion).body) == DATA[:size]
+    assert read(join(flight, Maker(DATA[:size]), lambda: False, companion=lambda: companion).body) == DATA[:size]
     assert flight.wait(30)
     assert files(store) == []
-    assert read(join(flight, Maker(DATA[:size]), companion=companion).body) == DATA[:size]
+    assert read(join(flight, Maker(DATA[:size]), companion=lambda: companion).body) == DATA[:size]
     assert flight.wait(30)
     assert store.get(companion[0]) == b"index"
     assert files(store) == [KEY, companion[0]]
@@ -660,7 +660,7 @@ def test_a_companion_that_cannot_be_stored_harms_no_bundle(
 ) -> None:
     companion = ("cd" + KEY[2:], b"index")
     os.makedirs(store.path(companion[0]))
-    assert read(join(flight, Maker(DATA[:size]), companion=companion).body) == DATA[:size]
+    assert read(join(flight, Maker(DATA[:size]), companion=lambda: companion).body) == DATA[:size]
     assert flight.wait(30)
     assert files(store) == [KEY]
     assert caplog.text.count("cannot be used") == 1

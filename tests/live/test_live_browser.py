@@ -13,7 +13,11 @@ from live_wire import Wire
 pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb has pages: HGWIRE_LIVE_OURS is set")
 
 FORM = "application/x-www-form-urlencoded"
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
+BROWSER = {
+    "Accept": "text/html,application/xhtml+xml,*/*;q=0.8",
+    "Sec-Fetch-Site": "none",
+    "Sec-Fetch-Mode": "navigate",
+}
 KEY = "namespace=bookmarks&key=mark&old=&new="
 
 

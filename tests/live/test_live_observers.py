@@ -158,7 +158,12 @@ def test_a_push_and_refused_ones(watched: Watched, workshop: Workshop, tmp_path:
 
 @pytest.mark.parametrize(
     ("query", "path", "status"),
-    [("cmd=heads", "/nowhere", 404), ("cmd=nonsense", "/repo", 400), ("cmd=known", "/repo", 400), ("", "/nowhere", 404)],
+    [
+        ("cmd=heads", "/nowhere", 404),
+        ("cmd=nonsense", "/repo", 400),
+        ("cmd=known", "/repo", 400),
+        ("", "/nowhere", 404),
+    ],
 )
 def test_bad_requests(watched: Watched, query: str, path: str, status: int) -> None:
     _, closed = ask(watched, f"bad {query} {path}", query, path)

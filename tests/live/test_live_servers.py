@@ -220,7 +220,9 @@ def test_pushkey_as_a_form(own: Own, workshop: Workshop) -> None:
     with Wire(own.server.port, f"/{target.name}") as wire:
         answer = wire.send("cmd=pushkey", method="POST", headers=headers, body=b"")
         assert (answer.status, answer.body) == (200, b"1\n"), answer
-        refused = wire.send("cmd=pushkey", method="POST", headers={**headers, "Origin": "https://evil.example"}, body=b"")
+        refused = wire.send(
+            "cmd=pushkey", method="POST", headers={**headers, "Origin": "https://evil.example"}, body=b""
+        )
         assert refused.status == 403, refused
         del headers["X-HgArg-1"]
         query = f"cmd=pushkey&key=other&namespace=bookmarks&new={node}&old="
