@@ -18,7 +18,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Before the conftest.py of the live tests imports them.
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
 
+LIVE = (
+    "cli",
+    "conf",
+    "docs/test_documentation.py",
+    "live",
+    "testing/test_memory_live.py",
+)
+"""Tests below these paths start servers or clients as processes; they are marked ``live``."""
+
 os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they are, so that ``-m "not live"`` is the quick ones."""
+    here = Path(__file__).resolve().parent
+    live = [here / name for name in LIVE]
+    for item in items:
+        if any(item.path == path or path in item.path.parents for path in live):
+            item.add_marker("live")
 
 
 @pytest.fixture(scope="session", autouse=True)
