@@ -38,7 +38,12 @@ def environ_of(query: str, body: bytes = b"", **more: Any) -> dict[str, Any]:
 
 
 def ask(
-    query: str, body: bytes = b"", *, capabilities: ServerCapabilities = POSTING, limits: Limits | None = None, **more: Any
+    query: str,
+    body: bytes = b"",
+    *,
+    capabilities: ServerCapabilities = POSTING,
+    limits: Limits | None = None,
+    **more: Any,
 ) -> Any:
     return classify(environ_of(query, body, **more), COMMANDS, capabilities=capabilities, limits=limits)
 
