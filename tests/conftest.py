@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,57 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Before the conftest.py of the live tests imports them.
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
 
+LIVE = (
+    "cli",
+    "conf",
+    "docs/test_documentation.py",
+    "live",
+    "testing/test_memory_live.py",
+)
+"""Tests below these paths start servers or clients as processes; they are marked ``live``."""
+
 os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
+
+
+_MISSING = re.compile(
+    r"(could not import|not installed|needs the extra)"
+    r".*\b(hg|mercurial|gunicorn|uwsgi|waitress|flask|pyramid|webtest|django|hgext3rd)\b",
+    re.IGNORECASE,
+)
+"""Why a test is skipped if something is missing that the extras install."""
+
+
+def _fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With HGWIRE_REQUIRE_LIVE=1 nothing is skipped because of a missing program or package."""
+    required = os.environ.get("HGWIRE_REQUIRE_LIVE") == "1"
+    if required and report.skipped and isinstance(report.longrepr, tuple) and _MISSING.search(report.longrepr[2]):
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr[2]} (HGWIRE_REQUIRE_LIVE=1)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """See :func:`_fail_if_required`."""
+    report = yield
+    _fail_if_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """See :func:`_fail_if_required`."""
+    report = yield
+    _fail_if_required(report)
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they are, so that ``-m "not live"`` is the quick ones."""
+    here = Path(__file__).resolve().parent
+    live = [here / name for name in LIVE]
+    for item in items:
+        if any(item.path == path or path in item.path.parents for path in live):
+            item.add_marker("live")
 
 
 @pytest.fixture(scope="session", autouse=True)

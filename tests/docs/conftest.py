@@ -1,4 +1,4 @@
-"""Fixtures: repositories for the documentation's examples, and the examples as modules."""
+"""Fixtures: repositories for the documentation's examples, and pages that run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-# Where the servers of the client's tests are, which serve here too.
+# The servers of the client's tests are there; they serve here too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 
-from docs_support import blocks
+from docs_support import Page
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):
     # Pyramid 2.1 imports pkg_resources, which newer releases of setuptools warn about.
@@ -27,27 +25,24 @@ with warnings.catch_warnings(), contextlib.suppress(ImportError):
 
 @pytest.fixture
 def srv(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples call /srv: ``hg/project`` is a demonstration repository."""
+    """What the examples call /srv, and the working directory: ``hg/project`` is a demonstration repository."""
     monkeypatch.setenv("HGRCPATH", "")
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(demonstration, tmp_path / "hg" / "project")
+    (tmp_path / "hgweb.conf").write_text(f"[paths]\n/ = {tmp_path}/hg/**\n")
     return tmp_path
 
 
 @pytest.fixture
-def example(srv: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Run a block of a document, with /srv replaced; gives its names, and can leave them behind as a module."""
-    modules: list[str] = []
+def page(srv: Path) -> Iterator[Callable[[str], Page]]:
+    """A function that opens a page, once; the modules that its blocks define are forgotten afterwards."""
+    pages: dict[str, Page] = {}
 
-    def run(document: str, name: str, *, module: str = "", **names: Any) -> dict[str, Any]:
-        (block,) = [block for block in blocks(document) if block.name == name]
-        namespace: dict[str, Any] = {"__name__": module or name, **names}
-        exec(compile(block.text.replace("/srv", str(srv)), f"{document}:{name}", "exec"), namespace)
-        if module:
-            sys.modules[module] = ModuleType(module)
-            vars(sys.modules[module]).update(namespace)
-            modules.append(module)
-        return namespace
+    def open_page(document: str) -> Page:
+        if document not in pages:
+            pages[document] = Page(document, srv)
+        return pages[document]
 
-    yield run
-    for module in modules:
-        del sys.modules[module]
+    yield open_page
+    for opened in pages.values():
+        opened.forget()

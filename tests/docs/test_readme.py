@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 from docs_support import DOCUMENTS, ROOT, blocks
@@ -38,11 +39,11 @@ def test_readme_opens_with_the_two_commands() -> None:
     assert len(steps(RUN)) == len(steps(TEST)) == 3
 
 
-def test_ci_runs_the_test_command_with_uwsgi_and_linters_added() -> None:
+def test_ci_runs_the_test_command_with_more_extras() -> None:
     lines = CI.splitlines()
     wanted = [
         step.replace(".venv/bin/pip install", ".venv/bin/pip install --quiet --disable-pip-version-check")
-        .replace("'.[test]'", "'.[test,uwsgi,lint]'")
+        .replace("'.[test]'", "'.[test,uwsgi,lint,docs,coverage]'")
         .replace(".venv/bin/", '"$venv/bin/')
         for step in steps(TEST)
     ]
@@ -51,7 +52,27 @@ def test_ci_runs_the_test_command_with_uwsgi_and_linters_added() -> None:
     assert places == sorted(places)
     assert lines.index("export HGWIRE_REQUIRE_LIVE=1") < places[-1]
     for linter in ('"$venv/bin/ruff" check .', '"$venv/bin/ruff" format --check .', '"$venv/bin/mypy"'):
-        assert lines.index(linter) > places[-1]
+        assert linter in lines
+    assert any(line.startswith('"$venv/bin/sphinx-build" -q -W') for line in lines)
+    assert '"$venv/bin/python" .ci/twins.py' in lines
+
+
+def test_ci_runs_every_supported_version_of_python() -> None:
+    configuration = configparser.ConfigParser(interpolation=None)
+    configuration.read(ROOT / "setup.cfg")
+    supported = re.findall(r":: (3\.\d+)$", configuration["metadata"]["classifiers"], re.MULTILINE)
+    (line,) = (line for line in CI.splitlines() if line.startswith("for version in"))
+    assert set(supported) - {"3.11"} == set(re.findall(r"3\.\d+", line))
+
+
+def test_every_dependency_has_a_lowest_version() -> None:
+    """Or the run with the lowest versions would take any."""
+    printed = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "lowest.py", *extras()], check=True, capture_output=True, text=True
+    ).stdout
+    assert {"attrs", "webob", "zstandard", "mercurial", "pytest"} <= {
+        line.split("==")[0] for line in printed.splitlines()
+    }
 
 
 def test_ci_stops_at_the_first_failure_and_is_valid_shell() -> None:
