@@ -13,7 +13,7 @@ Nothing runs before steps 1 to 3 are done for every sub-command.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 
@@ -55,6 +55,7 @@ class BoundCommand:
 
     Attributes:
         command: the declaration.
+        repository: leased for it.
         context: what the handler knows.
         arguments: the handler's keyword arguments.
         permission: the strictest that it and its sub-commands need.
@@ -65,6 +66,7 @@ class BoundCommand:
     """
 
     command: Command
+    repository: Repository
     context: CommandContext
     arguments: Mapping[str, Any]
     permission: Permission
@@ -78,7 +80,7 @@ class BoundCommand:
         """Whether the reply depends on nothing but the repository's state, the command and its arguments."""
         if self.permission != "pull" or self.granted - {"pull"} or "access-hidden" in self.context.arguments:
             return False
-        may_cache = self.context.repository.may_cache
+        may_cache = self.repository.may_cache
         return all(each.command.cacheable and may_cache(each.command.name) for each in (self, *self.batch))
 
     def run(self) -> Response:
@@ -105,7 +107,8 @@ class BoundCommand:
     def on(self, repository: Repository) -> BoundCommand:
         """The same command on another lease of its repository."""
         batch = tuple(each.on(repository) for each in self.batch)
-        return attrs.evolve(self, context=attrs.evolve(self.context, repository=repository, batch=batch), batch=batch)
+        context = attrs.evolve(self.context, repository=repository, batch=batch)
+        return attrs.evolve(self, repository=repository, context=context, batch=batch)
 
 
 def _run(command: Command, context: CommandContext, arguments: Mapping[str, Any]) -> Response:
@@ -267,6 +270,7 @@ class Dispatcher:
             )
             return BoundCommand(
                 command=command,
+                repository=repository,
                 context=context,
                 arguments=command.decode(arguments, codec),
                 permission=resolved.permission,
@@ -277,7 +281,8 @@ class Dispatcher:
             )
 
         def runner(context: CommandContext, other: str) -> Response:
-            command = self._required(other, context.repository, version)
+            # A context is only ever made with the repository of its lease, here and in BoundCommand.on().
+            command = self._required(other, cast("Repository", context.repository), version)
             return _run(command, attrs.evolve(context, arguments={}, batch=()), command.decode({}, codec))
 
         shared = {key: request.arguments[key] for key in _SHARED_WITH_BATCH if key in request.arguments}

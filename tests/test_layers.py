@@ -103,14 +103,23 @@ ONLY_IMPORTED_BY: dict[str, tuple[str, ...]] = {
 ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "limits": (),
-    "compression": _own("errors", "limits"),
-    "negotiation": _own("compression", "errors"),
-    "framing": _own("framing", "compression", "errors", "limits"),
-    "commands": _own("commands", "compression", "errors", "limits", "negotiation", "repositories.base"),
+    "logcontext": (),
+    "events": (),
+    "observers": _own("events"),
+    "streams": _own("errors", "limits"),
+    "compression": _own("streams", "errors", "limits"),
+    "negotiation": _own("compression", "streams", "errors", "limits"),
+    "framing": _own("framing", "compression", "streams", "errors", "limits"),
+    "commands": _own("commands", "compression", "negotiation", "streams", "errors", "events", "limits"),
+    "cache": _own("cache", "streams", "errors", "limits"),
     "repositories": _own(
-        "repositories", "cache.stores.memory", "commands", "compression", "errors", "limits", "negotiation"
+        *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
+        *("streams", "errors", "events", "limits"),
     ),
-    "access": _own("access", "errors", "repositories.base"),
+    "access": _own("access", "repositories.base", "errors"),
+    "dispatch": _own(
+        *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+    ),
 }
 """Which parts of the package these may know."""
 

@@ -11,8 +11,8 @@ import attrs
 from ..events import PushChanges
 from ..limits import Limits
 from ..negotiation import ClientProtocol, ServerCapabilities
-from ..repositories.base import Repository
 from ..streams import Readable
+from .objects import RepositoryObjects
 from .registry import Command
 from .responses import Response
 
@@ -49,7 +49,7 @@ class CommandContext:
         report_changes: for backends: called after each transaction with what it changed; ``None`` if nobody observes.
     """
 
-    repository: Repository
+    repository: RepositoryObjects
     arguments: Mapping[str, Any]
     user: str | None
     protocol: ClientProtocol

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import CommandFailed, InvalidArgument, RequestError
-from ..repositories.base import NULL, Repository
 from ..streams import close_source
 from .arguments import Argument, ArgumentType, encode_nodes
 from .batch import join_replies
 from .context import CommandContext
+from .objects import NULL, RepositoryObjects
 from .registry import Command, Handler, Permission
 from .responses import BytesResponse, OutOfBandError, Response, short_reply
 
@@ -52,7 +52,7 @@ def between(context: CommandContext, pairs: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(encode_nodes(_between(context.repository, top, bottom)) + b"\n" for top, bottom in pairs)
 
 
-def _between(repository: Repository, top: bytes, bottom: bytes) -> list[bytes]:
+def _between(repository: RepositoryObjects, top: bytes, bottom: bytes) -> list[bytes]:
     found, node, distance, wanted = [], top, 0, 1
     while node not in (bottom, NULL):
         if distance == wanted:

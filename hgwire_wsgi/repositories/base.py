@@ -16,27 +16,21 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from ..errors import CommandFailed, UnknownCommand
+from ..commands.objects import RepositoryObjects
+from ..commands.registry import Command, Permission
 from ..negotiation import ServerCapabilities
 from ..streams import Readable
 
-if TYPE_CHECKING:
-    from ..commands.registry import Command, Permission
-    from ..commands.responses import Response
-
 __all__ = [
-    "NULL",
     "Authorize",
     "IncrementalBundles",
     "Lease",
-    "PushKeyResult",
     "Repository",
     "RepositoryCommands",
-    "RepositoryObjects",
     "RepositoryProvider",
     "RepositorySettings",
     "RepositoryState",
@@ -45,24 +39,8 @@ __all__ = [
     "Subresources",
 ]
 
-NULL = b"\0" * 20
-"""The node that is the parent of roots."""
-
 Authorize = Callable[[str], None]
 """Called with ``pull`` or ``upload``; raises :class:`PermissionDenied` if the policy refuses."""
-
-
-@attrs.frozen
-class PushKeyResult:
-    """The result of ``pushkey``.
-
-    Attributes:
-        success: whether the key has the new value.
-        output: what hooks printed.
-    """
-
-    success: bool
-    output: bytes = b""
 
 
 class RepositoryState(abc.ABC):
@@ -120,10 +98,6 @@ class RepositoryCommands:
         """
         return True
 
-    def capabilities(self) -> Iterable[bytes]:
-        """Return the tokens of the ``capabilities`` reply, except those that the transport adds."""
-        return ()
-
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         """Return what is negotiated for this repository.
 
@@ -132,87 +106,6 @@ class RepositoryCommands:
                 requests could read other arguments than the transport does.
         """
         return server
-
-
-class RepositoryObjects:
-    """The objects behind the standard commands.
-
-    Nodes are 20 bytes.  A command whose method is not implemented is unknown in this repository.
-    """
-
-    def heads(self) -> Sequence[bytes]:
-        """Return the changesets without children, newest first; :data:`NULL` alone for an empty repository."""
-        raise _missing("heads")
-
-    def parents(self, node: bytes) -> tuple[bytes, bytes]:
-        """Return the two parents of a changeset, :data:`NULL` for a missing one.
-
-        Raises:
-            CommandFailed: if there is no such changeset.
-        """
-        raise _missing("parents")
-
-    def known(self, nodes: Sequence[bytes]) -> Sequence[bool]:
-        """Return for each node whether the repository has that changeset."""
-        raise _missing("known")
-
-    def lookup(self, key: bytes) -> bytes:
-        """Return the node of a hash or its beginning, a revision number, a tag, a bookmark or a branch.
-
-        Raises:
-            CommandFailed: if there is no such revision.
-        """
-        raise _missing("lookup")
-
-    def branchmap(self) -> Mapping[bytes, Sequence[bytes]]:
-        """Return the heads of each branch by its name in UTF-8, closed heads included, oldest first."""
-        raise _missing("branchmap")
-
-    def listkeys(self, namespace: bytes) -> Mapping[bytes, bytes]:
-        """Return the keys of a namespace such as ``bookmarks``; nothing for an unknown one."""
-        raise _missing("listkeys")
-
-    def pushkey(self, namespace: bytes, key: bytes, old: bytes, new: bytes) -> PushKeyResult:
-        """Set a key to ``new`` if its value is still ``old``."""
-        raise _missing("pushkey")
-
-    def changegroup(self, bases: Sequence[bytes], heads: Sequence[bytes] | None) -> Response:
-        """Return a changegroup of version 01: the descendants of ``bases``, bases included, up to ``heads``."""
-        raise _missing("changegroup")
-
-    def getbundle(self, **arguments: Any) -> Response:
-        """Return a bundle of what the client lacks; the arguments are the declared ones of ``getbundle``, decoded."""
-        raise _missing("getbundle")
-
-    def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
-        """Apply a bundle.
-
-        Args:
-            heads: the heads the client saw; or ``[b"force"]``; or ``[b"hashed", SHA-1 of the sorted heads]``.
-            body: the bundle.
-            client: the client's scheme, address and user, for logs and hooks.
-        """
-        raise _missing("unbundle")
-
-    def stream_out(self) -> Response:
-        """Return the files of the store as they are."""
-        raise _missing("stream_out")
-
-    def clone_bundles(self, *, legacy: bool) -> bytes:
-        """Return the manifest of clone bundles; a legacy one lists only those that every client understands."""
-        return b""
-
-    def cached_bundle(self, path: bytes) -> Response:
-        """Return a bundle that the manifest of clone bundles lists for inline transfer.
-
-        Raises:
-            CommandFailed: if there is none of that path.
-        """
-        raise CommandFailed("no such bundle")
-
-
-def _missing(command: str) -> UnknownCommand:
-    return UnknownCommand(f"this repository does not offer {command}")
 
 
 class Repository(RepositoryState, RepositorySettings, RepositoryCommands, RepositoryObjects):

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
+from ..commands.objects import NULL
 from ..errors import CommandFailed
-from ..repositories.base import NULL
 from ..streams import Readable
 from .changegroup import END, Chunk, Reader, apply_delta, encode_group, encode_path, full_delta
 

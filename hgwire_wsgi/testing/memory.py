@@ -18,10 +18,11 @@ from typing import Any
 
 import attrs
 
+from ..commands.objects import NULL, PushKeyResult
 from ..commands.responses import PushError, PushResponse, Response, StreamResponse
 from ..errors import CommandFailed, InvalidArgument, RepositoryNotFound
 from ..limits import Limits
-from ..repositories.base import NULL, Lease, PushKeyResult, Repository, RepositoryProvider
+from ..repositories.base import Lease, Repository, RepositoryProvider
 from ..streams import Readable
 from .changegroup import open_bundle
 from .history import History, Push, unhex, unknown

@@ -74,7 +74,7 @@ def test_nodes_round_trip(nodes: list[bytes]) -> None:
 
 
 def test_unknown_type() -> None:
-    with pytest.raises(ValueError, match="type_"):
+    with pytest.raises(ValueError, match="x: type must be one of"):
         Argument("x", "node")
 
 

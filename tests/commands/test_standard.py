@@ -11,6 +11,7 @@ import pytest
 
 from hgwire_wsgi.commands.batch import SubCommand
 from hgwire_wsgi.commands.classify import WireRequest
+from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.commands.responses import (
     BytesResponse,
@@ -25,7 +26,7 @@ from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
 from hgwire_wsgi.errors import CommandFailed, InvalidArgument, RequestError, UnknownCommand
 from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.negotiation import ClientProtocol, ServerCapabilities
-from hgwire_wsgi.repositories.base import NULL, Repository
+from hgwire_wsgi.repositories.base import Repository
 from hgwire_wsgi.testing.memory import MemoryRepository
 
 

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
-from hgwire_wsgi.repositories.base import NULL, IncrementalBundles, Repository, Subresources
+from hgwire_wsgi.commands.objects import NULL
+from hgwire_wsgi.repositories.base import IncrementalBundles, Repository, Subresources
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
 from hgwire_wsgi.repositories.mercurial.incremental import clone_family, is_worth_sending
 

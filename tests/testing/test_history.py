@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.cli.demo import hg_command
+from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.commands.responses import PushResponse, StreamResponse
 from hgwire_wsgi.errors import CommandFailed
-from hgwire_wsgi.repositories.base import NULL
 from hgwire_wsgi.testing.changegroup import END, Chunk, encode_group, encode_path, full_delta
 from hgwire_wsgi.testing.history import History, Push, unhex, unknown
 from hgwire_wsgi.testing.memory import MemoryRepository

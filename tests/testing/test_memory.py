@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.commands.responses import PushError, PushResponse, Response, StreamResponse
 from hgwire_wsgi.errors import CommandFailed, DecodeError, InvalidArgument, RepositoryNotFound
-from hgwire_wsgi.repositories.base import NULL
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 UNKNOWN = b"\x11" * 20

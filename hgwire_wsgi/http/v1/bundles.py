@@ -159,7 +159,7 @@ class LongReplies:
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
     ) -> StoredFile | StoredUrl | None:
         """The bundle of an older state, if the client asks for the rest afterwards and it is worth sending."""
-        repository = bound.context.repository
+        repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
         family = _family(bound, name, encodings)
@@ -196,13 +196,13 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
 
 def _is_full_clone(bound: BoundCommand) -> bool:
     """Whether a command asks for all heads that there are."""
-    repository, heads = bound.context.repository, bound.arguments.get("heads", [])
+    repository, heads = bound.repository, bound.arguments.get("heads", [])
     return bool(heads) and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads)
 
 
 def _family(bound: BoundCommand, name: str, encodings: Encodings) -> str | None:
     """The key of the index entry of a full clone: all that its bundle depends on, except the history."""
-    repository = bound.context.repository
+    repository = bound.repository
     if not isinstance(repository, IncrementalBundles):
         return None
     rest = repository.clone_family(bound.command.name, bound.arguments)

@@ -10,9 +10,9 @@ from typing import Any
 from mercurial import wireprototypes
 
 from ...commands.arguments import decode_nodes
+from ...commands.objects import NULL
 from ...errors import InvalidArgument
 from ...streams import Prefixed, Readable, read_exactly
-from ..base import NULL
 
 __all__ = ["check", "check_bundle"]
 

@@ -28,6 +28,7 @@ from ...commands.responses import (
 )
 from ...commands.standard import STANDARD_COMMANDS
 from ...errors import CommandFailed, LocalProtocolError
+from ..base import RepositorySettings
 from .checks import check, check_bundle
 from .errors import Report, translated_chunks, translated_request
 from .transactions import observed
@@ -184,10 +185,11 @@ def _handler(name: str) -> Callable[..., Response]:
 
 def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:
     """Whether a request asks to see hidden changesets, and its user is one that the configuration allows to."""
-    if not wanted:
+    repository = context.repository
+    if not wanted or not isinstance(repository, RepositorySettings):
         return False
-    allowed = context.repository.settings("experimental", "server.allow-hidden-access")
-    return bool(allowed) and context.repository.is_member(context.user or "", allowed)
+    allowed = repository.settings("experimental", "server.allow-hidden-access")
+    return bool(allowed) and repository.is_member(context.user or "", allowed)
 
 
 def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:

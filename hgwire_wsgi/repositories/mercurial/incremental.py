@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..base import NULL
+from ...commands.objects import NULL
 
 __all__ = ["clone_family", "count_missing", "is_worth_sending"]
 

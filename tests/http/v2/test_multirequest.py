@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import pytest
 from fakes import Exchange, FakeProvider
-from hgwire_wsgi.http.framed import RENDERERS
 from v2_support import MEDIA_TYPE, OPEN, V2, Answer, Reply, ask, chunks, command, commands, frame, make_app, registry
 from v2_support import send as begin
 
@@ -41,6 +40,7 @@ from hgwire_wsgi.framing import (
     OutgoingStream,
     encode_frame,
 )
+from hgwire_wsgi.http.v2.renderers import RENDERERS
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
@@ -541,7 +541,7 @@ def test_a_body_without_a_length() -> None:
     assert Answer(exchange).replies[1].ended
     refused = begin(make_app(), "ro/heads", b"", CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
     assert refused.status == "411 Length Required"
-    assert next(refused.response).startswith(b"this server takes no chunked request bodies")
+    assert next(refused.response).startswith(b"this server does not accept chunked request bodies")
     with pytest.raises(Exception, match="closing the connection"):
         next(refused.response)
 
@@ -630,7 +630,7 @@ def test_options() -> None:
             ApiSettings().workers,
         )
     )
-    assert V2.names == ["exp-http-v2-0001"]
+    assert V2.available == ["exp-http-v2-0001"]
     with pytest.raises(ValueError, match="workers"):
         ApiSettings(workers=-1)
 

@@ -24,7 +24,7 @@ from hgwire_wsgi import (
 from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.framing import Frame, FrameBuffer
 
-VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002" / "http.json"
+VECTORS = Path(__file__).parent.parent.parent / "vectors" / "framing-0002" / "http.json"
 RECORDED = json.loads(VECTORS.read_text())
 
 NOT_FRAMES = "a body that is no frames, or holds no whole command, is answered with 400 and a text (decisions)"
@@ -98,7 +98,7 @@ def recorded_commands() -> CommandRegistry:
     def streamer(context: CommandContext) -> StreamResponse:
         return StreamResponse([b"chunk1", b"chunk2"])
 
-    @registry.command("v1only", permission="pull", transports={"http-v1"})
+    @registry.command("v1only", permission="pull", version="v2")
     def v1only(context: CommandContext) -> bytes:
         return b""
 
