@@ -1,4 +1,4 @@
-"""``hgwire frames``: frames between bytes and text, and recorded exchanges run through a reactor."""
+"""``hgwire frames``: convert frames between bytes and text, and run recorded exchanges through a reactor."""
 
 from __future__ import annotations
 
@@ -38,16 +38,15 @@ from . import CommandLineError, open_input
 __all__ = ["configure", "run"]
 
 _PIECE = 64 * 1024
-# Whoever looks at frames wants to see also those that no server takes; only the header bounds them.
+# Frames that no server accepts should be visible too; only the header bounds them.
 _ANY_SIZE = Limits(frame_payload=(1 << 24) - 1)
-_NAMES = {revision.name: revision for revision in REVISIONS.values()}
 _EPILOG = """\
-A line of text stands for a frame:
+A line of text is a frame:
 
     <request-id> <stream-id> <stream-flags> <type> <flags> <payload>
 
-separated by single spaces: IDs are numbers, types and flags names or numbers, several flags are joined with "|",
-and the payload has the escapes of a Python bytes literal.  Empty lines and those that begin with "#" are skipped.
+separated by single spaces.  IDs are numbers; types and flags are names or numbers; several flags are joined by "|";
+the payload has the escapes of a Python bytes literal.  Empty lines and lines that begin with "#" are skipped.
 
     1 1 stream-begin command-name have-args listkeys
     1 1 0 command-argument eoa \\x09\\x00\\x09\\x00namespacebookmarks
@@ -61,34 +60,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire frames``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("--revision", choices=sorted(_NAMES), default="exp-framing-0002", help="what the frames mean")
+    parser.add_argument(
+        "--revision",
+        choices=sorted(REVISIONS),
+        default="exp-framing-0002",
+        help="framing revision (default: %(default)s)",
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    encode = actions.add_parser("encode", help="lines of text to bytes")
-    encode.add_argument("file", nargs="?", default="-", help="lines of text; standard input unless given")
+    encode = actions.add_parser("encode", help="convert lines of text to bytes")
+    encode.add_argument("file", nargs="?", default="-", help="lines of text (default: standard input)")
     encode.set_defaults(do=_encode)
 
-    decode = actions.add_parser("decode", help="bytes to lines of text")
-    decode.add_argument("file", nargs="?", default="-", help="bytes; standard input unless given")
-    decode.add_argument("--hex", action="store_true", help="the bytes are hexadecimal, or a dump of xxd or hexdump -C")
+    decode = actions.add_parser("decode", help="convert bytes to lines of text")
+    decode.add_argument("file", nargs="?", default="-", help="bytes (default: standard input)")
+    decode.add_argument("--hex", action="store_true", help="read hexadecimal digits, or output of xxd or hexdump -C")
     decode.add_argument("--explain", action="store_true", help="explain every field")
     decode.set_defaults(do=_decode)
 
     check = actions.add_parser("check", help="run recorded frames through a reactor and print its actions")
-    check.add_argument("requests", metavar="REQUESTS", help="what the client sent")
-    check.add_argument("responses", metavar="RESPONSES", nargs="?", help="what the server answered")
-    check.add_argument("--format", choices=sorted(_READERS), default="raw", help="of both files (default: raw bytes)")
+    check.add_argument("requests", metavar="REQUESTS", help="the bytes that the client sent")
+    check.add_argument("responses", metavar="RESPONSES", nargs="?", help="the bytes that the server sent")
+    check.add_argument(
+        "--format", choices=sorted(_READERS), default="raw", help="format of both files (default: raw bytes)"
+    )
     check.set_defaults(do=_check)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do one of the three.  The exit code is 1 for frames that break the protocol."""
+    """Run one of the three actions.  The exit code is 1 if frames break the protocol."""
     do: Callable[[argparse.Namespace, Revision], int] = args.do
-    return do(args, _NAMES[args.revision])
+    return do(args, REVISIONS[args.revision])
 
 
 def _lines(file: BinaryIO, revision: Revision) -> Iterator[Frame]:
-    """The frames that lines of text stand for."""
+    """Parse lines of text as frames."""
     for number, line in enumerate(file, start=1):
         text = line.rstrip(b"\r\n")
         if text.strip() and not text.startswith(b"#"):
@@ -99,7 +105,7 @@ def _lines(file: BinaryIO, revision: Revision) -> Iterator[Frame]:
 
 
 class _Pieces:
-    """What an iterator gives, to be read."""
+    """A file made of an iterator of bytes."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -126,12 +132,12 @@ def _undump(file: BinaryIO) -> Iterator[bytes]:
             hexdump = True
             text = text[offset.end() :].partition("|")[0]
         elif hexdump:
-            # The last line holds an offset alone; "*" stands for lines left out, and must not be passed over.
+            # The last line is only an offset.  "*" stands for lines left out, and is an error.
             text = "" if len(text) in (7, 8) else text
         try:
             yield bytes.fromhex(text)
         except ValueError as error:
-            raise CommandLineError(f"line {number} is no hexadecimal dump") from error
+            raise CommandLineError(f"line {number} is not a hexadecimal dump") from error
 
 
 _READERS: dict[str, Callable[[BinaryIO, Revision], Readable]] = {
@@ -167,7 +173,7 @@ def _check(args: argparse.Namespace, revision: Revision) -> int:
     for action in _feed(server, args.requests, args.format):
         code |= _show(action)
         if isinstance(action, RunCommand):
-            # The same commands as sent from here, whatever their IDs.
+            # The client expects an answer, as if it had sent the command itself.
             request = Request(action.request_id, revision.client_waiting, name=action.name, sent=True)
             client.requests[action.request_id] = request
     if args.responses is not None:
@@ -187,12 +193,17 @@ def _feed(reactor: ServerReactor | ClientReactor, name: str, form: str) -> Itera
     yield reactor.receive_eof()
 
 
-def _bytes(data: bytes | None) -> str:
+def _bytes(data: bytes) -> str:
     return repr(data)[1:]
 
 
+def _value(value: object) -> str:
+    """An argument: bytes, or a value that has a type in the revision."""
+    return _bytes(value) if isinstance(value, bytes) else repr(value)
+
+
 def _run_command(action: RunCommand) -> str:
-    arguments = "".join(f" {_bytes(name)}={_bytes(value)}" for name, value in sorted(action.arguments.items()))
+    arguments = "".join(f" {_bytes(name)}={_value(value)}" for name, value in sorted(action.arguments.items()))
     return f"request {action.request_id}: {_bytes(action.name)}{arguments}{' with data' * action.has_data}"
 
 
@@ -217,7 +228,7 @@ _SHOWN: dict[type, Callable[..., str]] = {
 
 
 def _show(action: Action) -> int:
-    """Print an action; says with which exit code."""
+    """Print an action, and return the exit code that it causes."""
     name = repr(action) if isinstance(action, Signal) else type(action).__name__
     print(f"  {name:14} {_SHOWN[type(action)](action)}".rstrip())
     return int(isinstance(action, Error))

@@ -31,27 +31,27 @@ from .connection import PIECE, Response, Source, pieces_of, printable, size_of
 __all__ = ["APIS", "TEXT_BYTES", "Exchange", "Part", "V2Client"]
 
 APIS = {"exp-http-v2-0001": EXP_0002}
-"""Names of the API in URLs, with the framing revision that each speaks."""
+"""The framing revision of each API, by the name that the API has in URLs."""
 
 TEXT_BYTES = 16 * 1024 * 1024
-"""Most bytes of text output in one exchange: without a bound, a server could make a client read for ever."""
+"""Maximum text output of one exchange, in bytes: without it, a server could keep a client reading forever."""
 
 _IDLE_FRAMES = 10_000
-"""Most frames in a row that bring nothing, for the same reason."""
+"""Maximum number of consecutive frames without content, for the same reason."""
 
 _ATOM_OVERHEAD = 64
-"""What an atom counts besides its text: taking an empty one apart costs as much as so many bytes, if not more."""
+"""What an atom counts in addition to its text, because even an empty one takes time to decode."""
 
 
 @attrs.define
 class Part:
-    """Some of the reply to one of the calls of an exchange.
+    """A part of the reply to one call of an exchange.
 
     Attributes:
-        call: which call, counted from 0.
+        call: the index of the call.
         data: bytes of its reply.
-        final: whether nothing follows for this call.
-        error: why the call failed; always ``final``.
+        final: true if nothing follows for this call.
+        error: why the call failed; such a part is always ``final``.
     """
 
     call: int
@@ -61,9 +61,9 @@ class Part:
 
 
 class Exchange:
-    """The replies to several calls as they arrive: an iterator of :class:`Part`, in the order the server chose.
+    """The replies to several calls as they arrive: an iterator of :class:`Part`, in the server's order.
 
-    It raises the documented errors of :meth:`Client.call`; one that ends without an exception is whole.
+    It raises the errors that :meth:`Client.call` documents.  If it ends without one, all replies are complete.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Exchange:
             raise
 
     def close(self) -> None:
-        """Give up what was not read."""
+        """Drop what was not read."""
         self._response.close()
 
     def _receive(self) -> Iterator[Part]:
@@ -107,7 +107,7 @@ class Exchange:
                 idle = 0
             part = self._part(action)
             if part is not None:
-                # Empty frames are legal, but too many of them are an attack.
+                # Empty frames are valid, but too many of them are an attack.
                 if part.data or part.final:
                     idle = 0
                 yield part
@@ -137,7 +137,7 @@ class Exchange:
 
 
 def _drop(atom: Atom) -> None:
-    """What becomes of text output unless the caller wants it."""
+    """Ignore text output, which is the default."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -147,9 +147,9 @@ class V2Client(Client):
     Args:
         url, auth, timeout, ssl_context, limits: as for :class:`Client`; ``url`` is that of the repository.
         api: one of :data:`APIS`.
-        on_text: called with each piece of text that the server has for a person, while a reply is read.
-        profile: how to encode command data; not at all unless given.
-        encodings: names of the profiles that replies may be encoded with, best first.
+        on_text: called with each piece of text for the user, while a reply is read.
+        profile: the encoding of command data; ``None`` sends them as they are.
+        encodings: names of the profiles that are accepted for replies, best first.
     """
 
     api: str = attrs.field(default="exp-http-v2-0001", validator=attrs.validators.in_(APIS), kw_only=True)
@@ -164,20 +164,20 @@ class V2Client(Client):
     def run(self, call: Call) -> Reply:
         exchange = self._send([call], call.name)
         pieces = _single(exchange)
-        # So that a refusal is raised here, not when the reply is read.
+        # A refusal must be raised here, not when the reply is read.
         first = next(pieces, b"")
         return Reply(chain([first], pieces), exchange.close, media_type=self._revision.media_type)
 
     def exchange(self, calls: Sequence[Call]) -> Exchange:
-        """Run several commands in one request and get their replies as they arrive, in constant memory.
+        """Run several commands in one request and return their replies as they arrive, in constant memory.
 
         Raises:
-            As :meth:`Client.call`, for what concerns all of them.
+            HgWireError: as :meth:`Client.call`, for what concerns all of them.
         """
         return self._send(calls, "multirequest")
 
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
-        """Run several commands in one request; one that fails leaves the others alone."""
+        """Run several commands in one request; if one fails, the others still return their replies."""
         if not calls:
             return []
         collected = [bytearray() for _ in calls]
@@ -207,7 +207,7 @@ class V2Client(Client):
         media_type = self._revision.media_type
         headers = [("Accept", media_type), ("Content-Type", media_type)]
         if self._encodings:
-            # The patch leaves open how a client asks for encodings; our server takes them as those of version 1.
+            # The patch does not say how a client asks for encodings; our server uses the header of version 1.
             headers.append(("X-HgProto-1", f"comp={','.join(self._encodings)}"))
         response = self.connection.request(
             "POST",
@@ -218,7 +218,7 @@ class V2Client(Client):
             repeatable=isinstance(body, bytes) and not writes,
         )
         if response.status != 200 or response.media_type == "text/plain":
-            # What the server finds wrong with the frames it says as text with a status of success.
+            # The server reports wrong frames as text, with a status of success.
             raise refusal(response, kind="protocol" if response.status in (200, 400) else "")
         if response.media_type != media_type:
             response.close()
@@ -231,18 +231,21 @@ class V2Client(Client):
         stream = OutgoingStream(1, self._profile)
         actions: list[SendFrames] = []
         numbers = []
-        for call in calls:
+        for left, call in enumerate(calls, start=1 - len(calls)):
             data = None if call.data is None else pieces_of(call.data)
-            number, action = reactor.send_command(stream, call.name.encode(), _arguments(call), data)
+            # > the last frame of a stream MUST set end-of-stream
+            number, action = reactor.send_command(
+                stream, call.name.encode(), _arguments(call), data, end_stream=left == 0
+            )
             actions.append(action)
             numbers.append(number)
         chunks = (encode_frame(frame, self.limits) for action in actions for frame in action.frames)
         return b"".join(chunks) if all(call.data is None for call in calls) else chunks, numbers
 
     def _length(self, calls: Sequence[Call]) -> int | None:
-        """How long the body will be, found by framing blanks in the place of the data.
+        """The length of the body, found by framing zeros instead of the data.
 
-        ``None`` for data of unknown size and for encoded ones.
+        ``None`` if data are encoded or of unknown size.
         """
         if self._profile is not None:
             return None

@@ -1,15 +1,22 @@
 """The frame-based protocol without I/O: frames, streams, and a reactor for each side.
 
-::
+A server that receives a whole request before it answers::
 
-    reactor = ServerReactor(EXP_0002, defer_output=True)
-    for action in reactor.receive_data(request_body):
-        if isinstance(action, RunCommand):
-            reactor.send_response(OutgoingStream(2), action.request_id, run(action.name, action.arguments))
-    action = reactor.receive_eof()
-    if isinstance(action, SendFrames):
-        for chunk in iter_chunks(action.frames):
-            write(chunk)
+    def serve(request_body, run, write):
+        reactor = ServerReactor(EXP_0002, defer_output=True)
+        stream = OutgoingStream(2)
+        for action in reactor.receive_data(request_body):
+            if isinstance(action, RunCommand):
+                reactor.send_response(stream, action.request_id, run(action.name, action.arguments))
+        action = reactor.receive_eof()
+        if isinstance(action, Error):
+            # The responses so far, then an error for whatever was incomplete.
+            action = reactor.send_failure(stream)
+        if isinstance(action, SendFrames):
+            for chunk in iter_chunks(action.frames):
+                write(chunk)
+
+``docs/framing.rst`` shows more: clients, command data, worker threads, encoded streams.
 """
 
 from .actions import (
@@ -27,6 +34,7 @@ from .actions import (
 )
 from .buffered import BufferedCommands
 from .client import ClientReactor
+from .data import Data, Objects
 from .exp0002 import EXP_0002
 from .frame import Frame, FrameBuffer, encode_frame, iter_chunks, read_frame
 from .header import (
@@ -45,8 +53,8 @@ from .server import ServerReactor
 from .streams import IDENTITY, PROFILES, ZLIB, ZSTD_8MB, OutgoingStream, Profile
 from .textoutput import Atom, decode_atoms, encode_atoms
 
-REVISIONS = {revision.media_type: revision for revision in (EXP_0002,)}
-"""Every revision by its media type."""
+REVISIONS = {revision.name: revision for revision in (EXP_0002,)}
+"""Every revision by its name."""
 
 __all__ = [
     "EXP_0002",
@@ -67,10 +75,12 @@ __all__ = [
     "BufferedCommands",
     "ClientReactor",
     "CommandData",
+    "Data",
     "Error",
     "Frame",
     "FrameBuffer",
     "Header",
+    "Objects",
     "OutgoingStream",
     "Profile",
     "Request",

@@ -1,13 +1,13 @@
-"""What a reactor answers to an event: what its owner should do now.
+"""Actions: a reactor's answer to an event, which says what its owner should do now.
 
-One is made per frame, so they are mutable, slotted and unvalidated.  The names are those of Mercurial's reactors.
+One is made per frame, so they are mutable, slotted and unvalidated.  Their names are those of Mercurial's reactors.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -54,17 +54,19 @@ class RunCommand:
     request_id: int
     name: bytes
     """As sent: it may be empty or unknown."""
-    arguments: Mapping[bytes, bytes]
-    """Every value by its name.  A revision with typed arguments puts other values here."""
+    arguments: Mapping[bytes, Any]
+    """Values by name: bytes, or what the types of the revision are."""
     has_data: bool = False
     """Data follow as :class:`CommandData`, the last of them ``final``."""
     data: bytes | None = None
-    """All the data, where :class:`~hgwire_wsgi.framing.BufferedCommands` collected them; else ``None``."""
+    """All the data if :class:`~hgwire_wsgi.framing.BufferedCommands` collected them, else ``None``."""
+    redirect: Any = None
+    """What the client said about the redirects it follows, in a revision that has them."""
 
 
 @attrs.define
 class CommandData:
-    """Some data of a command that runs."""
+    """Some data of a running command."""
 
     request_id: int
     data: bytes
@@ -75,18 +77,17 @@ class CommandData:
 class SendFrames:
     """Frames to send, in this order.
 
-    They are made while they are iterated, so that a response may be larger than memory, and a request ID becomes free
-    once the last of its frames was taken.  Whoever gives up before calls :meth:`close`, which closes the iterables
-    the frames would have come from.
+    Each frame is made when it is taken, so a response may be larger than memory.  The request ID becomes free once
+    the last frame was taken.  Call :meth:`close` if you stop before that.
     """
 
     frames: Iterator[Frame]
     _sources: Sequence[object] = attrs.field(default=(), repr=False)
 
     def close(self) -> None:
-        """Drop what was not sent."""
+        """Drop the frames that were not taken, and close the iterables they would have come from."""
         close_source(self.frames)
-        # A generator that was never started does not close what it would have read from.
+        # A generator that never started does not close what it would have read from.
         for source in self._sources:
             close_source(source)
 
@@ -118,14 +119,14 @@ class ResponseError:
 
     request_id: int
     message: bytes
-    """As sent, UTF-8 by the specification."""
+    """As sent; UTF-8 by the specification."""
     kind: str = ""
-    """Who is to blame, if the server said so: ``protocol`` (what we sent), ``application``, or both with a ``|``."""
+    """The cause, if the server said: ``protocol`` (what we sent), ``application``, or both joined by ``|``."""
 
 
 @attrs.define
 class TextOutput:
-    """Text for the person who waits for a request."""
+    """Text for the user who waits for a request."""
 
     request_id: int
     atoms: tuple[Atom, ...]

@@ -9,9 +9,10 @@ from ..errors import LocalProtocolError
 from ..limits import Limits
 from ..streams import close_source
 from .actions import NOOP, Action, SendFrames
+from .data import Data, as_bytes
 from .frame import DEFAULT_LIMITS, Frame
 from .reactor import Reactor
-from .revision import Data, Request, Revision
+from .revision import Request, Revision
 from .streams import OutgoingStream
 
 __all__ = ["ClientReactor"]
@@ -22,7 +23,7 @@ _REQUEST_IDS = 1 << 15
 class ClientReactor(Reactor):
     """Frames commands and receives their responses.
 
-    Each received frame gives a :class:`~.actions.ResponseData`, :class:`~.actions.ResponseError` or
+    Each received frame returns a :class:`~.actions.ResponseData`, :class:`~.actions.ResponseError` or
     :class:`~.actions.TextOutput` of its request, or ``WANT_FRAME``.
 
     Args:
@@ -48,6 +49,7 @@ class ClientReactor(Reactor):
         arguments: Mapping[bytes, Any] | None = None,
         data: Data | None = None,
         *,
+        redirect: Any = None,
         end_stream: bool = False,
     ) -> tuple[int, SendFrames]:
         """Send a command.
@@ -55,24 +57,25 @@ class ClientReactor(Reactor):
         Args:
             stream: an odd-numbered stream.
             name: the command.
-            arguments: its arguments; values are bytes unless the revision has types.
-            data: what follows the arguments, at once or as it is made, or ``None`` for a command without data.  An
+            arguments: its arguments.  Values are bytes, or what the types of the revision are.
+            data: what follows the arguments: bytes, an iterable of bytes, or ``None`` for a command without data.  An
                 iterable is closed after use.
+            redirect: which redirects to follow, in a revision that has them.
             end_stream: close the stream with the last frame.
 
         Returns:
-            The ID of the request, free again once its frames were taken and its response has ended; and the frames,
-            made while they are taken.
+            The ID of the request, and the frames, each made when it is taken.  The ID becomes free once all frames
+            were taken and the response has ended.
 
         Raises:
-            LocalProtocolError: an even stream, no free request ID, or something the revision cannot express; nothing
-                has been sent then.
+            LocalProtocolError: an even stream, no free request ID, or something the revision cannot express.  Nothing
+                was sent, and ``data`` was not touched.  What an iterable yields is only checked while the frames are
+                taken.
         """
         self._check_stream(stream, "client", "odd")
-        request = Request(self._free_id(), self.revision.client_waiting, name=name)
-        command = self.revision.encode_command(
-            self, stream, request.request_id, name, arguments or {}, data, end_stream
-        )
+        name = as_bytes(name, "the name of a command")
+        request = Request(self._free_id(), self.revision.client_waiting, name=name, redirect=redirect)
+        command = self.revision.encode_command(self, stream, request, arguments or {}, data, end_stream)
         self.requests[request.request_id] = request
         frames = self._announced(stream, request.request_id, self._command_frames(request, command, data))
         return request.request_id, SendFrames(frames, (data,))

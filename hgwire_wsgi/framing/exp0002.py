@@ -1,18 +1,18 @@
 """``exp-framing-0002``: the revision of the streams patch (D2907), with the gaps of its reference filled.
 
-One request passes through these states at the server; ``idle`` is that of every unknown request::
+At the server a request passes through these states; every unknown request is ``idle``::
 
     frame               idle        arguments   data        running
     command-name        run/wait    -           -           -
     command-argument    -           run/wait    -           -
     command-data        -           -           data        -
 
-A command goes from ``idle`` to ``arguments`` if it has any, then to ``data`` if it has those, then to ``running``
-until its response was sent.  It is handed out when it leaves ``arguments``, or at once if it has none.
+A command goes from ``idle`` to ``arguments`` if it has arguments, then to ``data`` if it has data, then to ``running``
+until its response was sent.  The reactor returns it when it leaves ``arguments``, or at once if it has none.
 
 At the client a request is ``waiting`` until its response ends with ``eos`` or an error, then ``answered``.
 
-``stream-settings`` may come in any state of any request; see :mod:`.streams`.
+``stream-settings`` is allowed in any state of any request; see :mod:`.streams`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from ..errors import (
     UnexpectedFrame,
 )
 from .actions import WANT_FRAME, Action, ResponseData, ResponseError, TextOutput
+from .data import BytesLike, Data, Objects, as_bytes, check_data, rechunk
 from .frame import Frame
 from .header import STREAM_BEGIN
-from .revision import Data, Request, Revision
+from .revision import Request, Revision
 from .streams import OutgoingStream
 from .textoutput import Atom, decode_atoms, encode_atoms
 
@@ -78,6 +79,8 @@ _ERROR_FLAGS = {
     "protocol|application": ERROR_PROTOCOL | ERROR_APPLICATION,
 }
 _ERROR_KINDS = {flags: kind for kind, flags in _ERROR_FLAGS.items()}
+# A fault of the server has no flag of its own here.
+_ERROR_FLAGS["server"] = ERROR_APPLICATION
 
 _FLAGS: dict[int, dict[str, int]] = {
     COMMAND_NAME: {"eos": NAME_EOS, "have-args": NAME_HAVE_ARGS, "have-data": NAME_HAVE_DATA},
@@ -100,7 +103,7 @@ _ARGUMENT = struct.Struct("<HH")
 _unpack_argument = _ARGUMENT.unpack_from
 _ARGUMENT_HEADER_SIZE = _ARGUMENT.size
 _ARGUMENT_FRAME = 65535
-"""The reference sends an argument in one frame while it fits the largest that the specification allows."""
+"""The largest payload that the specification allows; the reference sends an argument in one frame if it fits."""
 
 
 # The server receives.
@@ -123,7 +126,7 @@ def _receive_name(reactor: ServerReactor, request: Request, frame: Frame) -> Act
 
 @attrs.define(eq=False)
 class _PartialArgument:
-    """An argument whose value goes on in the next frame."""
+    """An argument whose value continues in the next frame."""
 
     name: bytes
     value: bytearray
@@ -135,7 +138,7 @@ def _receive_argument(reactor: ServerReactor, request: Request, frame: Frame) ->
     flags = frame.flags & _ARGUMENT_FLAGS
     if flags == _ARGUMENT_FLAGS:
         raise MalformedFrame("command argument frame with both continuation and eoa flags")
-    # The last one is handed out at once.
+    # The last one is not kept: the command runs at once.
     if flags != ARGUMENT_EOA:
         reactor.hold(request, len(payload))
     arguments = request.arguments
@@ -202,7 +205,7 @@ _NAME_REFUSALS = {
 
 
 def _unexpected_at_server(reactor: ServerReactor, request: Request, frame: Frame) -> RemoteProtocolError:
-    """The words of the reference, which depend on what else is being received."""
+    """The error in the words of the reference, which depend on what else is being received."""
     number = request.request_id
     if frame.type_id == COMMAND_NAME:
         return BadRequestId(_NAME_REFUSALS[request.state].format(number))
@@ -235,9 +238,9 @@ def _receive_response(reactor: ClientReactor, request: Request, frame: Frame) ->
 
 
 def _check_message(reactor: ClientReactor, frame: Frame) -> None:
-    """See that what is meant for a person is no longer than a frame, also where it is encoded.
+    """Refuse text for the user that is longer than a frame when decoded.
 
-    Text of 16 MiB, which 16 KiB can make, may be four million atoms.
+    16 KiB can decode to 16 MiB of text, which may be four million atoms.
     """
     if len(frame.payload) > reactor.limits.frame_payload:
         raise LimitExceeded(f"a message decodes to more than {reactor.limits.frame_payload} bytes")
@@ -280,7 +283,7 @@ def _receive_settings(reactor: Reactor, frame: Frame) -> Action:
         raise BadEncoding(f"received stream settings without beginning of stream flag set: {frame.stream_id}")
     # > The payload begins with an 8-bit integer defining the length of the encoding *profile*, followed by the string
     # > name of that profile ... All bytes that follow can be used by that profile for supplemental settings.
-    # None of the profiles we know has any.
+    # None of our profiles has supplemental settings.
     size = frame.payload[0] if frame.payload else 0
     name = frame.payload[1 : 1 + size]
     if not name or len(name) < size:
@@ -297,77 +300,65 @@ def _encode_settings(stream: OutgoingStream, request_id: int) -> Frame:
     return stream.make_frame(request_id, STREAM_SETTINGS, 0, bytes([len(name)]) + name)
 
 
-def _rechunk(data: Data, size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of exactly ``size``, the last one shorter; never an empty one.
-
-    Of a chunk that fits exactly no copy is made.
-    """
-    held: list[bytes] = []
-    room = size
-    for chunk in (data,) if isinstance(data, bytes) else data:
-        start = 0
-        while len(chunk) - start >= room:
-            held.append(chunk[start : start + room])
-            yield b"".join(held)
-            start += room
-            held, room = [], size
-        if start < len(chunk):
-            held.append(chunk[start:])
-            room -= len(chunk) - start
-    if held:
-        yield b"".join(held)
-
-
 # The client sends.
 
 
 def _encode_command(
     reactor: ClientReactor,
     stream: OutgoingStream,
-    request_id: int,
-    name: bytes,
+    request: Request,
     arguments: Mapping[bytes, Any],
     data: Data | None,
     end_stream: bool,
 ) -> Iterator[Frame]:
-    """Name, then arguments in the order of their names, then data, each as the reference lays them out.
+    """The name, then the arguments in the order of their names, then the data, laid out as the reference does.
 
     Raises:
-        LocalProtocolError: the name or value of an argument of more than 65,535 bytes, which the 16 bits
-            of its length cannot say; a command name that fits no frame.
+        LocalProtocolError: an argument that is not bytes, or whose name or value has more than 65,535 bytes, which its
+            16-bit length cannot express; a command name that does not fit in a frame; data that are not bytes; a
+            redirect.
     """
-    if len(name) > _ARGUMENT_FRAME:
-        raise LocalProtocolError(f"command name of {len(name)} bytes does not fit in a frame")
-    frames = [frame for item in sorted(arguments.items()) for frame in _argument_frames(*item)]
+    if request.redirect is not None:
+        raise LocalProtocolError("exp-framing-0002 has no redirects")
+    if len(request.name) > _ARGUMENT_FRAME:
+        raise LocalProtocolError(f"command name of {len(request.name)} bytes does not fit in a frame")
+    if not isinstance(arguments, Mapping):
+        raise LocalProtocolError(f"arguments must be a mapping, not {type(arguments).__name__}")
+    items = [
+        (as_bytes(name, "the name of an argument"), as_bytes(value, f"the value of argument {name!r}"))
+        for name, value in arguments.items()
+    ]
+    frames = [frame for item in sorted(items) for frame in _argument_frames(*item)]
     if frames:
         frames[-1] = ARGUMENT_EOA, frames[-1][1]
-    return _command_frames(stream, request_id, name, frames, data, end_stream)
+    checked = None if data is None else check_data(data, "the data of a command")
+    return _command_frames(stream, request, frames, checked, end_stream)
 
 
 def _argument_frames(name: bytes, value: bytes) -> list[tuple[int, bytes]]:
-    # An empty name can be expressed and is, as in the reference; our own server refuses it.
-    # The header and the whole name must fit the first frame.
+    # Like the reference, we send an empty name if asked to; our own server refuses it.
+    # The header and the whole name must fit in the first frame.
     if len(name) > _ARGUMENT_FRAME - _ARGUMENT_HEADER_SIZE:
         raise LocalProtocolError(f"argument name of {len(name)} bytes does not fit in a frame")
     if len(value) > 0xFFFF:
         raise LocalProtocolError(f"value of argument {name!r} has {len(value)} bytes; at most 65535 are possible")
     payload = _ARGUMENT.pack(len(name), len(value)) + name + value
-    # Of at most 65535 + 65535 + 4 bytes, at most two more frames.
-    pieces = list(_rechunk(payload, _ARGUMENT_FRAME))
+    # At most 65535 + 65535 + 4 bytes, so at most two more frames.
+    pieces = list(rechunk(payload, _ARGUMENT_FRAME))
     return [(ARGUMENT_CONTINUATION, piece) for piece in pieces[:-1]] + [(0, pieces[-1])]
 
 
 def _command_frames(
     stream: OutgoingStream,
-    request_id: int,
-    name: bytes,
+    request: Request,
     arguments: list[tuple[int, bytes]],
-    data: Data | None,
+    data: bytes | Iterable[BytesLike] | None,
     end_stream: bool,
 ) -> Iterator[Frame]:
+    request_id = request.request_id
     flags = NAME_HAVE_ARGS * bool(arguments) | NAME_HAVE_DATA * (data is not None)
     end = end_stream and not flags
-    yield stream.make_frame(request_id, COMMAND_NAME, flags or NAME_EOS, name, end=end)
+    yield stream.make_frame(request_id, COMMAND_NAME, flags or NAME_EOS, request.name, end=end)
     for number, (argument_flags, payload) in enumerate(arguments, start=1):
         end = end_stream and data is None and number == len(arguments)
         yield stream.make_frame(request_id, COMMAND_ARGUMENT, argument_flags, payload, end=end)
@@ -376,8 +367,8 @@ def _command_frames(
     size = stream.capacity
     encode = stream.profile is not None
     last = b""
-    # A whole piece is never the last one: the reference cannot know, for it reads a file, and ends with an empty one.
-    for piece in _rechunk(data, size):
+    # A whole piece is never the last one: the reference reads a file, and cannot know.  It ends with an empty frame.
+    for piece in rechunk(data, size):
         if len(piece) < size:
             last = piece
         else:
@@ -388,47 +379,58 @@ def _command_frames(
 # The server sends.
 
 
-def _encode_response(stream: OutgoingStream, request_id: int, data: Data, end_stream: bool) -> Iterator[Frame]:
-    """Full frames and a last one, which is empty only if the whole response is."""
+def _encode_response(
+    stream: OutgoingStream, request: Request, data: Data | Objects, end_stream: bool
+) -> Iterator[Frame]:
+    """Full frames, and a last one that is empty only if the whole response is."""
+    return _response_frames(stream, request.request_id, check_data(data, "the data of a response"), end_stream)
+
+
+def _response_frames(
+    stream: OutgoingStream, request_id: int, data: bytes | Iterable[BytesLike], end_stream: bool
+) -> Iterator[Frame]:
     encode = stream.profile is not None
     size = stream.capacity
     if isinstance(data, bytes) and len(data) <= size:
         yield stream.make_frame(request_id, BYTES_RESPONSE, EOS, data, encode=encode, end=end_stream)
         return
     last = b""
-    for piece in _rechunk(data, size):
+    for piece in rechunk(data, size):
         if last:
             yield stream.make_frame(request_id, BYTES_RESPONSE, CONTINUATION, last, encode=encode)
         last = piece
     yield stream.make_frame(request_id, BYTES_RESPONSE, EOS, last, encode=encode, end=end_stream)
 
 
-def _encode_error(stream: OutgoingStream, request_id: int, message: bytes, kind: str, end_stream: bool) -> Frame:
+def _encode_error(
+    stream: OutgoingStream, request: Request, message: bytes, kind: str, end_stream: bool
+) -> Iterator[Frame]:
     flags = _ERROR_FLAGS.get(kind)
     if flags is None:
-        raise LocalProtocolError(f"unknown kind of error: {kind!r}")
+        raise LocalProtocolError(f"unknown kind of error: {kind!r}; known: {', '.join(filter(None, _ERROR_FLAGS))}")
     payload = _cut_utf8(message, stream.frame_size)
-    return stream.make_frame(request_id, ERROR_RESPONSE, flags, payload, end=end_stream)
+    return _one_frame(stream, request, ERROR_RESPONSE, flags, payload, end_stream)
+
+
+def _one_frame(
+    stream: OutgoingStream, request: Request, type_id: int, flags: int, payload: bytes, end_stream: bool = False
+) -> Iterator[Frame]:
+    yield stream.make_frame(request.request_id, type_id, flags, payload, end=end_stream)
 
 
 def _cut_utf8(text: bytes, size: int) -> bytes:
-    """At most ``size`` bytes of ``text``, without half a character at the end."""
+    """Cut ``text`` to ``size`` bytes, or a few fewer so that no character is cut in two."""
     if len(text) <= size:
         return text
     end = size
-    # A character has up to three continuation bytes; more are no UTF-8 and are cut anywhere.
+    # A character has up to three continuation bytes.  Text with more is not UTF-8, and is cut anywhere.
     while end > max(size - 3, 0) and text[end] & 0xC0 == 0x80:
         end -= 1
     return text[:end] if text[end] & 0xC0 != 0x80 else text[:size]
 
 
-def _encode_text(stream: OutgoingStream, request_id: int, atoms: Iterable[Atom]) -> Iterator[Frame]:
-    payload = encode_atoms(atoms, stream.frame_size)
-
-    def frames() -> Iterator[Frame]:
-        yield stream.make_frame(request_id, TEXT_OUTPUT, 0, payload)
-
-    return frames()
+def _encode_text(stream: OutgoingStream, request: Request, atoms: Iterable[Atom]) -> Iterator[Frame]:
+    return _one_frame(stream, request, TEXT_OUTPUT, 0, encode_atoms(atoms, stream.frame_size))
 
 
 EXP_0002 = Revision(

@@ -1,7 +1,7 @@
-"""Frames: their value, and the way between them and bytes.
+"""Frames as values, and their conversion from and to bytes.
 
-In: :class:`FrameBuffer` for bytes that are pushed, :func:`read_frame` for a file.  Out: :func:`encode_frame` for one,
-:func:`iter_chunks` for many.  Neither knows what a frame means; see :mod:`hgwire_wsgi.framing.revision`.
+Input: :class:`FrameBuffer` for bytes that are pushed, :func:`read_frame` for a file.  Output: :func:`encode_frame` for
+one frame, :func:`iter_chunks` for many.  What a frame means is up to :mod:`hgwire_wsgi.framing.revision`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import attrs
 from ..errors import FrameTooLarge, LocalProtocolError, TruncatedFrame
 from ..limits import Limits
 from ..streams import Readable
-from .header import HEADER_SIZE, LAYOUT, pack_header, parse_header
+from .data import BytesLike, as_bytes
+from .header import HEADER_SIZE, LAYOUT, Header, pack_header, parse_header
 
 __all__ = ["DEFAULT_LIMITS", "Frame", "FrameBuffer", "encode_frame", "iter_chunks", "read_frame"]
 
 DEFAULT_LIMITS = Limits()
 
 _unpack = LAYOUT.unpack_from
-# Below this size a payload is joined to its header: one copy costs less than one more chunk for whoever writes it.
+# Below this size a payload is joined to its header: a copy costs less than writing one more chunk.
 _JOIN_BELOW = 2048
 _REPR_PAYLOAD = 24
 
@@ -30,8 +31,8 @@ _REPR_PAYLOAD = 24
 class Frame:
     """One frame.
 
-    Mutable and unvalidated because one is made per frame: a frozen one costs four times as much.  Numbers are checked
-    when they are packed.
+    Mutable and unvalidated, because a frozen instance costs four times as much.  Numbers are checked when they are
+    packed.
     """
 
     request_id: int
@@ -40,7 +41,7 @@ class Frame:
     type_id: int
     flags: int
     payload: bytes
-    """As on the wire, thus encoded if ``stream_flags`` say so."""
+    """As on the wire: encoded if ``stream_flags`` say so."""
 
     def __repr__(self) -> str:
         shown = repr(self.payload[:_REPR_PAYLOAD]) + "..." * (len(self.payload) > _REPR_PAYLOAD)
@@ -51,16 +52,16 @@ class Frame:
 
 
 def encode_frame(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """A whole frame in one piece.
+    """Convert a frame to bytes.
 
     Raises:
-        LocalProtocolError: a field does not fit the header, or the payload exceeds ``limits.frame_payload``.
+        LocalProtocolError: a field does not fit in the header, or the payload exceeds ``limits.frame_payload``.
     """
     return _header_of(frame, limits.frame_payload) + frame.payload
 
 
 def iter_chunks(frames: Iterable[Frame], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """The bytes of many frames.  A large payload leaves as it is, as a chunk of its own behind its header.
+    """Convert frames to chunks of bytes.  A large payload is not copied: it is a chunk of its own after its header.
 
     Raises:
         LocalProtocolError: as :func:`encode_frame`, after the chunks of the frames before.
@@ -83,12 +84,12 @@ def _header_of(frame: Frame, most: int) -> bytes:
 
 
 def read_frame(file: Readable, limits: Limits = DEFAULT_LIMITS) -> Frame | None:
-    """The next frame of a file, or ``None`` at its end.
+    """Read the next frame of a file; ``None`` at its end.
 
-    A short read is not taken for the end: the file is asked until it gives nothing.
+    A short read is not the end: the file is read until it returns nothing.
 
     Raises:
-        FrameTooLarge: the header announces more than ``limits.frame_payload``; none of it was read.
+        FrameTooLarge: the header announces more than ``limits.frame_payload`` bytes; none of them was read.
         TruncatedFrame: the file ends inside the frame.
     """
     header = _read_exactly(file, HEADER_SIZE)
@@ -119,31 +120,46 @@ def _read_exactly(file: Readable, size: int) -> bytes:
 
 
 class FrameBuffer:
-    """Frames out of bytes that are pushed in pieces of any size.
+    """Finds the frames in bytes that are pushed in pieces of any size.
 
-    Plan: the piece at hand is read in place, with an offset; those fed meanwhile wait in a queue.  A payload that
-    lies within one piece is sliced out of it, one that lies across several is joined out of them when all of it is
-    there; a header that lies across some joins them.  So no byte is copied more than twice, most of them once, and
-    the cost is linear whatever the pieces.  A frame that is too large is refused when its header is there, so no more
-    than one payload waits here beyond what was fed at once.
+    Idea: no byte is copied more often than necessary.  The current piece is read in place, at an offset; pieces that
+    were fed after it wait in a queue.
 
-    Iterating gives the frames that are complete so far; feed more and iterate again.  Frames before a bad one are
-    given first; then every call raises the same error.
+    - A payload inside the current piece is sliced from it.
+    - A payload that crosses pieces is joined from them once all of it is there.
+    - A header that crosses pieces is joined with what follows it in its last piece.
+
+    So most bytes are copied once, none more than twice, and the cost is linear for pieces of any size.  A frame that is
+    too large is refused as soon as its header is there: beyond what was fed at once, the buffer holds less than one
+    frame.
+
+    Iteration returns the frames that are complete so far; feed more and iterate again.  Frames before a bad one are
+    returned first; after that every call raises the same error.
+
+    Attributes:
+        refused: the header of the frame that was too large, once there is one.
     """
 
+    # What is always true: the next frame begins at ``_piece[_offset]``.  ``_end`` is the size of the current piece and
+    # all waiting ones together, so ``_end - _offset`` bytes are unread.  No waiting piece is empty.
+
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._most = limits.frame_payload
+        self._limit = limits.frame_payload
         self._piece = b""
         self._waiting: deque[bytes] = deque()
-        # Both count from the start of the piece at hand; all that was fed may end behind it, in those that wait.
         self._offset = 0
         self._end = 0
         self._error: FrameTooLarge | None = None
+        self.refused: Header | None = None
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes.  Parses nothing."""
+    def feed(self, data: BytesLike) -> None:
+        """Take bytes, without parsing them.
+
+        Raises:
+            LocalProtocolError: ``data`` is something else.
+        """
         if not isinstance(data, bytes):
-            data = bytes(data)
+            data = as_bytes(data, "input")
         if self._offset == self._end:
             self._piece, self._offset, self._end = data, 0, len(data)
         elif data:
@@ -155,10 +171,10 @@ class FrameBuffer:
             yield frame
 
     def next_frame(self) -> Frame | None:
-        """The next frame, or ``None`` while it is incomplete.
+        """Return the next frame, or ``None`` while it is incomplete.
 
         Raises:
-            FrameTooLarge: its header announces more than ``limits.frame_payload``.
+            FrameTooLarge: its header announces more than ``limits.frame_payload`` bytes.
         """
         piece, offset = self._piece, self._offset
         start = offset + HEADER_SIZE
@@ -168,9 +184,10 @@ class FrameBuffer:
             piece, offset, start = self._join_header(), 0, HEADER_SIZE
         low, high, request_id, stream_id, stream_flags, type_flags = _unpack(piece, offset)
         length = low | high << 16
-        if length > self._most:
+        if length > self._limit:
             if self._error is None:
-                self._error = too_large(length, self._most)
+                self._error = too_large(length, self._limit)
+                self.refused = parse_header(piece, offset)
             raise self._error
         end = start + length
         if end <= len(piece):
@@ -183,7 +200,7 @@ class FrameBuffer:
         return Frame(request_id, stream_id, stream_flags, type_flags >> 4, type_flags & 0x0F, payload)
 
     def _join_header(self) -> bytes:
-        """The piece at hand, once it begins with the whole of the next header, whose bytes are there."""
+        """Make the current piece begin with the whole next header, and return it.  All bytes of it must be there."""
         piece = self._piece[self._offset :]
         while len(piece) < HEADER_SIZE:
             piece += self._waiting.popleft()
@@ -193,7 +210,7 @@ class FrameBuffer:
         return piece
 
     def _take(self, start: int, end: int) -> bytes:
-        """What lies between, when it is there but ends behind the piece at hand; reading goes on after it."""
+        """Return the bytes from ``start`` to ``end``, which lies in a waiting piece, and move on to ``end``."""
         piece = self._piece
         parts: list[bytes | memoryview] = [memoryview(piece)[start:]]
         while True:
@@ -208,11 +225,11 @@ class FrameBuffer:
         return b"".join(parts)
 
     def end(self) -> None:
-        """Say that nothing follows.
+        """Take the end of the input.
 
         Raises:
-            TruncatedFrame: part of a frame is left.
-            LocalProtocolError: a whole frame is, which was not taken.
+            TruncatedFrame: a part of a frame is left.
+            LocalProtocolError: a whole frame is left that was not taken.
         """
         if self._error is not None:
             raise self._error
@@ -227,7 +244,7 @@ class FrameBuffer:
 
 
 def too_large(length: int, most: int) -> FrameTooLarge:
-    """The error for a payload of ``length`` bytes where ``most`` are allowed."""
+    """Make the error for a payload of ``length`` bytes where ``most`` are allowed."""
     return FrameTooLarge(f"received frame with a payload of {length} bytes; at most {most} are allowed")
 
 

@@ -1,11 +1,11 @@
-"""Frames for people: one line of text each way, and the layout of a frame explained.
+"""Frames for people: a line of text for each frame, and an explanation of its bytes.
 
 The notation is that of the streams patch::
 
     <request-id> <stream-id> <stream-flags> <type> <flags> <payload>
 
-separated by single spaces.  IDs are numbers.  Type and flags are names of the revision or numbers, several flags are
-joined with ``|``.  The payload is all that follows, with the escapes of a Python bytes literal.
+separated by single spaces.  IDs are numbers.  Types and flags are names of the revision, or numbers; several flags are
+joined by ``|``.  The payload is the rest of the line, with the escapes of a Python bytes literal.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _EXPLAINED_PAYLOAD = 64
 
 
 def parse_frame(text: str | bytes, revision: Revision) -> Frame:
-    """The frame that a line of the notation means.
+    """Parse a line of the notation.
 
     Args:
-        text: the line, without its newline.  A ``str`` is taken as UTF-8.
-        revision: whose names are meant.
+        text: the line, without its newline.  A ``str`` is encoded as UTF-8.
+        revision: defines the names.
 
     Raises:
-        ValueError: the line has too few fields, a number does not fit its field, a name is unknown, or an escape is
+        ValueError: the line has too few fields, a number does not fit in its field, a name is unknown, or an escape is
             malformed.
     """
     data = text.encode("utf-8") if isinstance(text, str) else text
@@ -89,7 +89,7 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def format_frame(frame: Frame, revision: Revision) -> str:
-    """The line of ASCII that :func:`parse_frame` turns into ``frame`` again, with names where there are any."""
+    """Return the line of ASCII from which :func:`parse_frame` makes ``frame`` again, with names where there are any."""
     return " ".join(
         (
             str(frame.request_id),
@@ -115,7 +115,7 @@ def _escape(payload: bytes) -> str:
 
 
 def explain(data: bytes, revision: Revision) -> str:
-    """What the bytes at the start of ``data`` say, field by field, a line each, as far as they go."""
+    """Explain the frame at the start of ``data``, one line for each field.  It need not be complete."""
     return "\n".join(_explain(data, revision))
 
 

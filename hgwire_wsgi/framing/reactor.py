@@ -1,15 +1,21 @@
-"""What the two reactors share: the receiving side, revision-neutral.
+"""What the two reactors share: the receiving half, the same for all revisions.
 
-A reactor is a state machine without I/O.  Its owner feeds frames or bytes and does what the actions say.
+A reactor is a state machine without I/O.  Its owner feeds it frames or bytes, and does what the actions say.
 
 Contract:
 
-- A peer can never make it raise.  What the peer does wrong becomes one terminal :class:`~.actions.Error`, and every
-  later event is answered with that same object.  What was received before the error stays valid.
-- Whatever the owner does wrong is a :class:`~hgwire_wsgi.errors.LocalProtocolError`.
-- One exchange, one owner: no locks.  Only the iterators in ``SendFrames`` may be used from another thread, one
-  thread per outgoing stream.
-- Nothing that the peer sends is kept beyond a bound of :class:`~hgwire_wsgi.limits.Limits`.
+- A peer can never make a reactor raise.  What a peer does wrong becomes one terminal :class:`~.actions.Error`, and
+  every later event is answered with that same object.  What was received before it stays valid: commands can still be
+  answered, and deferred responses still be sent.
+- What the owner does wrong is a :class:`~hgwire_wsgi.errors.LocalProtocolError`, raised by the call that is wrong,
+  which then has no effect.  The one exception is what an iterable of data yields: that is only known, and raised, when
+  the frames are taken.
+- One exchange has one owner: there are no locks.  Only the iterators in ``SendFrames`` may be used in other threads,
+  with one thread per outgoing stream, because each frame is encoded after the one before it.
+- What the peer sends is only kept within the bounds of :class:`~hgwire_wsgi.limits.Limits`.
+
+The way of a frame: stream rules and decoding (:mod:`.streams`), the request of its ID, then the handler that the
+revision's table has for the request's state and the frame's type.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from typing import Any, TypeAlias
 from ..errors import LocalProtocolError, RemoteProtocolError, TruncatedFrame
 from ..limits import Limits
 from .actions import Action, Error
+from .data import BytesLike
 from .frame import Frame, FrameBuffer, too_large
 from .revision import Request, Revision
 from .streams import IncomingStreams, OutgoingStream
@@ -32,12 +39,12 @@ _Unexpected: TypeAlias = Callable[[Any, Request, Frame], RemoteProtocolError]
 
 
 class Reactor:
-    """The half of a reactor that receives.  Not for use by itself.
+    """The receiving half of a reactor; use one of its two subclasses.
 
     Attributes:
         revision: what the frames mean.
         limits: bounds on what the peer may do.
-        state: first part of the key into the table, for frames of unknown requests.  Handlers may change it.
+        state: first part of the key into the table for frames of unknown requests.  Handlers may change it.
         scratch: whatever else the handlers and encoders of the revision remember about this exchange.
         requests: the open requests by ID.
         incoming: the open streams of the peer.
@@ -65,6 +72,8 @@ class Reactor:
         self._unexpected = unexpected
         self._buffer = FrameBuffer(limits)
         self._failure: Error | None = None
+        # The request ID of the frame that was wrong.
+        self._culprit: int | None = None
         self._ended = False
 
     @property
@@ -72,19 +81,18 @@ class Reactor:
         """The terminal error, once there is one."""
         return self._failure
 
-    def receive_data(self, data: bytes | bytearray | memoryview) -> Iterator[Action]:
-        """Take bytes; gives an action for every frame they complete.
+    def receive_data(self, data: BytesLike) -> Iterator[Action]:
+        """Take bytes; returns an action for every frame they complete.
 
-        The actions come lazily: a frame is parsed when its action is asked for, so the owner can run a command before
-        it looks at the next frame.  Those not taken stay for the next call.
+        The iterator is lazy: a frame is parsed when its action is taken, so the owner can run a command before it
+        looks at the next frame.  Actions that are not taken are kept for the next call.
 
         Raises:
-            LocalProtocolError: after :meth:`receive_eof`.
+            LocalProtocolError: ``data`` is not bytes, or this is called after :meth:`receive_eof`.
         """
         if self._failure is not None:
             return iter((self._failure,))
-        if self._ended:
-            raise LocalProtocolError("received input after its end")
+        self._check_open()
         self._buffer.feed(data)
         return self._drain()
 
@@ -93,7 +101,8 @@ class Reactor:
             try:
                 frame = self._buffer.next_frame()
             except RemoteProtocolError as error:
-                yield self.fail(error)
+                header = self._buffer.refused
+                yield self.fail(error, None if header is None else header.request_id)
                 return
             if frame is None:
                 return
@@ -103,19 +112,22 @@ class Reactor:
         """Take one frame.
 
         Raises:
-            LocalProtocolError: after :meth:`receive_eof`.
+            LocalProtocolError: this is called after :meth:`receive_eof`.
         """
         if self._failure is not None:
             return self._failure
+        self._check_open()
+        if len(frame.payload) > self.limits.frame_payload:
+            return self.fail(too_large(len(frame.payload), self.limits.frame_payload), frame.request_id)
+        return self._handle(frame)
+
+    def _check_open(self) -> None:
         if self._ended:
             raise LocalProtocolError("received input after its end")
-        if len(frame.payload) > self.limits.frame_payload:
-            return self.fail(too_large(len(frame.payload), self.limits.frame_payload))
-        return self._handle(frame)
 
     def _handle(self, frame: Frame) -> Action:
         try:
-            # Nothing about streams concerns a frame without stream flags on an open stream, that is most of them.
+            # The stream rules only concern frames that have stream flags or belong to an unknown stream: few of them.
             if frame.stream_flags or frame.stream_id not in self._open_streams:
                 frame = self.incoming.accept(frame)
             request = self.requests.get(frame.request_id)
@@ -129,14 +141,14 @@ class Reactor:
                 return handle_stream(self, frame)
             raise self._unexpected(self, request, frame)
         except RemoteProtocolError as error:
-            return self.fail(error)
+            return self.fail(error, frame.request_id)
 
     def _end_input(self, unfinished: str) -> Error | None:
         if self._failure is not None:
             return self._failure
         try:
             self._buffer.end()
-            # A copy, for frames that are taken in other threads end requests meanwhile.
+            # A copy, because frames that are taken in other threads end requests meanwhile.
             for request in tuple(self.requests.values()):
                 if not request.complete:
                     raise TruncatedFrame(unfinished.format(request.request_id))
@@ -148,13 +160,19 @@ class Reactor:
     def _unknown_request(self, request_id: int) -> Request:
         return Request(request_id, self.state)
 
-    def fail(self, error: RemoteProtocolError) -> Error:
-        """Enter the terminal state, as if the peer had caused ``error``.  The first error stays."""
+    def fail(self, error: RemoteProtocolError, request_id: int | None = None) -> Error:
+        """Enter the terminal state, as if the peer had caused ``error``.  The first error stays.
+
+        Args:
+            error: what is wrong.
+            request_id: the request it was found in, if it was found in one.
+        """
         if self._failure is None:
             self._failure = Error(error)
+            self._culprit = request_id
         return self._failure
 
-    # For the senders.
+    # For sending.
 
     def _check_stream(self, stream: OutgoingStream, owner: str, number: str) -> None:
         if stream.stream_id & 1 != self._own_parity:
@@ -163,7 +181,7 @@ class Reactor:
             )
 
     def _announced(self, stream: OutgoingStream, request_id: int, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """The frames, behind the settings of their stream if those are due."""
+        """The frames, after the settings of their stream if those are due."""
         if stream.must_announce:
             yield self.revision.encode_settings(stream, request_id)
         yield from frames
@@ -177,7 +195,7 @@ class Reactor:
     # For the handlers of a revision.
 
     def finish_receiving(self, request: Request, state: str) -> None:
-        """Note that the peer has nothing more to send for a request, which goes into ``state``."""
+        """Note that the peer has nothing more to send for a request, which enters ``state``."""
         request.complete = True
         request.state = state
         if request.sent:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ..errors import BadRequestId, HgWireError, LimitExceeded, LocalProtocolError
 from ..limits import Limits
 from ..streams import close_source
 from .actions import NOOP, WANT_FRAME, Action, CommandData, RunCommand, SendFrames, Signal
+from .data import Data, Objects, as_bytes
 from .frame import DEFAULT_LIMITS, Frame
 from .reactor import Reactor
-from .revision import Data, Request, Revision
+from .revision import Request, Revision
 from .streams import OutgoingStream
 from .textoutput import Atom
 
@@ -21,15 +23,15 @@ __all__ = ["ServerReactor"]
 class ServerReactor(Reactor):
     """Receives commands and frames their responses.
 
-    A command is handed out as :class:`~.actions.RunCommand` once its arguments are complete; its data follow as
-    :class:`~.actions.CommandData` while it runs.  Its response may be given before they have ended: the rest of them
-    is then dropped, and the request ID stays taken until they have.
+    A command is returned as :class:`~.actions.RunCommand` once its arguments are complete.  Its data follow as
+    :class:`~.actions.CommandData` while it runs.  The response may be sent before the data have ended; the rest of
+    them is dropped then, and the request ID stays taken until they have.
 
     Args:
         revision: the framing revision.
         limits: bounds on what the client may do.
-        defer_output: for transports where the client sends everything before it reads: responses wait, unmade, until
-            :meth:`receive_eof`, which gives them in the order they were given here.
+        defer_output: for transports where the client sends everything before it reads.  Responses wait, not yet
+            made, until :meth:`receive_eof` or :meth:`send_failure` returns them in the order they were given here.
     """
 
     def __init__(self, revision: Revision, limits: Limits = DEFAULT_LIMITS, *, defer_output: bool = False) -> None:
@@ -47,13 +49,13 @@ class ServerReactor(Reactor):
 
     @property
     def receiving(self) -> bool:
-        """Whether a command is incomplete."""
+        """True while a command is incomplete."""
         return any(not request.complete for request in tuple(self.requests.values()))
 
     def receive_eof(self) -> Action:
         """Take the end of the input: the deferred responses, or ``NOOP``.
 
-        Input that ends inside a frame or a command is the client's error.  No input at all is none.
+        Input that ends inside a frame or a command is the client's error; no input at all is not.
 
         Raises:
             LocalProtocolError: some actions of :meth:`receive_data` were not taken.
@@ -61,31 +63,37 @@ class ServerReactor(Reactor):
         error = self._end_input("received end of input inside a command: request {}")
         return error or self.flush()
 
-    # The owner's side.
+    # For the owner.
 
     def send_response(
-        self, stream: OutgoingStream, request_id: int, data: Data, *, end_stream: bool = False
+        self, stream: OutgoingStream, request_id: int, data: Data | Objects, *, end_stream: bool = False
     ) -> SendFrames | Signal:
         """Answer a command.
 
-        The frames are made while they are taken, one at a time.  An :class:`~hgwire_wsgi.errors.HgWireError` out of
-        the iterable ends the response with an error frame; any other exception passes through to whoever takes the
-        frames, with the response cut short.
+        Each frame is made when it is taken.  If the iterable raises an :class:`~hgwire_wsgi.errors.HgWireError`, the
+        response ends with an error frame.  Any other exception, and a
+        :class:`~hgwire_wsgi.errors.LocalProtocolError`, passes through to the caller that takes the frames; the
+        response is cut short then.
 
         Args:
             stream: an even-numbered stream.
-            request_id: a command that was handed out.
-            data: bytes, or an iterable of bytes, which is closed after use.
-            end_stream: close the stream with the last frame.
+            request_id: a command that was returned and has no answer yet.
+            data: bytes, or an iterable of bytes, which is closed after use; or :class:`.Objects` if the revision has
+                them.
+            end_stream: close the stream with the last frame, whichever that turns out to be.
 
         Returns:
             The frames to send, or ``NOOP`` if they are deferred.
 
         Raises:
-            LocalProtocolError: an odd stream, or a request that does not run or has been answered.
+            LocalProtocolError: an odd stream, a request that is not running or was answered, or data that the revision
+                cannot send.  The request is not answered then, and ``data`` was not touched.  What an iterable yields
+                is only checked while the frames are taken.
         """
-        request = self._answer(stream, request_id)
-        return self._send(stream, request_id, self._response_frames(stream, request, data, end_stream), data)
+        request = self._running_request(stream, request_id)
+        response = self.revision.encode_response(stream, request, data, end_stream)
+        request.answered = True
+        return self._send(stream, request, self._response_frames(stream, request, response, data, end_stream), data)
 
     def send_error(
         self,
@@ -100,29 +108,68 @@ class ServerReactor(Reactor):
 
         Args:
             stream: an even-numbered stream.
-            request_id: a command that was handed out.
-            message: text for the person who waits; cut to what fits one frame.
-            kind: ``application`` if the command failed, ``protocol`` if the request was at fault.  One that the
-                revision does not know is a :class:`~hgwire_wsgi.errors.LocalProtocolError` when the frame is taken.
+            request_id: a command that was returned and has no answer yet.
+            message: text for the user who waits; cut to what fits in one frame.
+            kind: ``application`` if the command failed, ``protocol`` if the request was wrong, ``server`` if the server
+                has a fault.  A revision may know more, or show some of them alike.
             end_stream: close the stream with this frame.
 
-        Returns, Raises:
-            As :meth:`send_response`.
-        """
-        request = self._answer(stream, request_id)
-        return self._send(stream, request_id, self._error_frames(stream, request, message, kind, end_stream))
-
-    def send_text(self, stream: OutgoingStream, request_id: int, atoms: Iterable[Atom]) -> SendFrames | Signal:
-        """Send text for the person who waits for a command that runs.
+        Returns:
+            The frames to send, or ``NOOP`` if they are deferred.
 
         Raises:
-            LocalProtocolError: as :meth:`send_response`, or the text breaks a bound of the format.
+            LocalProtocolError: an odd stream, a request that is not running or was answered, or a kind that the
+                revision does not know.  The request is not answered then.
         """
-        self._running_request(stream, request_id)
-        return self._send(stream, request_id, self.revision.encode_text(stream, request_id, atoms))
+        request = self._running_request(stream, request_id)
+        error = self._encode_error(stream, request, message, kind, end_stream)
+        request.answered = True
+        return self._send(stream, request, error)
+
+    def send_text(self, stream: OutgoingStream, request_id: int, atoms: Iterable[Atom]) -> SendFrames | Signal:
+        """Send text for the user who waits for a running command.
+
+        Raises:
+            LocalProtocolError: as :meth:`send_error`, or the text breaks a rule of the format, or the revision has no
+                text output (:attr:`.Revision.has_text_output`).
+        """
+        request = self._running_request(stream, request_id)
+        encode = self.revision.encode_text
+        if encode is None:
+            raise LocalProtocolError(f"{self.revision.name} has no text output")
+        return self._send(stream, request, encode(stream, request, atoms))
+
+    def send_failure(self, stream: OutgoingStream, *, end_stream: bool = False) -> SendFrames | Signal:
+        """Tell the client about the terminal error.
+
+        An error frame belongs to a request, so each request that can no longer become complete gets one, and so does
+        the request whose frame was wrong.  Commands that were complete before the error still run: answer them as
+        usual, before or after this call; with ``defer_output``, before it.
+
+        Args:
+            stream: an even-numbered stream.
+            end_stream: close the stream with the last of the error frames.
+
+        Returns:
+            What is left to send: the deferred responses, then the error frames.  ``NOOP`` if there is nothing, as
+            when the input was no frame at all: only the transport can tell the client then.
+
+        Raises:
+            LocalProtocolError: an odd stream, or there is no terminal error.
+        """
+        if self._failure is None:
+            raise LocalProtocolError("there is no terminal error to send")
+        self._check_stream(stream, "server", "even")
+        message, kind = self._failure.message, self._failure.error.wire_kind
+        lost = self._lost_requests()
+        for number, request in enumerate(lost, start=1):
+            request.answered = request.complete = True
+            error = self._encode_error(stream, request, message, kind, end_stream and number == len(lost))
+            self._deferred.append(SendFrames(self._announced(stream, request.request_id, error)))
+        return self.flush()
 
     def flush(self) -> SendFrames | Signal:
-        """What was deferred so far, once; ``NOOP`` if nothing was."""
+        """Return what was deferred so far, once; ``NOOP`` if nothing was."""
         deferred, self._deferred = self._deferred, []
         if not deferred:
             return NOOP
@@ -134,6 +181,15 @@ class ServerReactor(Reactor):
         if isinstance(deferred, SendFrames):
             deferred.close()
 
+    def _lost_requests(self) -> list[Request]:
+        """The requests that only an error can answer, each once."""
+        requests = tuple(self.requests.values())
+        lost = [each for each in requests if not (each.answered or (each.running and each.complete))]
+        culprit, self._culprit = self._culprit, None
+        if culprit is not None and culprit not in self.requests:
+            lost.append(Request(culprit, self.state))
+        return lost
+
     def _running_request(self, stream: OutgoingStream, request_id: int) -> Request:
         self._check_stream(stream, "server", "even")
         request = self.requests.get(request_id)
@@ -143,40 +199,38 @@ class ServerReactor(Reactor):
             raise LocalProtocolError(f"request {request_id} has been answered")
         return request
 
-    def _answer(self, stream: OutgoingStream, request_id: int) -> Request:
-        request = self._running_request(stream, request_id)
-        request.answered = True
-        return request
-
     def _send(
-        self, stream: OutgoingStream, request_id: int, frames: Iterator[Frame], source: object = None
+        self, stream: OutgoingStream, request: Request, frames: Iterator[Frame], source: object = None
     ) -> SendFrames | Signal:
-        action = SendFrames(self._announced(stream, request_id, frames), (source,))
+        action = SendFrames(self._announced(stream, request.request_id, frames), (source,))
         if not self._defer or self._ended:
             return action
         self._deferred.append(action)
         return NOOP
 
     def _response_frames(
-        self, stream: OutgoingStream, request: Request, data: Data, end_stream: bool
+        self, stream: OutgoingStream, request: Request, response: Iterator[Frame], source: object, end_stream: bool
     ) -> Iterator[Frame]:
         try:
-            yield from self.revision.encode_response(stream, request.request_id, data, end_stream)
+            yield from response
         except LocalProtocolError:
             # A bug of the owner's; its text is not for the peer.
             raise
         except HgWireError as error:
-            yield from self._error_frames(stream, request, error.message, error.wire_kind, end_stream)
+            yield from self._encode_error(stream, request, error.message, error.wire_kind, end_stream)
         else:
             self.finish_sending(request)
         finally:
-            close_source(data)
+            close_source(source)
 
-    def _error_frames(
+    def _encode_error(
         self, stream: OutgoingStream, request: Request, message: str | bytes, kind: str, end_stream: bool
     ) -> Iterator[Frame]:
-        text = message.encode("utf-8", "replace") if isinstance(message, str) else message
-        yield self.revision.encode_error(stream, request.request_id, text, kind, end_stream)
+        text = message.encode("utf-8", "replace") if isinstance(message, str) else as_bytes(message, "an error message")
+        return self._last_frames(request, self.revision.encode_error(stream, request, text, kind, end_stream))
+
+    def _last_frames(self, request: Request, frames: Iterator[Frame]) -> Iterator[Frame]:
+        yield from frames
         self.finish_sending(request)
 
     # For the handlers of a revision.
@@ -188,7 +242,11 @@ class ServerReactor(Reactor):
         return Request(request_id, self.state)
 
     def register(self, request: Request, name: bytes) -> None:
-        """Open a request for a command."""
+        """Open a request for a command.
+
+        Raises:
+            LimitExceeded: too many open requests, or the name is too long.
+        """
         if len(self.requests) >= self.limits.open_requests:
             raise LimitExceeded(f"more than {self.limits.open_requests} requests are open")
         if len(name) > self.limits.command_name:
@@ -197,22 +255,33 @@ class ServerReactor(Reactor):
         self.requests[request.request_id] = request
 
     def hold(self, request: Request, size: int) -> None:
-        """Count bytes of arguments that are kept until the command runs."""
+        """Count ``size`` bytes of arguments that are kept until the command runs.
+
+        Raises:
+            LimitExceeded: the commands being received keep too many.
+        """
         request.held += size
         self._held += size
         if self._held > self.limits.command_argument_bytes:
             raise LimitExceeded(f"command arguments exceed {self.limits.command_argument_bytes} bytes")
 
     def run(self, request: Request, data_state: str, complete_state: str) -> RunCommand:
-        """Hand out a command whose arguments are complete; its state says whether data are to follow."""
+        """Return a command whose arguments are complete.
+
+        Args:
+            request: its request.
+            data_state: the request's next state if data follow.
+            complete_state: its next state if none do.
+        """
         self._held -= request.held
         request.complete = not request.has_data
         request.state = data_state if request.has_data else complete_state
         request.running = True
-        # From here on they are its owner's, so that a request which waits for its answer keeps nothing.
+        # The owner has them from here on, so a request that waits for its answer keeps nothing.
+        arguments: dict[bytes, Any]
         arguments, request.arguments = request.arguments, {}
-        return RunCommand(request.request_id, request.name, arguments, request.has_data)
+        return RunCommand(request.request_id, request.name, arguments, request.has_data, redirect=request.redirect)
 
     def pass_data(self, request: Request, data: bytes, final: bool) -> CommandData | Signal:
-        """Hand out data of a running command, unless it has been answered and needs them no more."""
+        """Return data of a running command, unless it was answered and needs none."""
         return WANT_FRAME if request.answered else CommandData(request.request_id, data, final)

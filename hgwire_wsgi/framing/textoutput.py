@@ -1,6 +1,6 @@
-"""The payload of ``text-output`` frames: the human output side channel.
+"""The payload of ``text-output`` frames.
 
-A payload is a series of atoms, each laid out as (little endian; specification, "Human Output Side-Channel")::
+From the specification ("Human Output Side-Channel"); little endian.  A payload is a series of atoms::
 
     u16     length of the formatting string
     u8      number of labels
@@ -35,8 +35,8 @@ class Atom:
     """One piece of text.
 
     Attributes:
-        formatting: text with a ``%s`` for every argument and ``%%`` for a per cent sign; a translatable key.
-        arguments: what takes the place of each ``%s``.
+        formatting: text with a ``%s`` for each argument and ``%%`` for a percent sign; a client may translate it.
+        arguments: the values for each ``%s``.
         labels: names of styles, such as ``ui.warning``.
     """
 
@@ -45,7 +45,7 @@ class Atom:
     labels: tuple[bytes, ...] = attrs.field(default=(), converter=_strings)
 
     def render(self) -> bytes:
-        """The text with its arguments in place.  Placeholders without an argument stay; arguments without one go."""
+        """Fill in the arguments.  A placeholder without an argument stays; an argument without one is dropped."""
         arguments = iter(self.arguments)
 
         def fill(match: re.Match[bytes]) -> bytes:
@@ -55,7 +55,7 @@ class Atom:
 
 
 def _utf8(text: bytes) -> bytes:
-    # The specification asks for UTF-8; like the reference, replace what is not rather than lose the message.
+    # The specification requires UTF-8.  Like the reference, replace invalid bytes rather than lose the message.
     return text.decode("utf-8", "replace").encode("utf-8")
 
 
@@ -65,6 +65,7 @@ def _check(condition: bool, message: str) -> None:
 
 
 def _encode_atom(atom: Atom) -> bytes:
+    _check(isinstance(atom, Atom), "text output consists of atoms")
     _check(isinstance(atom.formatting, bytes), "must use bytes formatting strings")
     _check(all(isinstance(argument, bytes) for argument in atom.arguments), "must use bytes for arguments")
     _check(all(isinstance(label, bytes) for label in atom.labels), "must use bytes for labels")
@@ -89,22 +90,23 @@ def _encode_atom(atom: Atom) -> bytes:
 
 
 def encode_atoms(atoms: Iterable[Atom], size: int) -> bytes:
-    """The payload for some atoms.
+    """Encode atoms as a payload.
 
     Raises:
-        LocalProtocolError: an atom breaks a bound of the format, or all of them need more than ``size`` bytes; the
-            specification wants all text of one call in a single frame.
+        LocalProtocolError: an atom exceeds a bound of the format, or they need more than ``size`` bytes together; the
+            specification requires all text of one call in a single frame.
     """
+    _check(isinstance(atoms, Iterable), "text output is an iterable of atoms")
     payload = b"".join(map(_encode_atom, atoms))
     _check(len(payload) <= size, "cannot encode data in a single frame")
     return payload
 
 
 def decode_atoms(payload: bytes) -> tuple[Atom, ...]:
-    """The atoms of a payload.  Text is not decoded: a terminal takes bytes.
+    """Decode a payload.  The text stays bytes, which is what a terminal takes.
 
     Raises:
-        RemoteProtocolError: a length passes the end of the payload.
+        RemoteProtocolError: a length exceeds the payload.
     """
     atoms = []
     offset = 0

@@ -137,7 +137,7 @@ class TestDecode:
     def test_no_dump(self, frames: Any, dump: str) -> None:
         done = frames("decode", "--hex", given=dump.encode())
         assert done.code == 2
-        assert "no hexadecimal dump" in done.err
+        assert "not a hexadecimal dump" in done.err
 
     def test_explain(self, frames: Any) -> None:
         lines = frames("decode", "--explain", given=OCTETS).lines

@@ -37,7 +37,7 @@ from hgwire_wsgi.errors import (
     TruncatedFrame,
     UnexpectedFrame,
 )
-from hgwire_wsgi.framing import EXP_0002, PROFILES, Atom, Frame, encode_frame, parse_frame
+from hgwire_wsgi.framing import EXP_0002, PROFILES, STREAM_END, Atom, Frame, FrameBuffer, encode_frame, parse_frame
 from hgwire_wsgi.http.api import ApiSettings
 from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
@@ -118,6 +118,29 @@ class TestOneCall:
         arguments = {"b": b"\x00\xff" * 30_000, "a": "\N{SNOWMAN}", "empty": b""}
         expected = sorted({b"a": "\N{SNOWMAN}".encode(), b"b": b"\x00\xff" * 30_000, b"empty": b""}.items())
         assert connect(peer_url).call_bytes("echo", arguments) == repr(expected).encode()
+
+    @pytest.mark.parametrize("profile", [None, PROFILES["zlib"]])
+    def test_the_stream_ends_with_the_request(self, peer: Peer, connect: Connect, profile: Any) -> None:
+        """The last frame of the stream says so, and no other does."""
+        bodies = []
+
+        def recording(environ: dict[str, Any], start_response: Any) -> Any:
+            bodies.append(environ["wsgi.input"].read())
+            size = str(len(bodies[-1]))
+            return peer({**environ, "wsgi.input": io.BytesIO(bodies[-1]), "CONTENT_LENGTH": size}, start_response)
+
+        with serving(recording) as url:
+            for data in (None, b"", b"x" * 70_000, b"x" * 32768, iter([b"x" * 32768] * 2)):
+                calls = [Call("size", data=b"abc"), Call("heads"), Call("size", {"a": "b"}, data=data)]
+                client = connect(url, profile=profile)
+                assert [outcome.error for outcome in client.call_many(calls)] == [None] * 3
+                client.call_bytes("size", data=b"abc")
+        assert len(bodies) == 10
+        for body in bodies:
+            buffer = FrameBuffer()
+            buffer.feed(body)
+            ends = [bool(frame.stream_flags & STREAM_END) for frame in buffer]
+            assert ends == [False] * (len(ends) - 1) + [True]
 
     def test_an_argument_that_frames_cannot_express(self, peer_url: str, connect: Connect) -> None:
         client = connect(peer_url)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import attrs
+import pytest
 from framing_support import frame, sent, wire
 
-from hgwire_wsgi.errors import LimitExceeded
+from hgwire_wsgi.errors import LimitExceeded, LocalProtocolError
 from hgwire_wsgi.framing import (
     EXP_0002,
     NOOP,
     WANT_FRAME,
+    Action,
     BufferedCommands,
     Error,
+    Frame,
     OutgoingStream,
+    Request,
     RunCommand,
     ServerReactor,
 )
@@ -81,6 +86,48 @@ def test_what_was_handed_out_is_not_held() -> None:
         )
         assert isinstance(run, RunCommand)
         sent(reactor.send_response(stream, 1, b""))
+
+
+def test_a_command_runs_when_its_data_are_there() -> None:
+    """Until then there is nothing to answer, so nothing is lost by an early answer."""
+    reactor = ServerReactor(EXP_0002)
+    commands = BufferedCommands(reactor)
+    *first, last = DATA[:1] + DATA[2:3] + DATA[5:6]
+    for text in first:
+        assert commands.receive_frame(frame(text)) is WANT_FRAME
+        for send in (reactor.send_response, reactor.send_error, reactor.send_text):
+            with pytest.raises(LocalProtocolError, match="no command of request 1 is running"):
+                send(OutgoingStream(2), 1, b"")
+    assert commands.receive_frame(frame(last)) == RunCommand(1, b"a", {}, True, b"onetwo")
+    assert sent(reactor.send_response(OutgoingStream(2), 1, b"x")) == [frame("1 2 stream-begin bytes-response eos x")]
+    assert not reactor.requests
+
+
+def test_commands_that_never_ran_get_the_error() -> None:
+    reactor = ServerReactor(EXP_0002, Limits(command_data=5))
+    commands = BufferedCommands(reactor)
+    # The data of request 1 are complete, but more than may be held.
+    *_, last = commands.receive_data(wire(DATA[0], "1 1 0 command-data eos abcdef"))
+    assert isinstance(last, Error)
+    assert sent(reactor.send_failure(OutgoingStream(2))) == [
+        frame("1 2 stream-begin error-response protocol command data exceed 5 bytes")
+    ]
+
+
+def test_typed_arguments_are_measured_by_their_frames() -> None:
+    def receive(reactor: ServerReactor, request: Request, item: Frame) -> Action:
+        reactor.register(request, b"typed")
+        reactor.hold(request, len(item.payload))
+        request.arguments = {b"nodes": [1, 2, 3]}
+        request.has_data = True
+        return reactor.run(request, "data", "running")
+
+    typed = attrs.evolve(EXP_0002, server_table={("idle", 1): receive})
+    for limit, good in ((20, True), (19, False)):
+        commands = BufferedCommands(ServerReactor(typed, Limits(command_data=limit)))
+        action = commands.receive_frame(Frame(1, 1, 1, 1, 0, bytes(20)))
+        assert (action is WANT_FRAME) is good
+        assert isinstance(action, Error) is not good
 
 
 def test_after_an_error_as_recorded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from framing_support import Source, frame, wire
 
@@ -9,6 +11,7 @@ from hgwire_wsgi.errors import BadStream, LocalProtocolError, RemoteProtocolErro
 from hgwire_wsgi.framing import (
     EXP_0002,
     NOOP,
+    STREAM_END,
     WANT_FRAME,
     ZLIB,
     Atom,
@@ -51,6 +54,38 @@ class TestCommands:
         message = f"client should only write to odd numbered streams; {stream_id} is not odd"
         with pytest.raises(LocalProtocolError, match=message):
             ClientReactor(EXP_0002).send_command(OutgoingStream(stream_id), b"c")
+
+    @pytest.mark.parametrize("data", ["text", 5, object()])
+    def test_data_that_are_not_bytes(self, data: Any) -> None:
+        reactor, stream = ClientReactor(EXP_0002), OutgoingStream(1)
+        with pytest.raises(LocalProtocolError, match="the data of a command must be bytes"):
+            reactor.send_command(stream, b"c", {}, data)
+        assert not reactor.requests
+        assert not stream.is_open
+
+    @pytest.mark.parametrize("data", [bytearray(b"ab"), memoryview(b"ab"), [memoryview(b"a"), bytearray(b"b")]])
+    def test_any_buffer_is_data(self, data: Any) -> None:
+        _, action = ClientReactor(EXP_0002).send_command(OutgoingStream(1), bytearray(b"c"), {}, data)
+        assert list(action.frames) == [
+            frame("1 1 stream-begin command-name have-data c"),
+            frame("1 1 0 command-data eos ab"),
+        ]
+
+    def test_pieces_are_only_known_when_the_frames_are_taken(self) -> None:
+        source = Source(b"x", "y")  # type: ignore[arg-type]  # that it refuses is what is tested
+        _, action = ClientReactor(EXP_0002).send_command(OutgoingStream(1), b"c", {}, source)
+        assert next(action.frames).type_id == 1
+        with pytest.raises(LocalProtocolError, match="a piece of data must be bytes, not str"):
+            next(action.frames)
+        assert source.closed
+
+    def test_the_last_frame_ends_the_stream(self) -> None:
+        for data in (None, b"", b"x" * 70000, [b"x" * 32768] * 2):
+            for profile in (None, ZLIB):
+                stream = OutgoingStream(1, profile)
+                _, action = ClientReactor(EXP_0002).send_command(stream, b"c", {b"k": b"v"}, data, end_stream=True)
+                ends = [bool(item.stream_flags & STREAM_END) for item in action.frames]
+                assert ends == [False] * (len(ends) - 1) + [True]
 
     def test_sources_are_closed(self) -> None:
         reactor = ClientReactor(EXP_0002)

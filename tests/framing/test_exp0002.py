@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from framing_support import frame, sent, single, split_at, whole, wire
@@ -21,8 +23,10 @@ from hgwire_wsgi.framing import (
     CommandData,
     Error,
     Frame,
+    Objects,
     OutgoingStream,
     Profile,
+    Request,
     ResponseData,
     ResponseError,
     RunCommand,
@@ -31,10 +35,11 @@ from hgwire_wsgi.framing import (
     encode_frame,
     iter_chunks,
 )
-from hgwire_wsgi.framing.exp0002 import _cut_utf8, _rechunk
+from hgwire_wsgi.framing.exp0002 import _cut_utf8
 from hgwire_wsgi.limits import Limits
 
 NAME, ARGUMENT, DATA, RESPONSE, ERROR, TEXT, SETTINGS = 1, 2, 3, 4, 5, 6, 8
+ANSWERED = Request(1, "running")
 VALID_PAYLOAD = {ARGUMENT: b"\x01\x00\x01\x00zv", SETTINGS: b"\x08identity"}
 
 
@@ -436,20 +441,6 @@ class TestSettings:
 # Encoders.
 
 
-@given(st.lists(st.binary(max_size=30)), st.integers(1, 40))
-def test_rechunk(chunks: list[bytes], size: int) -> None:
-    pieces = list(_rechunk(chunks, size))
-    assert b"".join(pieces) == b"".join(chunks)
-    assert pieces == list(_rechunk(b"".join(chunks), size))
-    assert all(len(piece) == size for piece in pieces[:-1])
-    assert all(pieces)
-
-
-def test_rechunk_copies_nothing_that_fits() -> None:
-    chunk = bytes(range(10))
-    assert next(_rechunk([chunk], 10)) is chunk
-
-
 @given(st.text(max_size=12), st.integers(1, 12))
 def test_cut_at_characters(text: str, size: int) -> None:
     data = text.encode()
@@ -472,8 +463,17 @@ def test_cut_what_is_no_text(data: bytes, size: int) -> None:
 
 class TestEncoders:
     def test_unknown_kind_of_error(self) -> None:
-        with pytest.raises(LocalProtocolError, match="unknown kind of error: 'fatal'"):
-            EXP_0002.encode_error(OutgoingStream(2), 1, b"", "fatal", False)
+        known = "known: protocol, application, protocol|application, server"
+        with pytest.raises(LocalProtocolError, match=re.escape(f"unknown kind of error: 'fatal'; {known}")):
+            EXP_0002.encode_error(OutgoingStream(2), ANSWERED, b"", "fatal", False)
+
+    def test_a_fault_of_the_server_has_no_flag_of_its_own(self) -> None:
+        errors = EXP_0002.encode_error(OutgoingStream(2), ANSWERED, b"oops", "server", True)
+        assert list(errors) == [frame("1 2 stream-begin|stream-end error-response application oops")]
+
+    def test_no_objects(self) -> None:
+        with pytest.raises(LocalProtocolError, match="the data of a response must be bytes, not Objects"):
+            EXP_0002.encode_response(OutgoingStream(2), ANSWERED, Objects([1]), False)
 
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
@@ -481,15 +481,33 @@ class TestEncoders:
             (b"x" * 65536, {}, "command name of 65536 bytes"),
             (b"c", {b"k" * 65532: b""}, "argument name of 65532 bytes"),
             (b"c", {b"k": b"v" * 65536}, "has 65536 bytes; at most 65535"),
+            (b"c", {"k": b"v"}, "the name of an argument must be bytes, not str"),
+            (b"c", {b"k": "v"}, "the value of argument b'k' must be bytes, not str"),
+            (b"c", {b"k": 5}, "must be bytes, not int"),
+            (b"c", {b"a": b"", "b": b""}, "must be bytes, not str"),
+            (b"c", [(b"k", b"v")], "arguments must be a mapping, not list"),
+            ("c", {}, "the name of a command must be bytes, not str"),
         ],
     )
-    def test_commands_that_cannot_be_said(self, name: bytes, arguments: dict[bytes, bytes], message: str) -> None:
+    def test_commands_that_cannot_be_sent(self, name: Any, arguments: Any, message: str) -> None:
         stream = OutgoingStream(1)
         reactor = ClientReactor(EXP_0002)
         with pytest.raises(LocalProtocolError, match=message):
             reactor.send_command(stream, name, arguments)
         assert not stream.is_open
         assert not reactor.requests
+
+    def test_no_redirects(self) -> None:
+        reactor = ClientReactor(EXP_0002)
+        with pytest.raises(LocalProtocolError, match="exp-framing-0002 has no redirects"):
+            reactor.send_command(OutgoingStream(1), b"c", redirect={b"targets": []})
+        assert not reactor.requests
+
+    def test_any_buffer_is_an_argument(self) -> None:
+        arguments: dict[bytes, Any] = {b"a": bytearray(b"x"), b"b": memoryview(b"yz")[1:]}
+        _, action = ClientReactor(EXP_0002).send_command(OutgoingStream(1), b"c", arguments)
+        *_, run = map(ServerReactor(EXP_0002).receive_frame, action.frames)
+        assert run == RunCommand(1, b"c", {b"a": b"x", b"b": b"z"})
 
     @pytest.mark.parametrize("name_size", [1, 65531])
     @pytest.mark.parametrize("value_size", [0, 65530, 65531, 65535])
@@ -535,11 +553,12 @@ class TestEncoders:
 
     def test_text_is_made_when_sent_but_checked_at_once(self) -> None:
         stream = OutgoingStream(2, frame_size=8)
-        frames = EXP_0002.encode_text(stream, 1, [Atom(b"text")])
+        assert EXP_0002.encode_text is not None
+        frames = EXP_0002.encode_text(stream, ANSWERED, [Atom(b"text")])
         assert not stream.is_open
         assert [item.payload for item in frames] == [b"\x04\x00\x00\x00text"]
         with pytest.raises(LocalProtocolError):
-            EXP_0002.encode_text(stream, 1, [Atom(b"texts")])
+            EXP_0002.encode_text(stream, ANSWERED, [Atom(b"texts")])
 
 
 def test_wire_of_the_patch() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.errors import FrameTooLarge, LocalProtocolError, TruncatedFrame
-from hgwire_wsgi.framing import Frame, FrameBuffer, encode_frame, iter_chunks, read_frame
+from hgwire_wsgi.framing import Frame, FrameBuffer, Header, encode_frame, iter_chunks, read_frame
 from hgwire_wsgi.limits import Limits
 
 FRAMES = any_frame(st.binary(max_size=40))
@@ -133,6 +133,13 @@ class TestFrameBuffer:
         source[:] = bytes(len(source))
         assert list(buffer) == [frame("1 1 stream-begin command-name eos heads")]
 
+    def test_what_is_not_bytes(self) -> None:
+        buffer = FrameBuffer()
+        for data in ("text", 5, None, [1]):
+            with pytest.raises(LocalProtocolError, match="input must be bytes"):
+                buffer.feed(data)  # type: ignore[arg-type]  # that it refuses is what is tested
+        buffer.end()
+
     def test_large_frames_in_small_pieces(self) -> None:
         frames = [Frame(1, 1, 0, 3, 1, bytes([n]) * 1_000_000) for n in range(4)]
         data = b"".join(encode_frame(item, ANY_SIZE) for item in frames)
@@ -149,6 +156,7 @@ class TestFrameBuffer:
                 for found in buffer:
                     seen.append(found)
         assert seen == [frame("1 1 stream-begin command-name eos heads")]
+        assert buffer.refused == Header(6, 1, 1, 0, 3, 1)
         # The header that says so is there, and nothing of its payload is awaited.
         buffer.feed(data)
         for again in (buffer.next_frame, buffer.end):

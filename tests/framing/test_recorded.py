@@ -22,6 +22,7 @@ from hgwire_wsgi.framing import (
     Frame,
     FrameBuffer,
     OutgoingStream,
+    Request,
     RunCommand,
     SendFrames,
     ServerReactor,
@@ -106,6 +107,11 @@ def stream_of(case: Any, **options: Any) -> OutgoingStream:
     return stream
 
 
+def asked(case: Any) -> Request:
+    """The request of a recorded response."""
+    return Request(case["requestid"], "running")
+
+
 def client_frames(case: Any) -> Iterator[Frame]:
     reactor = ClientReactor(EXP_0002)
     arguments = {raw_bytes(item["name_hex"]): raw_bytes(item["value_hex"]) for item in case["args"]}
@@ -145,18 +151,18 @@ class TestResponses:
         stream = stream_of(case, frame_size=case["maxframesize"])
         data = raw_bytes(case["data_hex"])
         expected = [recorded_frame(expected) for expected in case["frames"]]
-        assert list(EXP_0002.encode_response(stream, case["requestid"], data, False)) == expected
+        assert list(EXP_0002.encode_response(stream, asked(case), data, False)) == expected
         # The same bytes in any pieces give the same frames.
         for size in (1, 7, 10, 4096):
             pieces = (data[start : start + size] for start in range(0, len(data), size))
             again = stream_of(case, frame_size=case["maxframesize"])
-            assert list(EXP_0002.encode_response(again, case["requestid"], pieces, False)) == expected
+            assert list(EXP_0002.encode_response(again, asked(case), pieces, False)) == expected
 
     @cases("bytes_response.json", op="error")
     def test_error(self, case: Any) -> None:
         kind = "|".join(name for name in ("protocol", "application") if case[name])
         message = raw_bytes(case["message_hex"])
-        frame = EXP_0002.encode_error(stream_of(case), case["requestid"], message, kind, False)
+        (frame,) = EXP_0002.encode_error(stream_of(case), asked(case), message, kind, False)
         if case["frames"]:
             assert [frame] == [recorded_frame(expected) for expected in case["frames"]]
         else:
@@ -176,14 +182,15 @@ def texts(value: Any) -> list[Any]:
 class TestTextOutput:
     @cases("textoutput.json")
     def test_encode(self, case: Any) -> None:
+        assert EXP_0002.encode_text is not None
         atoms = [Atom(text(atom["formatting"]), texts(atom["args"]), texts(atom["labels"])) for atom in case["atoms"]]
         if "expect_error" in case:
             with pytest.raises(LocalProtocolError) as caught:
-                EXP_0002.encode_text(stream_of(case), case["requestid"], atoms)
+                EXP_0002.encode_text(stream_of(case), asked(case), atoms)
             if case.get("message_normative", True):
                 assert caught.value.message == case["expect_error"]["message"]
         else:
-            frames = list(EXP_0002.encode_text(stream_of(case), case["requestid"], atoms))
+            frames = list(EXP_0002.encode_text(stream_of(case), asked(case), atoms))
             assert frames == [recorded_frame(case["expect_frame"])]
 
 

@@ -1,8 +1,14 @@
-"""Another revision fits: other types, payloads with types, settings over frames and a first state of its own.
+"""Another revision fits without a change to the reactors: the one here differs wherever exp-framing-0006 does.
 
-It is shaped like exp-framing-0006: the client says first which encodings it reads, on its first request alone; the
-server announces its own with another frame type, over several frames and not always where a stream begins; commands are
-maps, their values are not bytes.  JSON stands for CBOR.
+JSON stands for CBOR, one object to a line.  What differs:
+
+- The client says first, in a frame of its own, which encodings it accepts.
+- Commands are maps of typed values, with a place for the redirects that the client follows.
+- Responses are a status object and more objects.  One encoder, announced once, spans all responses of the exchange.  It
+  is flushed at the end of each, so a frame may hold several objects, and an object may have none of its own.
+- A command error is a status object; any other error, and one in the middle of a response, is an error frame.
+- The settings of a stream may span frames, and need not come at its beginning.
+- There is no text output.
 """
 
 from __future__ import annotations
@@ -13,21 +19,33 @@ from typing import Any
 
 import attrs
 import pytest
-from framing_support import sent
+from framing_support import Source, sent
 
-from hgwire_wsgi.errors import BadStream, RemoteProtocolError, UnexpectedFrame
+from hgwire_wsgi.errors import (
+    BadStream,
+    CommandFailed,
+    LimitExceeded,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnexpectedFrame,
+)
 from hgwire_wsgi.framing import (
     EXP_0002,
     NOOP,
     PROFILES,
     REVISIONS,
     WANT_FRAME,
+    ZLIB,
+    ZSTD_8MB,
     Action,
+    Atom,
     ClientReactor,
     CommandData,
     Error,
     Frame,
+    Objects,
     OutgoingStream,
+    Profile,
     Request,
     ResponseData,
     ResponseError,
@@ -38,22 +56,43 @@ from hgwire_wsgi.framing import (
     iter_chunks,
     parse_frame,
 )
+from hgwire_wsgi.framing.data import check_data, rechunk
 
 REQUEST, DATA, RESPONSE, ERROR, SENDER, SETTINGS = 1, 2, 3, 5, 8, 9
 NEW, MORE, HAVE_DATA = 1, 4, 8
 CONTINUATION, EOS = 1, 2
 
 
-def gather(store: dict[Any, Any], key: Any, frame: Frame) -> Any:
-    """JSON over frames, or ``None`` while it is incomplete."""
-    store[key] = store.get(key, b"") + frame.payload
-    return None if frame.flags & CONTINUATION else json.loads(store.pop(key))
+def dump(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+# Both receive.
+
+
+def unexpected(reactor: Any, request: Request, frame: Frame) -> RemoteProtocolError:
+    return UnexpectedFrame(f"in state {request.state}: {frame.type_id}")
+
+
+def receive_settings(reactor: Any, frame: Frame) -> Action:
+    stream = reactor.incoming.open.get(frame.stream_id)
+    if stream is not None:
+        stream.partial = (stream.partial or b"") + frame.payload
+        if len(stream.partial) > reactor.limits.frame_payload:
+            raise LimitExceeded("settings are too long")
+        if frame.flags & EOS:
+            name, stream.partial = json.loads(stream.partial), None
+            reactor.incoming.configure(frame.stream_id, name.encode())
+    return WANT_FRAME
+
+
+# The server receives.
 
 
 def receive_sender(reactor: ServerReactor, request: Request, frame: Frame) -> Action:
-    said = gather(reactor.scratch, "sender", frame)
-    if said is not None:
-        reactor.scratch["encodings"] = said
+    said = reactor.scratch["sender"] = reactor.scratch.get("sender", b"") + frame.payload
+    if frame.flags & EOS:
+        reactor.scratch["encodings"] = json.loads(said)
         reactor.state = "idle"
     return WANT_FRAME
 
@@ -69,9 +108,10 @@ def receive_request(reactor: ServerReactor, request: Request, frame: Frame) -> A
     request.partial += frame.payload
     if frame.flags & MORE:
         return WANT_FRAME
-    said = json.loads(request.partial)
+    said, request.partial = json.loads(request.partial), None
     request.name = said["name"].encode()
     request.arguments = {name.encode(): value for name, value in said["args"].items()}
+    request.redirect = said["redirect"]
     request.has_data = bool(frame.flags & HAVE_DATA)
     return reactor.run(request, "data", "running")
 
@@ -82,10 +122,24 @@ def receive_data(reactor: ServerReactor, request: Request, frame: Frame) -> Acti
     return reactor.pass_data(request, frame.payload, bool(frame.flags & EOS))
 
 
+# The client receives.
+
+
 def receive_response(reactor: ClientReactor, request: Request, frame: Frame) -> Action:
-    if frame.flags & EOS:
+    final = bool(frame.flags & EOS)
+    data = frame.payload
+    if final:
         reactor.finish_receiving(request, "answered")
-    return ResponseData(request.request_id, frame.payload, bool(frame.flags & EOS))
+    if request.partial is not True:
+        # The status may span frames.
+        request.partial = (request.partial or b"") + data
+        status, newline, data = request.partial.partition(b"\n")
+        if not newline:
+            return WANT_FRAME
+        request.partial = True
+        if json.loads(status)["status"] == "error":
+            return ResponseError(request.request_id, json.loads(status)["error"].encode(), "application")
+    return ResponseData(request.request_id, data, final)
 
 
 def receive_error(reactor: ClientReactor, request: Request, frame: Frame) -> Action:
@@ -94,59 +148,96 @@ def receive_error(reactor: ClientReactor, request: Request, frame: Frame) -> Act
     return ResponseError(request.request_id, said["message"].encode(), said["type"])
 
 
-def receive_settings(reactor: Any, frame: Frame) -> Action:
-    name = gather(reactor.scratch, frame.stream_id, frame)
-    if name is not None:
-        reactor.incoming.configure(frame.stream_id, name.encode())
-    return WANT_FRAME
-
-
-def unexpected(reactor: Any, request: Request, frame: Frame) -> RemoteProtocolError:
-    return UnexpectedFrame(f"in state {request.state}: {frame.type_id}")
-
-
-def encode_settings(stream: OutgoingStream, request_id: int) -> Frame:
-    assert stream.profile is not None
-    return stream.make_frame(request_id, SETTINGS, EOS, json.dumps(stream.profile.name).encode())
+# The client sends.
 
 
 def encode_command(
     reactor: ClientReactor,
     stream: OutgoingStream,
-    request_id: int,
-    name: bytes,
+    request: Request,
     arguments: Mapping[bytes, Any],
     data: Any,
     end: bool,
 ) -> Iterator[Frame]:
-    if reactor.scratch.setdefault("said", False) is False:
+    typed = {key.decode(): value for key, value in arguments.items()}
+    try:
+        said = dump({"name": request.name.decode(), "args": typed, "redirect": request.redirect})
+    except TypeError as error:
+        raise LocalProtocolError(f"an argument has no type of this revision: {error}") from error
+    checked = None if data is None else check_data(data, "data")
+    return command_frames(reactor, stream, request.request_id, said, checked, end)
+
+
+def command_frames(
+    reactor: ClientReactor, stream: OutgoingStream, request_id: int, said: bytes, data: Any, end: bool
+) -> Iterator[Frame]:
+    if "said" not in reactor.scratch:
         reactor.scratch["said"] = True
-        said = json.dumps(["zlib", "identity"]).encode()
-        yield stream.make_frame(request_id, SENDER, CONTINUATION, said[:5])
-        yield stream.make_frame(request_id, SENDER, EOS, said[5:])
-    body = json.dumps({"name": name.decode(), "args": {key.decode(): value for key, value in arguments.items()}})
-    flags = HAVE_DATA * (data is not None)
-    yield stream.make_frame(request_id, REQUEST, NEW | MORE, body[:10].encode())
-    yield stream.make_frame(request_id, REQUEST, flags, body[10:].encode(), end=end and data is None)
+        encodings = dump(["zlib", "identity"])
+        yield stream.make_frame(request_id, SENDER, CONTINUATION, encodings[:5])
+        yield stream.make_frame(request_id, SENDER, EOS, encodings[5:])
+    yield stream.make_frame(request_id, REQUEST, NEW | MORE, said[:10])
+    yield stream.make_frame(request_id, REQUEST, HAVE_DATA * (data is not None), said[10:], end=end and data is None)
     if data is not None:
-        for piece in data:
+        for piece in rechunk(data, stream.frame_size):
             yield stream.make_frame(request_id, DATA, CONTINUATION, piece)
         yield stream.make_frame(request_id, DATA, EOS, b"", end=end)
 
 
-def encode_response(stream: OutgoingStream, request_id: int, data: Any, end: bool) -> Iterator[Frame]:
-    encode = stream.profile is not None
-    yield stream.make_frame(request_id, RESPONSE, CONTINUATION, b'{"status": "ok"}', encode=encode)
-    yield stream.make_frame(request_id, RESPONSE, EOS, data, encode=encode, end=end)
+# The server sends.
 
 
-def encode_error(stream: OutgoingStream, request_id: int, message: bytes, kind: str, end: bool) -> Frame:
-    said = json.dumps({"type": kind, "message": message.decode()}).encode()
-    return stream.make_frame(request_id, ERROR, 0, said, end=end)
+def encode_settings(stream: OutgoingStream, request_id: int) -> Frame:
+    assert stream.profile is not None
+    return stream.make_frame(request_id, SETTINGS, EOS, dump(stream.profile.name))
 
 
-def encode_text(stream: OutgoingStream, request_id: int, atoms: Iterable[Any]) -> Iterator[Frame]:
-    return iter(())
+def encode_response(stream: OutgoingStream, request: Request, data: Any, end: bool) -> Iterator[Frame]:
+    """Objects as they are; bytes, as commands of version 1 return them, are one object."""
+    objects = data if isinstance(data, Objects) else Objects([as_text(check_data(data, "data"))])
+    return response_frames(stream, request, objects, end)
+
+
+def as_text(data: bytes | Iterable[Any]) -> str:
+    return b"".join([data] if isinstance(data, bytes) else data).decode()
+
+
+def response_frames(stream: OutgoingStream, request: Request, objects: Objects, end: bool) -> Iterator[Frame]:
+    request.begun = True
+    encoded = stream.profile is not None
+    for payload in encoded_pieces(stream, objects):
+        yield stream.make_frame(request.request_id, RESPONSE, CONTINUATION, payload, encoded=encoded)
+    last = stream.encode(b"") if encoded else b""
+    yield stream.make_frame(request.request_id, RESPONSE, EOS, last, encoded=bool(last), end=end)
+
+
+def encoded_pieces(stream: OutgoingStream, objects: Objects) -> Iterator[bytes]:
+    yield from encode_object(stream, {"status": "ok"} if objects.status is None else objects.status)
+    for value in objects.values:
+        yield from encode_object(stream, value)
+
+
+def encode_object(stream: OutgoingStream, value: Any) -> Iterator[bytes]:
+    """What the encoder returns for an object, in pieces that fit; nothing while it holds everything back."""
+    raw = dump(value)
+    return rechunk(stream.encode(raw, flush=False) if stream.profile else raw, stream.frame_size)
+
+
+def encode_error(stream: OutgoingStream, request: Request, message: bytes, kind: str, end: bool) -> Iterator[Frame]:
+    if kind not in ("application", "protocol", "server"):
+        raise LocalProtocolError(f"unknown kind of error: {kind!r}")
+    return error_frames(stream, request, message.decode(), kind, end)
+
+
+def error_frames(stream: OutgoingStream, request: Request, message: str, kind: str, end: bool) -> Iterator[Frame]:
+    if stream.unflushed:
+        # Otherwise it would come out in the response to another request.
+        yield stream.make_frame(request.request_id, RESPONSE, CONTINUATION, stream.encode(b""), encoded=True)
+    if kind == "application" and not request.begun:
+        said, type_id, flags = {"status": "error", "error": message}, RESPONSE, EOS
+    else:
+        said, type_id, flags = {"type": "server" if request.begun else kind, "message": message}, ERROR, 0
+    yield stream.make_frame(request.request_id, type_id, flags, dump(said), end=end)
 
 
 OTHER = Revision(
@@ -178,44 +269,149 @@ OTHER = Revision(
     encode_command=encode_command,
     encode_response=encode_response,
     encode_error=encode_error,
-    encode_text=encode_text,
 )
+
+
+def asking(count: int) -> tuple[ClientReactor, ServerReactor]:
+    """A client that has sent some commands, and the server that has received them."""
+    client, server = ClientReactor(OTHER), ServerReactor(OTHER)
+    stream = OutgoingStream(1)
+    for number in range(count):
+        _, action = client.send_command(stream, b"c", end_stream=number == count - 1)
+        for frame in action.frames:
+            assert not isinstance(server.receive_frame(frame), Error)
+    return client, server
+
+
+def received(client: ClientReactor, frames: list[Frame]) -> list[Action]:
+    return [action for action in map(client.receive_frame, frames) if action is not WANT_FRAME]
+
+
+def gathered(actions: list[Action]) -> dict[int, bytes]:
+    """The data of every request."""
+    data: dict[int, bytes] = {}
+    for action in actions:
+        if isinstance(action, ResponseData):
+            data[action.request_id] = data.get(action.request_id, b"") + action.data
+    return data
 
 
 def test_an_exchange() -> None:
     client, server = ClientReactor(OTHER), ServerReactor(OTHER)
     stream = OutgoingStream(1)
-    one, first = client.send_command(stream, b"known", {b"nodes": [1, 2], b"deep": True})
-    three, second = client.send_command(stream, b"push", {}, [b"some", b"data"])
+    one, first = client.send_command(stream, b"known", {b"nodes": [1, 2], b"deep": True}, redirect={"targets": ["a"]})
+    three, second = client.send_command(stream, b"push", {}, [b"some", b"data"], end_stream=True)
     data = b"".join(iter_chunks(first.frames)) + b"".join(iter_chunks(second.frames))
     assert [action for action in server.receive_data(data) if action is not WANT_FRAME] == [
-        RunCommand(one, b"known", {b"nodes": [1, 2], b"deep": True}),
+        RunCommand(one, b"known", {b"nodes": [1, 2], b"deep": True}, redirect={"targets": ["a"]}),
         RunCommand(three, b"push", {}, has_data=True),
-        CommandData(three, b"some", False),
-        CommandData(three, b"data", False),
+        CommandData(three, b"somedata", False),
         CommandData(three, b"", True),
     ]
-    # The server picks from what the client said; this needs nothing of the reactor.
+    # The server chooses from what the client said; this needs nothing of the reactor.
     output = OutgoingStream(2, PROFILES[server.scratch["encodings"][0]])
-    frames = sent(server.send_response(output, one, b"[1]")) + sent(server.send_error(output, three, "no"))
-    assert [frame.type_id for frame in frames] == [SETTINGS, RESPONSE, RESPONSE, ERROR]
-    assert frames[1].payload != b'{"status": "ok"}'
-    assert list(client.receive_data(b"".join(iter_chunks(frames)))) == [
-        WANT_FRAME,
-        ResponseData(one, b'{"status": "ok"}', False),
-        ResponseData(one, b"[1]", True),
-        ResponseError(three, b"no", "application"),
-    ]
+    frames = sent(server.send_response(output, one, Objects([[1], {"two": 2}])))
+    frames += sent(server.send_error(output, three, "no", end_stream=True))
+    assert frames[0].type_id == SETTINGS
+    assert {frame.type_id for frame in frames[1:]} == {RESPONSE}
+    actions = received(client, frames)
+    assert gathered(actions) == {one: b'[1]\n{"two": 2}\n'}
+    assert actions[-1] == ResponseError(three, b"no", "application")
     assert client.receive_eof() is NOOP
     assert server.receive_eof() is NOOP
 
 
+@pytest.mark.parametrize("profile", [None, *PROFILES.values()])
+def test_one_encoder_for_the_exchange(profile: Profile | None) -> None:
+    client, server = asking(3)
+    stream = OutgoingStream(2, profile)
+    values = [{"number": number} for number in range(5000)]
+    frames = []
+    for request_id in (1, 3, 5):
+        source = Source(*values)  # type: ignore[arg-type]  # any values will do
+        frames += sent(server.send_response(stream, request_id, Objects(source), end_stream=request_id == 5))
+        assert source.closed
+        assert not stream.unflushed
+    assert sum(frame.type_id == SETTINGS for frame in frames) == (profile is not None)
+    assert [index for index, frame in enumerate(frames) if frame.stream_flags & 2] == [len(frames) - 1]
+    if profile in (ZLIB, ZSTD_8MB):
+        # The encoder decides when there is something to send, not the number of objects.
+        assert len(frames) < 30
+    assert gathered(received(client, frames)) == dict.fromkeys((1, 3, 5), b"".join(map(dump, values)))
+    assert client.receive_eof() is NOOP
+
+
+def test_a_status_of_its_own() -> None:
+    client, server = asking(1)
+    status = {"status": "redirect", "location": "x"}
+    frames = sent(server.send_response(OutgoingStream(2), 1, Objects(status=status)))
+    assert frames[0].payload == dump(status)
+    assert received(client, frames)[-1] == ResponseData(1, b"", True)
+
+
+def test_bytes_of_commands_of_version_1() -> None:
+    client, server = asking(2)
+    stream = OutgoingStream(2)
+    frames = sent(server.send_response(stream, 1, b"heads")) + sent(server.send_response(stream, 3, [b"a", b"b"]))
+    assert gathered(received(client, frames)) == {1: b'"heads"\n', 3: b'"ab"\n'}
+
+
+@pytest.mark.parametrize("profile", [None, ZLIB])
+def test_errors_before_and_after_the_status(profile: Profile | None) -> None:
+    """What a response leaves in the encoder never gets into the next one."""
+    client, server = asking(4)
+    stream = OutgoingStream(2, profile)
+    broken = Source({"a": 1}, error=CommandFailed("disk"))  # type: ignore[arg-type]  # any values will do
+    frames = sent(server.send_error(stream, 1, "no"))
+    frames += sent(server.send_error(stream, 3, "bad", kind="protocol"))
+    frames += sent(server.send_response(stream, 5, Objects(broken)))
+    frames += sent(server.send_response(stream, 7, Objects([2]), end_stream=True))
+    actions = received(client, frames)
+    assert [action for action in actions if isinstance(action, ResponseError)] == [
+        ResponseError(1, b"no", "application"),
+        ResponseError(3, b"bad", "protocol"),
+        ResponseError(5, b"disk", "server"),
+    ]
+    assert gathered(actions) == {5: b'{"a": 1}\n', 7: b"2\n"}
+    assert client.receive_eof() is NOOP
+
+
+def test_mistakes_of_the_owner() -> None:
+    client, server = asking(1)
+    with pytest.raises(LocalProtocolError, match="unknown kind"):
+        server.send_error(OutgoingStream(2), 1, "no", kind="protocol|application")
+    with pytest.raises(LocalProtocolError, match="no type of this revision"):
+        client.send_command(OutgoingStream(1), b"c", {b"k": b"bytes"})
+    assert sent(server.send_response(OutgoingStream(2), 1, Objects([1])))
+
+
+def test_no_text_output() -> None:
+    _, server = asking(1)
+    assert not OTHER.has_text_output
+    assert EXP_0002.has_text_output
+    with pytest.raises(LocalProtocolError, match="exp-framing-test has no text output"):
+        server.send_text(OutgoingStream(2), 1, [Atom(b"x")])
+
+
 def test_settings_after_the_beginning_over_frames() -> None:
     client = ClientReactor(OTHER)
-    client.send_command(OutgoingStream(1), b"c")
-    for text in ('1 2 1 9 1 "zl', '1 2 0 9 2 ib"'):
+    for text in ('1 2 1 9 1 "zl', '1 4 1 9 1 "ident', '1 2 0 9 2 ib"', '1 4 0 9 2 ity"'):
         assert client.receive_frame(parse_frame(text, OTHER)) is WANT_FRAME
-    assert client.incoming.open[2].profile is PROFILES["zlib"]
+    assert {number: stream.profile for number, stream in client.incoming.open.items()} == {
+        2: PROFILES["zlib"],
+        4: PROFILES["identity"],
+    }
+
+
+def test_incomplete_settings_end_with_their_stream() -> None:
+    client = ClientReactor(OTHER)
+    for text in ('1 2 1 9 1 "zl', '1 2 1 9 1 "zl', '1 2 0 9 2 ib"', '1 4 3 9 1 "zl'):
+        assert client.receive_frame(parse_frame(text, OTHER)) is WANT_FRAME
+    assert [stream.partial for stream in client.incoming.open.values()] == [None]
+    for flags in (1, 0):
+        action = client.receive_frame(Frame(1, 6, flags, 9, 1, b" " * 40000))
+    assert isinstance(action, Error)
+    assert action.message == "settings are too long"
 
 
 def test_first_state() -> None:
@@ -228,6 +424,14 @@ def test_first_state() -> None:
     action = server.receive_frame(parse_frame("1 1 0 sender-protocol-settings eos []", OTHER))
     assert isinstance(action, Error)
     assert action.message == "in state idle: 8"
+
+
+def test_a_terminal_error_is_sent_as_the_revision_has_it() -> None:
+    server = ServerReactor(OTHER)
+    action = server.receive_frame(parse_frame("1 1 stream-begin command-request new {}", OTHER))
+    assert isinstance(action, Error)
+    (frame,) = sent(server.send_failure(OutgoingStream(2)))
+    assert (frame.type_id, json.loads(frame.payload)) == (ERROR, {"type": "protocol", "message": action.message})
 
 
 def test_rules_of_streams_hold_everywhere() -> None:
@@ -246,4 +450,4 @@ def test_names_are_those_of_the_revision() -> None:
 def test_revisions_are_values() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         EXP_0002.name = "other"  # type: ignore[misc]  # that it refuses is what is tested
-    assert REVISIONS == {"application/mercurial-exp-framing-0002": EXP_0002}
+    assert REVISIONS == {"exp-framing-0002": EXP_0002}

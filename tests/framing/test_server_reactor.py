@@ -21,6 +21,7 @@ from hgwire_wsgi.errors import (
 from hgwire_wsgi.framing import (
     EXP_0002,
     NOOP,
+    STREAM_END,
     WANT_FRAME,
     ZLIB,
     Action,
@@ -29,9 +30,12 @@ from hgwire_wsgi.framing import (
     CommandData,
     Error,
     Frame,
+    Objects,
     OutgoingStream,
+    Profile,
     Request,
     ResponseData,
+    ResponseError,
     RunCommand,
     SendFrames,
     ServerReactor,
@@ -89,6 +93,28 @@ class TestResponses:
         ]
         assert flags == [[1, 2], [3], [3]]
 
+    @pytest.mark.parametrize("profile", [None, ZLIB])
+    def test_end_of_stream_of_data_made_while_they_are_sent(self, profile: Profile | None) -> None:
+        for pieces, error in (([], None), ([bytes(32768)] * 3, None), ([b"x"], CommandFailed("no"))):
+            reactor = started(COMMANDS[0])
+            stream = OutgoingStream(2, profile)
+            frames = sent(reactor.send_response(stream, 1, Source(*pieces, error=error), end_stream=True))
+            assert [bool(item.stream_flags & STREAM_END) for item in frames] == [False] * (len(frames) - 1) + [True]
+            assert not stream.is_open
+
+    def test_one_encoder_for_all_responses(self) -> None:
+        reactor, client = started(*COMMANDS), TestFailure().waiting()
+        stream = OutgoingStream(2, ZLIB)
+        data = bytes(range(256)) * 20
+        frames = [item for number in (1, 3) for item in sent(reactor.send_response(stream, number, data))]
+        frames += sent(reactor.send_response(stream, 5, data, end_stream=True))
+        # One frame of settings, and what repeats is found in the responses before.
+        assert [(item.type_id, item.stream_flags) for item in frames] == [(8, 1), (4, 4), (4, 4), (4, 6)]
+        assert len(frames[2].payload) < len(frames[1].payload) / 2
+        assert [action.data for action in map(client.receive_frame, frames) if isinstance(action, ResponseData)] == [
+            data
+        ] * 3
+
     def test_parallel_streams_interleaved(self) -> None:
         reactor = started(*COMMANDS)
         data = {1: b"a" * 100_000, 3: b"b" * 70_000, 5: b"c" * 10}
@@ -141,7 +167,7 @@ class TestResponses:
         frames += sent(reactor.send_text(stream, 1, [Atom(b"%s", [b"still"])]))
         frames += sent(reactor.send_response(stream, 1, b"done"))
         assert [(item.type_id, item.stream_flags) for item in frames] == [(8, 1), (6, 0), (6, 0), (4, 4)]
-        with pytest.raises(LocalProtocolError):
+        with pytest.raises(LocalProtocolError, match="no command of request 1 is running"):
             reactor.send_text(stream, 1, [])
         with pytest.raises(LocalProtocolError, match="single frame"):
             reactor.send_text(stream, 3, [Atom(bytes(40000))])
@@ -221,6 +247,157 @@ class TestResponses:
         for send in sends:
             with pytest.raises(LocalProtocolError, match="request 1 has been answered"):
                 send(stream, 1, b"")
+
+
+class TestMistakesOfTheOwner:
+    """Each is raised by the call that is wrong, which has no effect."""
+
+    @pytest.mark.parametrize("data", ["text", 5, None, Objects([1])])
+    def test_data(self, data: Any) -> None:
+        reactor, stream = started(*COMMANDS), OutgoingStream(2)
+        with pytest.raises(LocalProtocolError, match=f"must be bytes, not {type(data).__name__}"):
+            reactor.send_response(stream, 1, data)
+        assert sent(reactor.send_response(stream, 1, b"x")) == [frame("1 2 stream-begin bytes-response eos x")]
+
+    @pytest.mark.parametrize("data", [bytearray(b"abc"), memoryview(b"abc"), [bytearray(b"a"), memoryview(b"bc")]])
+    def test_any_buffer_is_data(self, data: Any) -> None:
+        (item,) = sent(started(*COMMANDS).send_response(OutgoingStream(2), 1, data))
+        assert type(item.payload) is bytes
+        assert item.payload == b"abc"
+
+    def test_a_buffer_may_change_after_the_call(self) -> None:
+        reactor, data = started(*COMMANDS, defer_output=True), bytearray(b"abc")
+        reactor.send_response(OutgoingStream(2), 1, data)
+        data[:] = b"xyz"
+        assert sent(reactor.receive_eof())[0].payload == b"abc"
+
+    def test_pieces_are_only_known_when_the_frames_are_taken(self) -> None:
+        reactor = started(*COMMANDS)
+        source = Source(bytes(32768), bytes(32768), "text")  # type: ignore[arg-type]  # what is tested
+        action = reactor.send_response(OutgoingStream(2), 1, source)
+        assert isinstance(action, SendFrames)
+        assert next(action.frames).flags == 1
+        with pytest.raises(LocalProtocolError, match="a piece of data must be bytes, not str"):
+            list(action.frames)
+        assert source.closed
+
+    @pytest.mark.parametrize("wrong", [{"kind": "fatal"}, {"message": 5}, {"message": None}, {"kind": None}])
+    def test_errors(self, wrong: dict[str, Any]) -> None:
+        reactor, stream = started(*COMMANDS), OutgoingStream(2)
+        with pytest.raises(LocalProtocolError):
+            reactor.send_error(stream, 1, **{"message": "no", **wrong})
+        assert not stream.is_open
+        assert sent(reactor.send_error(stream, 1, bytearray(b"no"))) == [
+            frame("1 2 stream-begin error-response application no")
+        ]
+
+    @pytest.mark.parametrize("atoms", [None, "text", [b"text"], [Atom("text")]])  # type: ignore[arg-type]  # tested
+    def test_text(self, atoms: Any) -> None:
+        reactor, stream = started(*COMMANDS), OutgoingStream(2)
+        with pytest.raises(LocalProtocolError):
+            reactor.send_text(stream, 1, atoms)
+        assert not stream.is_open
+
+    def test_input(self) -> None:
+        reactor = started(*COMMANDS)
+        for data in ("text", 5, None):
+            with pytest.raises(LocalProtocolError, match="input must be bytes"):
+                reactor.receive_data(data)  # type: ignore[arg-type]  # that it refuses is what is tested
+        assert reactor.failure is None
+
+    def test_a_source_is_the_owners_until_it_was_accepted(self) -> None:
+        reactor, source = started(*COMMANDS), Source(b"x")
+        with pytest.raises(LocalProtocolError):
+            reactor.send_response(OutgoingStream(2), 9, source)
+        assert (source.pieces, source.closed) == ([b"x"], 0)
+
+
+class TestFailure:
+    """How a client learns of its error in frames."""
+
+    def waiting(self) -> ClientReactor:
+        client = ClientReactor(EXP_0002)
+        for _ in range(4):
+            list(client.send_command(OutgoingStream(1), b"c")[1].frames)
+        return client
+
+    def test_what_is_incomplete_fails_and_what_was_complete_is_answered(self) -> None:
+        reactor = started(
+            "1 1 1 command-name eos a", "3 1 0 command-name have-data b", "5 1 0 command-name have-args c"
+        )
+        assert isinstance(reactor.receive_frame(frame("7 1 0 command-data eos x")), Error)
+        stream = OutgoingStream(2, ZLIB)
+        frames = sent(reactor.send_failure(stream)) + sent(reactor.send_response(stream, 1, b"fine", end_stream=True))
+        message = b"received frame for request that is not receiving: 7"
+        client = self.waiting()
+        assert [action for action in map(client.receive_frame, frames) if action is not WANT_FRAME] == [
+            ResponseError(3, message, "protocol"),
+            ResponseError(5, message, "protocol"),
+            ResponseError(7, message, "protocol"),
+            ResponseData(1, b"fine", True),
+        ]
+        assert client.receive_eof() is NOOP
+        assert not reactor.requests
+        # Once is enough.
+        assert reactor.send_failure(stream) is NOOP
+
+    def test_deferred_responses_come_first(self) -> None:
+        reactor = started(*COMMANDS[:2], "5 1 0 command-name have-args c", defer_output=True)
+        stream = OutgoingStream(2)
+        assert reactor.send_response(stream, 1, b"one") is NOOP
+        assert isinstance(reactor.receive_eof(), Error)
+        # Received before the error, so it can still be answered.
+        assert reactor.send_response(stream, 3, b"two") is NOOP
+        message = "received end of input inside a command: request 5"
+        assert sent(reactor.send_failure(stream, end_stream=True)) == [
+            frame("1 2 stream-begin bytes-response eos one"),
+            frame("3 2 0 bytes-response eos two"),
+            frame(f"5 2 stream-end error-response protocol {message}"),
+        ]
+
+    def test_a_request_that_ran_fails_if_its_data_do(self) -> None:
+        reactor = started("1 1 1 command-name have-data a", "3 1 0 command-name have-data b")
+        stream = OutgoingStream(2)
+        sent(reactor.send_response(stream, 3, b"early"))
+        assert isinstance(reactor.receive_frame(frame("1 1 0 command-data 0 x")), Error)
+        assert sent(reactor.send_failure(stream)) == [
+            frame("1 2 0 error-response protocol command data frame without flags")
+        ]
+        with pytest.raises(LocalProtocolError, match="no command of request 1 is running"):
+            reactor.send_response(stream, 1, b"late")
+
+    def test_no_second_answer(self) -> None:
+        """The frame that was wrong belongs to a request that runs, and gets its answer."""
+        reactor = started(*COMMANDS)
+        assert isinstance(reactor.receive_frame(frame(COMMANDS[1])), Error)
+        assert reactor.send_failure(OutgoingStream(2)) is NOOP
+        assert sent(reactor.send_response(OutgoingStream(2), 3, b"x"))
+
+    @pytest.mark.parametrize("text", ["9 1 1 command-name eos toolong", "9 1 0 command-name eos x", "9 1 1 9 0 x"])
+    def test_of_the_first_frame(self, text: str) -> None:
+        for feed in (
+            lambda reactor: list(reactor.receive_data(wire(text))),
+            lambda reactor: [reactor.receive_frame(frame(text))],
+        ):
+            reactor = ServerReactor(EXP_0002, Limits(frame_payload=5))
+            (error,) = feed(reactor)
+            (item,) = sent(reactor.send_failure(OutgoingStream(2), end_stream=True))
+            assert (item.request_id, item.stream_flags, item.payload.decode()) == (9, 3, error.message)
+
+    @pytest.mark.parametrize("data", [b"\1", b"\1\0\0\1\0\1\1\x11"])
+    def test_of_no_frame_at_all(self, data: bytes) -> None:
+        reactor = ServerReactor(EXP_0002)
+        list(reactor.receive_data(data))
+        assert isinstance(reactor.receive_eof(), Error)
+        assert reactor.send_failure(OutgoingStream(2)) is NOOP
+
+    def test_the_owner_may_be_wrong(self) -> None:
+        reactor = started(*COMMANDS)
+        with pytest.raises(LocalProtocolError, match="there is no terminal error"):
+            reactor.send_failure(OutgoingStream(2))
+        reactor.fail(RemoteProtocolError("enough"))
+        with pytest.raises(LocalProtocolError, match="even numbered"):
+            reactor.send_failure(OutgoingStream(1))
 
 
 class TestRequestIds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from typing import Any
 
 import attrs
 import pytest
@@ -72,6 +73,11 @@ class TestOutgoing:
         for stream in (OutgoingStream(2, ZLIB), announced(None, 2)):
             with pytest.raises(LocalProtocolError, match="stream 2 has announced no encoding"):
                 stream.make_frame(1, 4, 1, b"", encode=True)
+        for stream in (OutgoingStream(2, ZLIB), announced(None, 2)):
+            with pytest.raises(LocalProtocolError, match="stream 2 has announced no encoding"):
+                stream.encode(b"")
+            with pytest.raises(LocalProtocolError, match="stream 2 has announced no encoding"):
+                stream.make_frame(1, 4, 1, b"", encoded=True)
 
     @ALL
     def test_capacity_leaves_room_for_what_does_not_compress(self, profile: Profile) -> None:
@@ -83,9 +89,59 @@ class TestOutgoing:
                     data = NOISE[start : start + stream.capacity]
                     assert len(stream.make_frame(1, 4, 1, data, encode=True).payload) <= size
 
+    @pytest.mark.parametrize("profile", [ZLIB, ZSTD_8MB, IDENTITY])
+    def test_an_encoder_may_be_flushed_later(self, profile: Profile) -> None:
+        stream = announced(profile)
+        streams = receiver(profile)
+        assert not stream.unflushed
+        held = [stream.encode(NOISE[start : start + 100], flush=False) for start in range(0, 1000, 100)]
+        assert stream.unflushed
+        last = stream.encode(b"")
+        assert not stream.unflushed
+        received = b""
+        for payload in (*held, last):
+            made = stream.make_frame(1, 3, 1, payload, encoded=bool(payload))
+            assert made.payload == payload
+            received += streams.accept(made).payload
+        assert received == NOISE[:1000]
+        # The context continues.
+        again = stream.make_frame(3, 3, 1, NOISE[:1000], encode=True)
+        assert streams.accept(again).payload == NOISE[:1000]
+        assert len(again.payload) < 500 or profile is IDENTITY
+
+    def test_a_new_context_holds_nothing(self) -> None:
+        stream = announced(ZLIB)
+        stream.encode(b"x", flush=False)
+        stream.make_frame(1, 3, 1, b"", end=True)
+        stream.make_frame(1, 8, 0, b"")
+        assert not stream.unflushed
+
+    @pytest.mark.parametrize("stream_id", [-1, 256, "2", None, 2.0])
+    def test_numbers_of_streams(self, stream_id: Any) -> None:
+        with pytest.raises(LocalProtocolError, match="a stream ID is a number from 0 to 255, not "):
+            OutgoingStream(stream_id)
+
+    @pytest.mark.parametrize("size", [0, -5, 1 << 24, "1", None])
+    @pytest.mark.parametrize("profile", [None, ZLIB])
+    def test_sizes_of_frames(self, size: Any, profile: Profile | None) -> None:
+        with pytest.raises(LocalProtocolError, match="a frame size is a number from 1 to 16777215, not "):
+            OutgoingStream(2, profile, frame_size=size)
+
     def test_capacity_is_never_nothing(self) -> None:
         assert OutgoingStream(1, ZLIB, frame_size=3).capacity == 1
         assert OutgoingStream(1, frame_size=3).capacity == 3
+
+
+class TestProfiles:
+    @pytest.mark.parametrize("name", ["", "x" * 256, "na\xefve"])
+    def test_names_fit_in_the_settings(self, name: str) -> None:
+        with pytest.raises(LocalProtocolError, match="a name of 1 to 255 ASCII characters"):
+            attrs.evolve(ZLIB, name=name)
+
+    @pytest.mark.parametrize(("profile", "level"), [(ZLIB, 10), (ZLIB, -2), (ZSTD_8MB, "best")])
+    def test_levels(self, profile: Profile, level: Any) -> None:
+        with pytest.raises(LocalProtocolError, match=f"profile {profile.name} has no level {level!r}: "):
+            attrs.evolve(profile, level=level)
 
 
 class TestOpening:

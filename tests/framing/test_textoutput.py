@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,12 @@ def test_replaced_bytes_count() -> None:
         encode_atoms([Atom(b"\xff\xfe")], 9)
     with pytest.raises(LocalProtocolError, match="ASCII"):
         encode_atoms([Atom(b"x", labels=[b"\xff"])], 100)
+
+
+@pytest.mark.parametrize("atoms", [None, 5, [b"text"], "text"])
+def test_only_atoms_are_text(atoms: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="atoms"):
+        encode_atoms(atoms, 100)
 
 
 @pytest.mark.parametrize(

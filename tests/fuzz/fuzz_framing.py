@@ -20,6 +20,7 @@ from pathlib import Path
 from hgwire_wsgi.errors import FrameTooLarge, LocalProtocolError, RemoteProtocolError, TruncatedFrame
 from hgwire_wsgi.framing import (
     EXP_0002,
+    NOOP,
     PROFILES,
     WANT_FRAME,
     Action,
@@ -31,6 +32,7 @@ from hgwire_wsgi.framing import (
     Frame,
     FrameBuffer,
     OutgoingStream,
+    Request,
     ResponseData,
     ResponseError,
     RunCommand,
@@ -127,7 +129,7 @@ def outcome(action: Action) -> object:
 
 
 def fuzz_server(data: bytes) -> None:
-    """A server's reactor: actions only, the same ones whatever the pieces, and the terminal error stays."""
+    """A server's reactor: actions only, the same for any pieces; the terminal error stays, and can be sent."""
     defer = bool(data and data[0] & 1)
     whole = run_server(ServerReactor(EXP_0002, LIMITS, defer_output=defer), [data[1:]])
     assert run_server(ServerReactor(EXP_0002, LIMITS, defer_output=defer), pieces_of(data)) == whole
@@ -149,7 +151,9 @@ def run_server(reactor: ServerReactor, pieces: Iterator[bytes] | list[bytes]) ->
             outcomes.append(outcome(action))
             assert action is WANT_FRAME or isinstance(action, RunCommand | CommandData | Error)
             if isinstance(action, RunCommand) and len(action.name) % 2:
-                answer = reactor.send_response(stream, action.request_id, action.name)
+                answer = reactor.send_response(
+                    stream, action.request_id, action.name, end_stream=len(action.name) % 4 == 3
+                )
                 if isinstance(answer, SendFrames):
                     outcomes += answer.frames
             assert len(reactor.requests) <= LIMITS.open_requests
@@ -159,7 +163,23 @@ def run_server(reactor: ServerReactor, pieces: Iterator[bytes] | list[bytes]) ->
     outcomes.append(list(end.frames) if isinstance(end, SendFrames) else outcome(end))
     if reactor.failure is not None:
         assert reactor.receive_eof() is reactor.failure
+        outcomes.append(check_failure(reactor, stream))
     return outcomes
+
+
+def check_failure(reactor: ServerReactor, stream: OutgoingStream) -> list[Frame]:
+    """Send the terminal error, and read it: what waits for an answer and gets none is complete and runs."""
+    failure = reactor.send_failure(stream, end_stream=True)
+    frames = list(failure.frames) if isinstance(failure, SendFrames) else []
+    assert all((request.running and request.complete) or request.answered for request in reactor.requests.values())
+    assert all(len(frame.payload) <= stream.frame_size for frame in frames)
+    assert reactor.send_failure(stream) is NOOP
+    client = ClientReactor(EXP_0002)
+    client.incoming.accept(Frame(1, 2, 1, 4, 1, b""))
+    for frame in frames:
+        client.requests.setdefault(frame.request_id, Request(frame.request_id, EXP_0002.client_waiting, sent=True))
+        assert isinstance(client.receive_frame(frame), ResponseData | ResponseError)
+    return frames
 
 
 def fuzz_client(data: bytes) -> None:
@@ -168,8 +188,8 @@ def fuzz_client(data: bytes) -> None:
     def run(pieces: Iterator[bytes] | list[bytes]) -> list[object]:
         reactor = ClientReactor(EXP_0002, LIMITS)
         stream = OutgoingStream(1)
-        for _ in range(2):
-            for _frame in reactor.send_command(stream, b"c")[1].frames:
+        for number in range(2):
+            for _frame in reactor.send_command(stream, b"c", end_stream=number == 1)[1].frames:
                 pass
         outcomes: list[object] = []
         for piece in pieces:
@@ -183,6 +203,36 @@ def fuzz_client(data: bytes) -> None:
         return outcomes
 
     assert run(pieces_of(data)) == run([data[1:]])
+
+
+def fuzz_exchange(data: bytes) -> None:
+    """Both reactors: what one sends, the other receives, in streams that end with their last frame."""
+    profile = [None, *PROFILES.values()][data[0] % 4] if data else None
+    pieces = list(pieces_of(data[1:]))
+    client, server = ClientReactor(EXP_0002), ServerReactor(EXP_0002)
+    size = data[1] % 40 + 100 if len(data) > 1 else 1
+    upstream = OutgoingStream(1, profile, frame_size=size)
+    downstream = OutgoingStream(2, profile, frame_size=size)
+    calls = [client.send_command(upstream, b"c", {}, iter(pieces), end_stream=last) for last in (False, True)]
+    received: dict[int, bytes] = {}
+    for request_id, command in calls:
+        for frame in command.frames:
+            action = server.receive_frame(frame)
+            assert not isinstance(action, Error)
+            if isinstance(action, CommandData):
+                received[request_id] = received.get(request_id, b"") + action.data
+    assert not server.incoming.open
+    for request_id, _ in calls:
+        response = server.send_response(downstream, request_id, iter(pieces), end_stream=request_id == calls[-1][0])
+        assert isinstance(response, SendFrames)
+        for frame in response.frames:
+            action = client.receive_frame(frame)
+            assert not isinstance(action, Error)
+            if isinstance(action, ResponseData):
+                received[request_id] += action.data
+    assert not client.incoming.open
+    assert client.receive_eof() is server.receive_eof() is NOOP
+    assert set(received.values()) == {b"".join(pieces) * 2}
 
 
 def fuzz_text_output(data: bytes) -> None:
@@ -205,8 +255,9 @@ def fuzz_text_output(data: bytes) -> None:
 def fuzz_error_message(data: bytes) -> None:
     """The message of an error, at a frame size that the first byte gives: its beginning, no character cut in two."""
     size, message = data[0] % 16 + 1 if data else 1, data[1:]
-    payload = EXP_0002.encode_error(OutgoingStream(2, frame_size=size), 1, message, "application", True).payload
-    cut = bytes(payload)
+    stream, request = OutgoingStream(2, frame_size=size), Request(1, "running")
+    (frame,) = EXP_0002.encode_error(stream, request, message, "application", True)
+    cut = frame.payload
     assert message.startswith(cut)
     assert len(cut) <= size
     assert len(message) <= size or len(cut) >= size - 3
@@ -228,6 +279,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "frame_buffer": fuzz_frame_buffer,
     "server": fuzz_server,
     "client": fuzz_client,
+    "exchange": fuzz_exchange,
     "text_output": fuzz_text_output,
     "error_message": fuzz_error_message,
 }
