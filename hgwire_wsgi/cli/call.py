@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.__class__ = _IntermixedParser
     parser.add_argument("url", metavar="URL", help="of the repository; may contain user and password")
     parser.add_argument("name", metavar="COMMAND", help="the command to run")
-    parser.add_argument("arguments", metavar="ARG=VALUE", nargs="*", help="its arguments")
+    parser.add_argument("arguments", metavar="ARG=VALUE", nargs="*", default=[], help="its arguments")
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--v1", dest="version", action="store_const", const=1, default=1, help="HTTP version 1")
     version.add_argument("--v2", dest="version", action="store_const", const=2, help="HTTP version 2, with frames")

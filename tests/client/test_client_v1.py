@@ -414,6 +414,11 @@ class TestMany:
             outcomes[1].result()
         assert outcomes[2].result() == client.call_bytes("getbundle", {"common": NULL})
 
+    @pytest.mark.parametrize("name", ["a b", "a;b", "a,b", "a=b", "a:b"])
+    def test_names_that_a_batch_cannot_carry(self, client: V1Client, name: str) -> None:
+        with pytest.raises(LocalProtocolError, match="not a name for a command"):
+            client.call_many([Call("heads"), Call(name)])
+
     def test_one_or_none(self, client: V1Client, heads: str) -> None:
         assert client.call_many([]) == []
         assert [outcome.data for outcome in client.call_many([Call("heads")])] == [f"{heads}\n".encode()]
