@@ -48,7 +48,7 @@ class Limits:
     """One request body after decompression."""
 
     decode_window: int = _bound(128 * 1024 * 1024)
-    """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, and zstd itself accepts no more."""
+    """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, the default limit of zstd."""
 
     drain: int = _bound(1 << 40)
     """Unread rest of a request body that is read and discarded before the response.
