@@ -1,4 +1,4 @@
-"""Every bound on what a peer controls, as a named field with its reason."""
+"""Every limit on what a peer controls, as a named field with its reason."""
 
 from __future__ import annotations
 
@@ -18,97 +18,100 @@ def _bound(default: int) -> int:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of one application.  Sizes are bytes unless a name says otherwise."""
+    """Limits of one application, in bytes unless the documentation of a field says otherwise."""
 
     argument_bytes: int = _bound(16 * 1024 * 1024)
     """Encoded arguments of one v1 request (query string, headers or posted).
 
-    A ``known`` with 100,000 nodes takes 4.1 MB; servers bound headers far below, so this guards posted arguments.
+    A ``known`` with 100,000 nodes takes 4.1 MB.  Servers limit headers to far less, so this limits posted arguments.
     """
 
     command_arguments: int = _bound(256)
-    """Arguments of one command.  No command of Mercurial has fifteen; each costs many times its bytes here."""
+    """Number of arguments of one command.
+
+    Mercurial's commands have fewer than fifteen.  A parsed argument takes many times its encoded size.
+    """
 
     batch_commands: int = _bound(50_000)
-    """Sub-commands of one ``batch``.  largefiles asks for one ``statlfile`` per file, thousands at a time."""
+    """Number of commands in one ``batch``.  largefiles sends one ``statlfile`` per file, thousands at a time."""
 
     batch_reply: int = _bound(256 * 1024 * 1024)
-    """The replies of one ``batch`` together, which are held until the last is there.
+    """All replies of one ``batch`` together, which are in memory until the last one is complete.
 
-    50,000 lookups take 2 MB; one ``heads`` of a repository with 100,000 heads takes 4 MB, and may be asked repeatedly.
+    50,000 lookups take 2 MB; one ``heads`` of a repository with 100,000 heads takes 4 MB, and may be repeated.
     """
 
     body: int = _bound(1 << 40)
-    """One request body as sent: 1 TiB, so that only a misdeclared length is refused.  A host lowers it."""
+    """One request body as sent.  The default of 1 TiB only refuses wrong lengths; a host can lower it."""
 
     body_decoded: int = _bound(1 << 40)
-    """One request body after decompression, whatever its ratio."""
+    """One request body after decompression."""
 
     decode_window: int = _bound(128 * 1024 * 1024)
-    """Window of a zstd decoder: its memory.  128 MiB is what level 22 needs, and zstd's own default ceiling."""
+    """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, the default limit of zstd."""
 
     drain: int = _bound(1 << 40)
-    """How much unread request body is read and dropped before an answer.
+    """Unread rest of a request body that is read and discarded before the response.
 
-    Mercurial's client reads no answer before it has sent its whole request, so an early answer is lost unless the
-    body is read.  Past this bound the connection is cut instead.
+    Mercurial's client sends its whole request before it reads the response, so an early response is lost unless the
+    body is read.  If more is left, the connection is closed instead.
     """
 
     chunk: int = _bound(64 * 1024)
-    """Response chunks are joined to about this size: fewer system calls, and one chunk is all that is held."""
+    """Response chunks are joined to about this size: fewer system calls, with one chunk in memory."""
 
     # Frames (exp-framing-0002 and its relatives).
 
     frame_payload: int = _bound(65535)
-    """Payload of one frame as sent, both ways.
+    """Payload of one frame as sent, in both directions.
 
-    The specification forbids more "unless given permission by the server"; a host that raises it gives permission.
+    The specification forbids more "unless given permission by the server"; a host that raises this gives permission.
     """
 
     frame_decoded: int = _bound(16 * 1024 * 1024)
-    """Payload of one frame after decoding.  65,535 bytes of deflate can make 64 MiB, of zstd far more."""
+    """Payload of one frame after decoding.  65,535 bytes of deflate can decode to 64 MiB, of zstd to far more."""
 
     command_name: int = _bound(255)
-    """Name of a framed command.  The longest that Mercurial knows has 19 characters."""
+    """Name of a framed command.  The longest in Mercurial has 19 characters."""
 
     command_argument_bytes: int = _bound(4 * 1024 * 1024)
-    """Argument names and values of all framed commands of an exchange that are still being received."""
+    """Names and values of arguments, for all framed commands of an exchange that are not received completely."""
 
     open_requests: int = _bound(1000)
-    """Requests of one exchange that are being received or not yet answered."""
+    """Number of requests of one exchange that are being received or not answered yet."""
 
     open_streams: int = _bound(128)
-    """Streams open in one direction: every odd (or even) stream ID.  One without an encoding costs 200 bytes."""
+    """Number of streams open in one direction: all odd (or even) stream IDs.  One without encoding takes 200 bytes."""
 
     encoded_streams: int = _bound(8)
-    """Open streams with a content encoding, each of which may hold ``stream_window`` bytes of history."""
+    """Number of open streams with a content encoding, each of which may take ``stream_window`` bytes of memory."""
 
     stream_window: int = _bound(8 * 1024 * 1024)
-    """Window of the decoder of one stream: what the name of the profile ``zstd-8mb`` promises."""
+    """Window of the decoder of one stream: the one in the name of the profile ``zstd-8mb``."""
 
     command_data: int = _bound(64 * 1024 * 1024)
-    """What :class:`~hgwire_wsgi.framing.BufferedCommands` holds for all commands of one exchange that lack data."""
+    """Data that :class:`~hgwire_wsgi.framing.BufferedCommands` holds for all incomplete commands of one exchange."""
 
     reflected: int = _bound(1024 * 1024)
-    """Answer of ``debugreflect``, which is made in memory.
+    """Response of ``debugreflect``, which is built in memory.
 
-    A few bytes of an encoded frame can make megabytes of it, and each megabyte takes 0.1 s to write as JSON.
+    A few bytes of an encoded frame can become megabytes, and each megabyte takes 0.1 s to write as JSON.
     """
 
     spool: int = _bound(1024 * 1024 * 1024)
-    """Command data that all commands of one ``multirequest`` bring: they wait in files until it was read to its end.
+    """Data of all commands of one ``multirequest``, which wait in files until the request is read to its end.
 
-    A large push has a URL of its own, where its data are read as they come and nothing is kept.
+    A large push is sent to the URL of its command, where the data are read as they arrive and nothing is stored.
     """
 
     spool_memory: int = _bound(1024 * 1024)
-    """How much of the data of one such command waits in memory before it goes to a file."""
+    """Data of one such command that wait in memory before they move to a file."""
 
     spooled_commands: int = _bound(16)
-    """Commands of one ``multirequest`` whose data are kept: each may need a file, and ``spool_memory``."""
+    """Number of commands of one ``multirequest`` with data: each may take a file, and ``spool_memory``."""
 
     response_backlog: int = _bound(1024 * 1024)
-    """Frames that the workers of one ``multirequest`` have made and the server has not yet taken.
+    """Frames that the workers of one ``multirequest`` have finished and the server has not sent yet.
 
-    It lets a worker compress while another one's frames are sent; a slow client makes them wait beyond it.
+    It lets one worker compress while the frames of another are sent.  With a slow client, workers wait at this limit.
     """

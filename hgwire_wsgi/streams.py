@@ -1,6 +1,6 @@
 """Helpers for byte streams: read exactly, bound, put back, join, close.
 
-Everything here works in constant memory: at most one piece of a stream is held at a time.
+Everything here works in constant memory, except :func:`read_exactly`, which returns what it was asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .errors import BodyTooLarge
 __all__ = ["BoundedReader", "Prefixed", "Readable", "close_source", "coalesce", "iter_pieces", "read_exactly"]
 
 _PIECE = 64 * 1024
+"""Bytes read at a time: enough to make system calls cheap, little enough to hold for every request."""
 
 
 class Readable(Protocol):
@@ -22,7 +23,10 @@ class Readable(Protocol):
 
 
 def read_exactly(source: Readable, size: int) -> bytes:
-    """Read ``size`` bytes, or fewer where the source ends."""
+    """Read ``size`` bytes, or fewer if the source ends before.
+
+    It never asks the source for more than 64 KiB at once: a ``size`` declared by a peer must not allocate anything.
+    """
     pieces = []
     while size > 0 and (piece := source.read(min(size, _PIECE))):
         pieces.append(piece)
@@ -57,10 +61,10 @@ class Prefixed:
 
 
 class BoundedReader:
-    """Reads from a source until it has returned more than ``limit`` bytes.
+    """A limit on what a source returns in total.
 
     Args:
-        source: usually a decoder, which may return any number of bytes for a few.
+        source: usually a decoder, which can turn a few bytes into any number.
         limit: maximum number of bytes.
     """
 
@@ -73,7 +77,7 @@ class BoundedReader:
         """Read from the source.
 
         Raises:
-            BodyTooLarge: past the limit.
+            BodyTooLarge: the source exceeds the limit.
         """
         data = self._source.read(size)
         self._left -= len(data)
@@ -83,10 +87,14 @@ class BoundedReader:
 
 
 def coalesce(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Join small chunks into chunks of at least ``size`` bytes; large ones pass through without a copy."""
+    """Join small chunks into chunks of at least ``size`` bytes, except the last one.
+
+    A large chunk passes without a copy if no small one waits before it.  Empty chunks are dropped: in a chunked
+    response they would mean the end.
+    """
     pending: list[bytes] = []
     total = 0
-    for chunk in chunks:
+    for chunk in filter(None, chunks):
         if not pending and len(chunk) >= size:
             yield bytes(chunk)
             continue
@@ -95,12 +103,12 @@ def coalesce(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
         if total >= size:
             yield b"".join(pending)
             pending, total = [], 0
-    if total:
+    if pending:
         yield b"".join(pending)
 
 
 def close_source(source: object) -> None:
-    """Close a source of bytes or frames if it has ``close``; harmless when repeated."""
+    """Close a source of bytes or frames if it has a ``close`` method."""
     close = getattr(source, "close", None)
     if close is not None:
         close()

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..client import Client, V1Client, V2Client
 from ..client.connection import printable
@@ -16,24 +16,47 @@ from . import CommandLineError, add_timeout, open_input
 __all__ = ["configure", "run"]
 
 
+class _IntermixedParser(argparse.ArgumentParser):
+    """Accepts options between the positional arguments: ``URL COMMAND --v2 ARG=VALUE``.
+
+    argparse offers that for a whole command line, but not for the one of a sub-command, which it parses with
+    :meth:`parse_known_args`.
+    """
+
+    _intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._intermixed:
+            # Python 3.11 and older come back here.
+            return super().parse_known_args(args, namespace)
+        self._intermixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire call``."""
-    parser.add_argument("url", metavar="URL", help="of the repository; user and password may stand in it")
+    parser.__class__ = _IntermixedParser
+    parser.add_argument("url", metavar="URL", help="of the repository; may contain user and password")
     parser.add_argument("name", metavar="COMMAND", help="the command to run")
-    parser.add_argument("arguments", metavar="ARG=VALUE", nargs="*", help="its arguments")
+    parser.add_argument("arguments", metavar="ARG=VALUE", nargs="*", default=[], help="its arguments")
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--v1", dest="version", action="store_const", const=1, default=1, help="HTTP version 1")
     version.add_argument("--v2", dest="version", action="store_const", const=2, help="HTTP version 2, with frames")
-    parser.add_argument("--data", metavar="FILE", help='what the command reads besides; "-" is standard input')
+    parser.add_argument("--data", metavar="FILE", help='request body that the command reads; "-" is standard input')
     parser.add_argument(
-        "--push", action="store_true", help="version 2: call it as a command that changes the repository"
+        "--push",
+        action="store_true",
+        help="the command changes the repository; not needed for the standard commands",
     )
-    parser.add_argument("--output", metavar="FILE", help="where the reply goes; standard output unless given")
+    parser.add_argument("--output", metavar="FILE", help="write the reply to this file (default: standard output)")
     add_timeout(parser, 60)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the reply, and to standard error what the server has to say.  The exit code is 1 for an error."""
+    """Write the reply, and to standard error the text output of the server."""
     arguments = dict(_argument(text) for text in args.arguments)
     permission = "push" if args.push else None
     with (
@@ -51,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _argument(text: str) -> tuple[str, bytes]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise CommandLineError(f"an argument is NAME=VALUE, not {text!r}")
+        raise CommandLineError(f"an argument must be NAME=VALUE, not {text!r}")
     return name, os.fsencode(value)
 
 

@@ -1,6 +1,6 @@
-"""``hgwire probe``: what a server speaks, and whether it speaks it right.
+"""``hgwire probe``: report what a server supports, and what is wrong with it.
 
-Nothing is changed on the server: commands that write are neither called nor guessed at.
+It changes nothing on the server: commands that write are never called.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _TRACES = (b"Traceback (most recent call last)", b'  File "/')
 _EXPLAINED = {
     "batch": "several commands in one request",
     "branchmap": "heads by branch",
-    "bundle2": "bundles of the second format, with parts",
+    "bundle2": "bundles of the second format, made of parts",
     "changegroupsubset": "bundles between given changesets",
     "clonebundles": "prepared bundles for clones",
     "clonebundles_manifest": "prepared bundles for clones, some of them from this server",
     "compression": "compression of streams, the server's order",
-    "getbundle": "bundles of what a client lacks",
-    "httpheader": "longest header line for arguments",
+    "getbundle": "bundles of the changesets a client lacks",
+    "httpheader": "maximum length of a header line with arguments",
     "httpmediatype": "media types received (rx) and sent (tx)",
     "httppostargs": "arguments may be posted",
-    "known": "asks which changesets are there",
-    "lookup": "resolves names of changesets",
+    "known": "which changesets exist",
+    "lookup": "resolve names of changesets",
     "pushkey": "bookmarks, phases and other keys",
     "stream": "clones by copying files (old store)",
-    "stream-preferred": "clones copy files unless told otherwise",
-    "streamreqs": "clones by copying files, for clients that know these formats",
+    "stream-preferred": "clones copy files by default",
+    "streamreqs": "clones by copying files, for clients that support these formats",
     "unbundle": "pushes, in these formats",
-    "unbundlehash": "pushes name what they build on by a hash",
+    "unbundlehash": "pushes name the heads they are based on by a hash",
 }
 
 _HARMLESS: Mapping[str, Mapping[str, str]] = {
@@ -69,17 +69,17 @@ _HARMLESS: Mapping[str, Mapping[str, str]] = {
     "protocaps": {"caps": ""},
     "stream_out": {},
 }
-"""Commands that read, with arguments that cost little.  ``stream_out`` is given up after its first bytes."""
+"""Commands that read, with cheap arguments.  The reply of ``stream_out`` is cut off after 64 KiB."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire probe``."""
-    parser.add_argument("url", metavar="URL", help="of a repository; user and password may stand in it")
+    parser.add_argument("url", metavar="URL", help="of a repository; may contain user and password")
     add_timeout(parser, 30)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the server speaks; the exit code is 1 if anything is wrong with it, 2 if it does not answer."""
+    """Print the report.  The exit code is 1 if anything is wrong with the server, 2 if it does not answer."""
     try:
         with contextlib.closing(Probe(args.url, args.timeout)) as probe:
             probe.run()
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 @attrs.frozen
 class Answer:
-    """A response, read."""
+    """A response with up to 64 KiB of its body."""
 
     status: int
     reason: str
@@ -100,23 +100,23 @@ class Answer:
 
     @property
     def line(self) -> str:
-        """What the server says of a failure, in a line."""
+        """The server's description of a failure, on one line."""
         text = self.body if self.media_type != "text/html" else b""
         said = " ".join(text[:300].decode("utf-8", "replace").split()).removeprefix("0 ")
         return f"{self.status} {said or self.reason}".strip()
 
 
 class Probe:
-    """One look at one server.
+    """One inspection of one server.
 
     Args:
         url: of a repository.
-        timeout: seconds.
+        timeout: give up after this many seconds without data.
 
     Attributes:
-        problems: what is wrong, a line each.
-        notes: what is worth knowing, but not wrong.
-        capabilities: what the server says it can do.
+        problems: what is wrong, one line each.
+        notes: what is worth knowing but not wrong, one line each.
+        capabilities: those of the server.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -132,7 +132,7 @@ class Probe:
         self.connection.close()
 
     def run(self) -> None:
-        """Look at everything and print it."""
+        """Inspect everything and print the report."""
         _print(self.connection.address.url)
         self._say("HTTP version 1")
         if self._handshake():
@@ -152,29 +152,29 @@ class Probe:
         _print(f"\n{title}")
 
     def expect(self, condition: bool, problem: str) -> None:
-        """Note a problem unless the condition holds."""
+        """Record a problem unless the condition holds."""
         if not condition:
             self.problems.append(problem)
 
     def ask(
         self, target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
     ) -> Answer:
-        """Send a request as it is, and read up to 64 KiB of its answer."""
+        """Send a request and read up to 64 KiB of the response body."""
         response = self.connection.request(
             method, target, (headers or {}).items(), () if body is None else (body,), repeatable=True
         )
         return _read(response)
 
     def command(self, name: str, arguments: Mapping[str, str] | None = None, **headers: str) -> Answer:
-        """Call a command with its arguments in the query string, which every server takes."""
+        """Call a command with its arguments in the query string, which every server accepts."""
         query = urlencode([("cmd", name), *(arguments or {}).items()])
         sent = {"Accept": MEDIA_TYPE_01}
-        if "0.1" not in self.capabilities.media_types:
+        if "0.1" not in self.capabilities.sends:
             sent["X-HgProto-1"] = "0.1 0.2 comp=none"
         return self.ask(f"?{query}", {**sent, **{key.replace("_", "-"): value for key, value in headers.items()}})
 
     def expect_error(self, what: str, answer: Answer) -> None:
-        """Check that a request which is the client's fault is refused as such."""
+        """Check that a malformed request is refused with a 4xx."""
         self.expect(400 <= answer.status < 500, f"{what}: answered with {answer.status}, not with a 4xx")
         if answer.status >= 400:
             self.expect(bool(answer.media_type), f"{what}: the error has no Content-Type")
@@ -188,7 +188,7 @@ class Probe:
         if answer.status != 200:
             _print(f"  no: {answer.line}")
             self.expect_error("capabilities", answer)
-            self.problems.append(f"the server does not say its capabilities: {answer.line}")
+            self.problems.append(f"the server does not report its capabilities: {answer.line}")
             return False
         self.expect(
             answer.media_type == MEDIA_TYPE_01,
@@ -196,7 +196,7 @@ class Probe:
         )
         capabilities = self.capabilities = Capabilities(answer.body)
         if not answer.media_type.startswith("application/mercurial-") and "<" in answer.body.decode("latin-1"):
-            self.problems.append("this is a page, not a repository")
+            self.problems.append("this is a web page, not a repository")
             return False
         _print("  capabilities")
         for name, value in sorted(capabilities.items()):
@@ -204,7 +204,8 @@ class Probe:
             if value:
                 _print(f"    {'':22} {value}")
         self._consistent(capabilities)
-        _print(f"  media types sent: {', '.join(capabilities.media_types)}")
+        _print(f"  media types sent: {', '.join(capabilities.sends)}")
+        _print(f"  media types received: {', '.join(capabilities.receives)}")
         _print(f"  engines offered: {', '.join(capabilities.words('compression')) or 'none'}")
         return True
 
@@ -213,8 +214,8 @@ class Probe:
         for word in capabilities.words("httpmediatype"):
             self.expect(word in known or word.startswith(("minrx=", "mintx=")), f"httpmediatype has {word!r}")
         self.expect(
-            "0.2" not in capabilities.media_types or bool(capabilities.words("compression")),
-            "0.2 is sent, but the compression capability is missing",
+            "0.2" not in capabilities.sends + capabilities.receives or bool(capabilities.words("compression")),
+            "0.2 is announced, but the compression capability is missing",
         )
         self.expect(
             "httpheader" not in capabilities or capabilities.max_header_length > 0 or capabilities["httpheader"] == "0",
@@ -222,7 +223,7 @@ class Probe:
         )
         for engine in capabilities.words("compression"):
             if engine not in ENGINES:
-                self.notes.append(f"the engine {engine!r} is not known here and was not tried")
+                self.notes.append(f"the engine {engine!r} is unknown to hgwire and was not tried")
 
     def _commands(self) -> None:
         answers = {}
@@ -239,7 +240,7 @@ class Probe:
         for name, answer in refused.items():
             _print(f"  refused: {name:22} {answer.line}")
         for name in ("batch", "branchmap", "known", "lookup"):
-            self.expect(name not in self.capabilities or name not in refused, f"{name} is offered and refused")
+            self.expect(name not in self.capabilities or name not in refused, f"{name} is offered, but refused")
 
     def _apis(self) -> None:
         self._say("HTTP version 2")
@@ -277,14 +278,14 @@ class Probe:
             answer = self.ask(f"{base}/heads", both, method="POST", body=body)
             self.expect(
                 answer.status < 500 and answer.media_type == "text/plain",
-                f"{what} instead of frames: {answer.status} {answer.media_type}, no explanation",
+                f"{what} instead of frames: {answer.status} {answer.media_type}, without an explanation",
             )
         if self.ask(f"{base}/debugreflect", both, method="POST", body=b"").status != 404:
-            self.notes.append("debugreflect is switched on; it is meant for tests")
+            self.notes.append("debugreflect is enabled; it is meant for tests")
 
 
 def _print(text: str) -> None:
-    """Everything that is printed may hold what the server said."""
+    """Print text that may contain the server's, without control characters."""
     print(printable(text))
 
 
@@ -295,7 +296,7 @@ def _read(response: Response) -> Answer:
 
 
 def _check_errors(probe: Probe) -> None:
-    """What is the client's fault gets a 4xx that says so, and leaves the connection in order."""
+    """A malformed request gets a 4xx with an explanation, and the connection stays usable."""
     heads = probe.command("heads").body
     for what, name, arguments in (
         ("an unknown command", "hgwire-no-such-command", {}),
@@ -305,11 +306,11 @@ def _check_errors(probe: Probe) -> None:
         ("an unknown command in a batch", "batch", {"cmds": "hgwire-no-such-command "}),
     ):
         probe.expect_error(what, probe.command(name, arguments))
-        probe.expect(probe.command("heads").body == heads, f"after {what} the next request is answered wrongly")
+        probe.expect(probe.command("heads").body == heads, f"after {what} the reply to the next request is wrong")
 
 
 def _check_posted(probe: Probe) -> None:
-    """A number of posted arguments that cannot be is refused."""
+    """An impossible length of posted arguments is refused."""
     for value in ("x", "-1", "1000"):
         headers = {"Accept": MEDIA_TYPE_01, "Content-Type": MEDIA_TYPE_01, "X-HgArgs-Post": value}
         if probe.capabilities.post_args:
@@ -318,7 +319,7 @@ def _check_posted(probe: Probe) -> None:
 
 
 def _check_head(probe: Probe) -> None:
-    """HEAD has the status of GET, and no body."""
+    """HEAD has the status of GET and no body."""
     with contextlib.closing(Connection(probe.connection.address, timeout=probe.timeout)) as connection:
         connection.http.response_class = _WithBody
         headers = [("Accept", MEDIA_TYPE_01), ("Connection", "close")]
@@ -335,29 +336,29 @@ def _check_head(probe: Probe) -> None:
 
 
 class _WithBody(BoundedResponse):
-    """A response that is read as one to GET: http.client would not look for a body in one to HEAD."""
+    """A response to HEAD that is read like one to GET: http.client would not read its body."""
 
     def __init__(self, sock: socket.socket, **_: Any) -> None:
         super().__init__(sock)
 
 
 def _check_vary(probe: Probe) -> None:
-    """A cache must tell replies to different arguments apart."""
+    """A cache must distinguish replies to different arguments."""
     if not probe.capabilities.max_header_length:
         return
     answer = probe.command("known", X_HgArg_1="nodes=", X_HgProto_1="0.1 0.2 comp=zlib")
     varied = {name.strip().lower() for name in answer.headers.get("Vary", "").split(",")}
     if not varied - {""}:
-        probe.notes.append("replies have no Vary header: a cache in between would mix up those to different arguments")
+        probe.notes.append("replies have no Vary header: an HTTP cache would mix up replies to different arguments")
     else:
         probe.expect(
             "*" in varied or "x-hgarg-1" in varied,
-            f"Vary is {answer.headers['Vary']!r}, which does not name X-HgArg-1: a cache mixes up replies",
+            f"Vary is {answer.headers['Vary']!r} without X-HgArg-1: an HTTP cache would mix up replies",
         )
 
 
 def _check_streams(probe: Probe) -> None:
-    """Streams come in the media type that was agreed upon, with an engine both sides know."""
+    """Streams have the negotiated media type, and an engine both sides know."""
     capabilities = probe.capabilities
     if "getbundle" not in capabilities:
         return
@@ -366,11 +367,11 @@ def _check_streams(probe: Probe) -> None:
         arguments |= {"bundlecaps": f"HG20,bundle2={capabilities['bundle2']}"}
     plain = probe.command("getbundle", arguments)
     if plain.status != 200 or plain.media_type == HG_ERROR:
-        probe.notes.append(f"streams could not be tried: {plain.line}")
+        probe.notes.append(f"streams were not tried: {plain.line}")
         return
-    if "0.1" in capabilities.media_types:
-        probe.expect(plain.media_type == MEDIA_TYPE_01, f"0.1 was asked for, {plain.media_type} came")
-    if "0.2" not in capabilities.media_types:
+    if "0.1" in capabilities.sends:
+        probe.expect(plain.media_type == MEDIA_TYPE_01, f"0.1 was requested, but the reply is {plain.media_type}")
+    if "0.2" not in capabilities.sends:
         return
     tried = []
     for name in (*filter(ENGINES.__contains__, capabilities.words("compression")), "none"):
@@ -384,7 +385,7 @@ def _check_streams(probe: Probe) -> None:
         tried.append(f"{name} ({reply.media_type.rpartition('-')[2]})")
         if name != "none":
             probe.expect(
-                reply.media_type == MEDIA_TYPE_02, f"{name} is offered, but a stream came as {reply.media_type}"
+                reply.media_type == MEDIA_TYPE_02, f"{name} is offered, but a stream was sent as {reply.media_type}"
             )
     _print(f"  streams decoded: {', '.join(tried)}")
 

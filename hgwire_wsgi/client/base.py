@@ -1,4 +1,4 @@
-"""What the clients of both versions have in common: calls, replies, and refusals."""
+"""The common part of the clients of both versions: calls, replies, and refusals."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ from .connection import Address, Connection, Response, Source, printable, utf8
 __all__ = ["REPLY_BYTES", "Call", "Client", "Outcome", "Reply", "read_all", "refusal"]
 
 REPLY_BYTES = 64 * 1024 * 1024
-"""Most bytes of replies that are held in memory, unless the caller says otherwise.
-
-A ``branchmap`` of 100,000 heads has 5 MB.
-"""
+"""Default maximum for replies held in memory, in bytes.  A ``branchmap`` of 100,000 heads has 5 MB."""
 
 _MESSAGE_BYTES = 16 * 1024
 
 COMMANDS = {command.name: command for command in STANDARD_COMMANDS}
-"""The standard commands, of which a client knows how they are called and answered."""
+"""The standard commands.  A client knows how these are called and answered."""
 
 _Self = TypeVar("_Self", bound="Client")
 
@@ -40,12 +37,12 @@ class Call:
     Attributes:
         name: the command.
         arguments: values by name; text is sent as UTF-8.
-        data: what the command reads besides its arguments.
-        permission: ``pull`` or ``push``, which version 2 names in its URLs; that of the standard command, and ``pull``
-            for a command unknown here.
+        data: the request body that the command reads, besides its arguments.
+        permission: ``pull`` or ``push``.  By default that of the standard command of this name, and ``pull`` for any
+            other.  A call with ``push`` is sent as POST, and in version 2 to a URL that allows writing.
 
     Raises:
-        LocalProtocolError: for a name, or a value that is text, which cannot be UTF-8.
+        LocalProtocolError: the name, or a value that is text, cannot be encoded as UTF-8.
     """
 
     name: str
@@ -60,14 +57,14 @@ class Call:
 
     @property
     def encoded_arguments(self) -> dict[str, bytes]:
-        """The arguments as they are sent, sorted by name."""
+        """The arguments as bytes, sorted by name."""
         return {
             name: value.encode() if isinstance(value, str) else value for name, value in sorted(self.arguments.items())
         }
 
     @property
     def writes(self) -> bool:
-        """Whether the command is called as one that may change the repository."""
+        """Whether the call may change the repository."""
         if self.permission is not None:
             return self.permission == "push"
         return self.name in COMMANDS and COMMANDS[self.name].permission == "push"
@@ -75,11 +72,11 @@ class Call:
 
 @attrs.frozen
 class Outcome:
-    """How one of several calls ended.
+    """The result of one of several calls.
 
     Attributes:
         data: the whole reply.
-        error: why there is none.
+        error: the reason if there is no reply.
     """
 
     data: bytes = b""
@@ -89,7 +86,7 @@ class Outcome:
         """The reply.
 
         Raises:
-            CommandRefused: if there is none.
+            CommandRefused: there is none.
         """
         if self.error is not None:
             raise self.error
@@ -99,12 +96,12 @@ class Outcome:
 class Reply:
     """The reply to a command, read as it arrives: a file, an iterable of pieces, and a context manager.
 
-    Reading raises what :meth:`Client.call` does where the reply ends early or breaks a rule: one that was read to its
-    end without an exception is whole.
+    Reading raises the errors of :meth:`Client.call` if the reply ends early or violates the protocol.  A reply that was
+    read to its end without an exception is complete.
 
     Attributes:
         media_type: its media type.
-        engine: name of the compression engine it was sent with, ``None`` for one sent as it is.
+        engine: name of its compression engine; ``None`` if it is not compressed.
     """
 
     def __init__(
@@ -117,7 +114,7 @@ class Reply:
         self.engine = engine
 
     def _advance(self) -> bool:
-        """Get another piece; says whether there is one."""
+        """Fetch the next piece.  Returns false at the end."""
         try:
             self._piece = memoryview(next(self._pieces, b""))
         except BaseException:
@@ -126,7 +123,7 @@ class Reply:
         return bool(self._piece)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to ``size`` bytes, waiting for the first only; ``b""`` at the end.  Without ``size``, all the rest."""
+        """Up to ``size`` bytes, as soon as there are any; ``b""`` at the end.  Without ``size``, the whole rest."""
         if size < 0:
             return b"".join(self)
         if not self._piece and not (size and self._advance()):
@@ -140,7 +137,7 @@ class Reply:
             yield piece
 
     def close(self) -> None:
-        """Give up what was not read.  A reply that was read to its end leaves the connection for the next call."""
+        """Discard the rest.  A reply that was read to its end keeps the connection open for the next call."""
         self._piece, self._pieces = memoryview(b""), iter(())
         self._close()
 
@@ -154,12 +151,12 @@ class Reply:
 
 
 def read_all(reply: Reply, limit: int) -> bytes:
-    """All of a reply.
+    """Read a whole reply.
 
     Raises:
         LimitExceeded: it has more than ``limit`` bytes.
     """
-    # Not a list of pieces, which may be of two bytes each and cost twenty times as much as what is in them.
+    # Not a list of pieces: these may have two bytes each, and take twenty times the memory of their content.
     data = bytearray()
     with reply:
         for piece in reply:
@@ -174,17 +171,17 @@ class Client(abc.ABC):
     """A client of one repository, for one thread.  A context manager, which closes the connection.
 
     Args:
-        url: that of the repository.  User and password may stand in it.
+        url: of the repository; may contain user and password.
         auth: user and password, instead of those in the URL.
-        timeout: seconds without a single byte after which to give up; ``None`` waits for ever.
+        timeout: give up after this many seconds without data; ``None`` waits forever.
         ssl_context: for ``https``; Python's default checks certificates and names.
-        limits: bounds on what the server may make this side hold or decode.
+        limits: bounds on the memory and the decoded data that the server can cause.
 
     Attributes:
-        connection: what it talks through.
+        connection: the HTTP connection.
 
     Raises:
-        LocalProtocolError: for what is no HTTP URL.
+        LocalProtocolError: ``url`` is not an HTTP URL.
     """
 
     _url: str
@@ -217,31 +214,32 @@ class Client(abc.ABC):
         Args:
             name: the command.
             arguments: values by name; text is sent as UTF-8.
-            data: what the command reads besides: bytes, a file or an iterable of pieces.  Of a file that cannot
-                tell its size, and of an iterable, the request is sent in chunks, which not every server takes.
+            data: the request body that the command reads: bytes, a file or an iterable of bytes.  A file of unknown
+                size and an iterable are sent in chunks, which not every server accepts.
             permission: as for :class:`Call`.
 
         Raises:
             CommandRefused: the server answered with an error.
-            ConnectionFailed: it did not answer at all.
-            RemoteProtocolError: what it answered is no reply.
-            DecodeError: what it answered does not decompress.
+            NegotiationError: client and server have no media type or compression engine in common.
+            ConnectionFailed: there was no answer.
+            RemoteProtocolError: the answer is not a reply of the protocol.
+            DecodeError: the answer cannot be decompressed.
         """
         return self.run(Call(name, arguments or {}, data, permission))
 
     @abc.abstractmethod
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
-        """Run several commands, in one request where that is possible.
+        """Run several commands, in one request if possible.
 
         Args:
             calls: the commands.
-            limit: most bytes of all replies together.
+            limit: maximum size of all replies together, in bytes.
 
         Returns:
             The outcomes in the order of the calls.
 
         Raises:
-            As :meth:`call`, for what concerns all of them; and LimitExceeded.
+            As :meth:`call`, if it concerns all of them; and LimitExceeded.
         """
 
     def call_bytes(
@@ -253,11 +251,11 @@ class Client(abc.ABC):
         permission: str | None = None,
         limit: int = REPLY_BYTES,
     ) -> bytes:
-        """Run a command and read all of its reply; more than ``limit`` bytes are a ``LimitExceeded``."""
+        """Run a command and read its whole reply; more than ``limit`` bytes raise ``LimitExceeded``."""
         return read_all(self.call(name, arguments, data=data, permission=permission), limit)
 
     def close(self) -> None:
-        """Close the connection.  The next call opens another."""
+        """Close the connection.  The next call opens another one."""
         self.connection.close()
 
     def __enter__(self: _Self) -> _Self:
@@ -270,12 +268,12 @@ class Client(abc.ABC):
 
 
 def refusal(response: Response, *, kind: str = "") -> CommandRefused:
-    """The error that a response stands for, from its body if a person can read that, else from its status line."""
+    """Turn an error response into an exception, with the text of the body, or of the status line if that is HTML."""
     text = ""
     if response.media_type != "text/html":
         text = printable(read_exactly(response, _MESSAGE_BYTES)).strip()
         if response.status != 200 or response.media_type == HG_ERROR:
-            # As the reply to a push this says that nothing was pushed.
+            # The line "0" is the reply to a push that failed.
             text = text.removeprefix("0\n").strip()
     response.close()
     return CommandRefused(

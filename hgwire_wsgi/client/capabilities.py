@@ -1,15 +1,23 @@
-"""What a server says of itself in its ``capabilities`` reply."""
+"""The server's ``capabilities`` reply, as a client reads it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 __all__ = ["Capabilities"]
 
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*", re.ASCII)
+
+
+def _comparable(version: str) -> tuple[int, ...]:
+    """A version as numbers; what is not a version sorts below all of them."""
+    return tuple(map(int, version.split("."))) if _VERSION.fullmatch(version) else ()
+
 
 class Capabilities(Mapping[str, str]):
-    """The tokens of the reply: names, each with what stands behind its ``=``, or with an empty string.
+    """The tokens of the reply: names, each with the value behind its ``=``, or with an empty string.
 
     Args:
         reply: the reply as sent.
@@ -34,12 +42,12 @@ class Capabilities(Mapping[str, str]):
         return f"<Capabilities {' '.join(self._tokens)}>"
 
     def words(self, name: str) -> tuple[str, ...]:
-        """The parts of a value that is a list with commas; empty without the capability."""
+        """The parts of a comma-separated value, unquoted; empty without the capability."""
         return tuple(unquote(word) for word in self.get(name, "").split(",") if word)
 
     @property
     def max_header_length(self) -> int:
-        """Longest header line for arguments, in bytes; 0 if they do not travel in headers."""
+        """Maximum length of a header line with arguments, in bytes; 0 if arguments do not travel in headers."""
         value = self.get("httpheader", "").partition(",")[0]
         return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
 
@@ -49,7 +57,18 @@ class Capabilities(Mapping[str, str]):
         return "httppostargs" in self
 
     @property
-    def media_types(self) -> tuple[str, ...]:
-        """Media type versions the server sends; without a word of it, 0.1."""
-        sent = tuple(word.removesuffix("tx") for word in self.words("httpmediatype") if word.endswith("tx"))
-        return sent or ("0.1",)
+    def sends(self) -> tuple[str, ...]:
+        """Media type versions of the server's replies, none below its ``mintx``; 0.1 if it announces none."""
+        return self._media_types("tx")
+
+    @property
+    def receives(self) -> tuple[str, ...]:
+        """Media type versions the server accepts for request bodies, none below its ``minrx``; 0.1 by default."""
+        return self._media_types("rx")
+
+    def _media_types(self, direction: str) -> tuple[str, ...]:
+        words = self.words("httpmediatype")
+        bound = f"min{direction}="
+        lowest = max((_comparable(word.removeprefix(bound)) for word in words if word.startswith(bound)), default=())
+        versions = tuple(word.removesuffix(direction) for word in words if word.endswith(direction)) or ("0.1",)
+        return tuple(version for version in versions if _comparable(version) >= lowest)

@@ -1,4 +1,9 @@
-"""One HTTP connection to a server, over :mod:`http.client`: kept alive, in constant memory, with one kind of error."""
+"""One HTTP connection to a server, over :mod:`http.client`: kept alive, in constant memory, with one kind of error.
+
+A connection belongs to one thread and has at most one response that is not read to its end.  A request that can be
+repeated uses the connection that was kept, and is sent again if the server had closed it meanwhile.  Any other request
+with a body opens a new one: nobody could tell whether the server had acted on it.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +39,16 @@ __all__ = [
 ]
 
 Source: TypeAlias = bytes | Readable | Iterable[bytes]
-"""What a request can carry: bytes, a file that is read from where it stands, or pieces as they are made."""
+"""Data for a request body: bytes, a file (read from its current position), or an iterable of bytes."""
 
 PIECE = 64 * 1024
 
-# Some sites tell clients of the wire protocol from browsers by how the name of Mercurial's own client begins.
+# Some sites distinguish clients of the wire protocol from browsers by the start of Mercurial's own user agent.
 _USER_AGENT = f"mercurial/proto-1.0 (hgwire {__version__})"
 _LINES = 1000
-# ValueError: the reader of chunks passes what it cannot make of their sizes on to the file below.
+# ValueError: http.client passes a malformed chunk size on to int() and to the file it reads.
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
-# What http.client takes for no part of a host.
+# http.client refuses these characters in a host.
 _NO_HOST = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -56,7 +61,7 @@ class _Seekable(Protocol):
 
 @attrs.define
 class _SourceFailed(Exception):
-    """Keeps what a source of data raised apart from failures of the connection."""
+    """Distinguishes an exception of the caller's data source from a failure of the connection."""
 
     cause: BaseException
 
@@ -69,7 +74,7 @@ def _next_piece(pieces: Iterator[bytes]) -> bytes:
 
 
 def printable(text: bytes | str) -> str:
-    """What a server said, fit for a terminal: control characters other than line ends and tabs are replaced."""
+    """Make a server's text safe for a terminal: control characters are replaced, except line ends and tabs."""
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return "".join(
         character if character.isprintable() or character in "\n\t" else "?"
@@ -78,10 +83,14 @@ def printable(text: bytes | str) -> str:
 
 
 def utf8(text: str, what: str) -> bytes:
-    """Text as bytes.
+    """Encode text.
+
+    Args:
+        text: the text.
+        what: its name in the error message.
 
     Raises:
-        LocalProtocolError: for what is no Unicode, such as an argument of the command line that was no UTF-8.
+        LocalProtocolError: it has lone surrogates, as a command line argument has that was not UTF-8.
     """
     try:
         return text.encode()
@@ -90,7 +99,7 @@ def utf8(text: str, what: str) -> bytes:
 
 
 def size_of(source: Source) -> int | None:
-    """How many bytes a source will give, or ``None`` if only reading it can tell."""
+    """The number of bytes in a source; ``None`` if it is only known after reading."""
     if isinstance(source, bytes):
         return len(source)
     if not isinstance(source, _Seekable):
@@ -106,7 +115,7 @@ def size_of(source: Source) -> int | None:
 
 
 def pieces_of(source: Source) -> Generator[bytes, None, None]:
-    """The bytes of a source in pieces, none of them empty.  An iterable is closed after use, a file is not."""
+    """Yield a source in pieces, none of them empty.  An iterable is closed afterwards, a file is not."""
     if isinstance(source, bytes):
         if source:
             yield source
@@ -124,14 +133,14 @@ def pieces_of(source: Source) -> Generator[bytes, None, None]:
 
 @attrs.frozen
 class Address:
-    """Where a repository is.
+    """The address of a repository.
 
     Attributes:
         scheme: ``http`` or ``https``.
         host: name or address.
-        port: ``None`` for that of the scheme.
+        port: ``None`` for the default port of the scheme.
         path: quoted, without a slash at the end.
-        authorization: the value of that header, if there is one.
+        authorization: value of the ``Authorization`` header; ``None`` without credentials.
     """
 
     scheme: str
@@ -142,14 +151,14 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, auth: tuple[str, str] | None = None) -> Address:
-        """Take a URL apart.
+        """Parse a URL.
 
         Args:
-            url: may hold user and password.
+            url: may contain user and password.
             auth: user and password, instead of those in the URL.
 
         Raises:
-            LocalProtocolError: for what is no HTTP URL.  The message never repeats the URL, for it may hold a password.
+            LocalProtocolError: it is not an HTTP URL.  The message never repeats it, since it may contain a password.
         """
         try:
             parts = urlsplit(url)
@@ -168,7 +177,7 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """Host and port as they stand in the URL."""
+        """Host and port as in the URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
@@ -181,13 +190,10 @@ class Address:
 class Response:
     """An HTTP response whose body is read in pieces.
 
-    ``read`` gives what has arrived, up to so many bytes, and ``b""`` at the end of the body; it raises
-    :class:`ConnectionFailed` where the body ends early.
-
     Attributes:
-        status: its status.
-        reason: the text behind that.
-        headers: its headers; names are compared without regard to case.
+        status: the status code.
+        reason: the text after it.
+        headers: the headers; names are compared without regard to case.
     """
 
     def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
@@ -208,36 +214,43 @@ class Response:
         return self._response.isclosed()
 
     def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes of the body; ``b""`` at its end.  A body of unknown length is returned as it arrives.
+
+        Raises:
+            ConnectionFailed: the body ends early.
+        """
         if self.ended:
             return b""
         response = self._response
         try:
-            # read() waits until it has all it was asked for, which a stream may take long to give; but read1() of
-            # Python 3.10 does not count what is left of a known length.
+            # read() waits for all ``size`` bytes, which may take long in a stream.  But read1() of Python 3.10 does not
+            # update the remaining length, where that is known.
             data = response.read1(size) if response.length is None else response.read(size)
         except _FAILURES as error:
             self.close()
             raise _failed(self._connection.address, error) from error
         if not data and response.length:
             self.close()
-            raise ConnectionFailed(f"{self._connection.address.url} broke off: {response.length} bytes are missing")
+            raise ConnectionFailed(
+                f"{self._connection.address.url}: the response ended early: {response.length} bytes are missing"
+            )
         return data
 
     def close(self) -> None:
-        """Give the body up, and with it the connection unless the body was read to its end."""
+        """Discard the rest of the body.  Unless the body was read to its end, this closes the connection."""
         if not self.ended:
             self._connection.close()
 
     def drop(self) -> None:
-        """For the connection: close the body alone."""
+        """Close the body but not the connection; for :class:`Connection`."""
         self._response.close()
 
 
 class _BoundedLines(io.BufferedReader):
-    """What a response is read from, with an end to the lines that bring no body.
+    """The input of a response, with a maximum number of lines that are not part of the body.
 
-    :mod:`http.client` bounds the length of a line and the headers of a response, but takes any number of interim
-    responses, and of trailers.
+    :mod:`http.client` limits the length of a line and the headers of a response, but accepts any number of interim
+    responses and of trailers.
     """
 
     _lines = 0
@@ -254,7 +267,7 @@ class _BoundedLines(io.BufferedReader):
 
 
 class BoundedResponse(http.client.HTTPResponse):
-    """What :class:`Connection` has its responses made of."""
+    """The ``response_class`` of :class:`Connection`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **keywords: Any) -> None:
         super().__init__(sock, *args, **keywords)
@@ -272,14 +285,14 @@ class Connection:
     One thread at a time; one request at a time, whose response is read or closed before the next.
 
     Args:
-        address: where to.
-        timeout: seconds without a single byte after which to give up.
+        address: of the repository.
+        timeout: give up after this many seconds without data; ``None`` waits forever.
         ssl_context: for ``https``; Python's default checks certificates and names.
 
     Attributes:
-        address: where to.
-        http: what it is made of.
-        opened: how many connections were made so far.
+        address: of the repository.
+        http: the underlying connection.
+        opened: number of connections opened so far.
     """
 
     def __init__(
@@ -297,7 +310,7 @@ class Connection:
         self.opened = 0
 
     def close(self) -> None:
-        """Close the connection, and what was not read of a response; the next request opens another."""
+        """Close the connection, and a response that is not read to its end.  The next request opens another one."""
         self.http.close()
         if self._open is not None:
             self._open.drop()
@@ -316,20 +329,20 @@ class Connection:
 
         Args:
             method: the HTTP method.
-            target: what follows the path of the address, quoted.
-            headers: besides ``Host``, ``User-Agent``, ``Authorization`` and those about the body.
-            body: sources, one after the other.
-            length: of the whole body; otherwise found out from the sources, and where that fails the body is sent in
-                chunks, which not every server takes.
-            repeatable: whether the request may be sent again when a connection that was kept turns out to be closed.
+            target: the quoted URL after the path of the address.
+            headers: added to ``Host``, ``User-Agent``, ``Authorization`` and those that describe the body.
+            body: sources, sent one after the other.  A POST without any has a body of 0 bytes.
+            length: of the whole body, in bytes; ``None`` adds up the sources.  If the size of one is unknown, the body
+                is sent in chunks, which not every server accepts.
+            repeatable: whether the request may be sent again if the kept connection turns out to be closed.
 
         Raises:
-            ConnectionFailed: no connection, no answer, or none that is HTTP.
-            LocalProtocolError: the response before has not been read, or the sources gave another length.
+            ConnectionFailed: no connection, no answer, or one that is not HTTP.
+            LocalProtocolError: the previous response is not read, or the sources have another length.
         """
         if self._open is not None and not self._open.ended:
-            raise LocalProtocolError("the response before has neither been read to its end nor closed")
-        if length is None and body:
+            raise LocalProtocolError("the previous response was neither read to its end nor closed")
+        if length is None:
             sizes = [size_of(source) for source in body]
             length = None if None in sizes else sum(filter(None, sizes))
         kept = self._keep(fresh=not repeatable and bool(body))
@@ -353,11 +366,11 @@ class Connection:
         return self._open
 
     def _keep(self, *, fresh: bool) -> bool:
-        """Keep the connection if it still stands; otherwise the next request opens one."""
+        """Keep the connection if it is still open; close it otherwise, or if ``fresh``.  Returns whether it is kept."""
         sock = self.http.sock
         if sock is not None and not fresh:
             with selectors.DefaultSelector() as selector:
-                # Whatever is there to read now is no response; most often it is the end.
+                # Anything to read now is not a response; usually it is the end of the connection.
                 selector.register(sock, selectors.EVENT_READ)
                 if not selector.select(0):
                     return True
@@ -378,24 +391,24 @@ class Connection:
         self.http.endheaders()
         if self._send_body(body, length):
             return self.http.getresponse()
-        # The server hung up, but it may have said why before.
+        # The server closed the connection, but it may have sent an explanation before.
         response = self.http.getresponse()
         self.http.close()
         return response
 
     def _send_body(self, body: Sequence[Source], length: int | None) -> bool:
-        """Send the body; says whether all of it could be sent."""
+        """Send the body.  Returns false if the server closed the connection before its end."""
         sent = 0
         for source in body:
             with closing(pieces_of(source)) as pieces:
                 while piece := _next_piece(pieces):
                     sent += len(piece)
                     if length is not None and sent > length:
-                        raise LocalProtocolError(f"the data are longer than the {length} bytes announced")
+                        raise LocalProtocolError(f"the data exceed the announced length of {length} bytes")
                     if not self._send(b"%x\r\n%s\r\n" % (len(piece), piece) if length is None else piece):
                         return False
         if length is not None and sent < length:
-            raise LocalProtocolError(f"the data end after {sent} of the {length} bytes announced")
+            raise LocalProtocolError(f"the data end after {sent} of {length} announced bytes")
         return not body or length is not None or self._send(b"0\r\n\r\n")
 
     def _send(self, data: bytes) -> bool:

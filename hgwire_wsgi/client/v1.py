@@ -1,8 +1,13 @@
-"""The client of HTTP version 1."""
+"""The client of HTTP version 1.
+
+The capabilities of the server decide how a request is sent: where its arguments go, whether a body is sent as 0.1 or
+0.2, and with which engine.  The client fails before it sends anything if client and server have nothing in common.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import chain
 from urllib.parse import urlencode
 
@@ -10,43 +15,45 @@ import attrs
 
 from ..commands.batch import escape, unescape
 from ..compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine
-from ..errors import CommandRefused, LimitExceeded, LocalProtocolError, RemoteProtocolError
+from ..errors import CommandRefused, LimitExceeded, LocalProtocolError, NegotiationError, RemoteProtocolError
 from ..limits import Limits
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02
 from ..streams import read_exactly
 from .base import COMMANDS, REPLY_BYTES, Call, Client, Outcome, Reply, read_all, refusal
 from .capabilities import Capabilities
-from .connection import PIECE, Response, Source
+from .connection import PIECE, Response, Source, pieces_of, printable
 
 __all__ = ["DECODED_ENGINES", "V1Client", "argument_headers"]
 
 DECODED_ENGINES = (ZSTD, ZLIB, NONE, BZIP2)
-"""What replies are accepted in unless told otherwise, in the order in which Mercurial's own client lists them."""
+"""The engines used by default, in the order in which Mercurial's own client lists them."""
 
 _HANDSHAKE = "capabilities"
 _CAPABILITIES_BYTES = 1024 * 1024
-"""Most bytes of that reply, which is taken apart.  Mercurial's own has less than 1 KiB."""
+"""Maximum size of that reply.  Mercurial's own has less than 1 KiB."""
 
 _IDLE_BYTES = 16 * 1024 * 1024
-"""Most bytes that decompress to nothing: without a bound, a server could make a client read for ever.
+"""Maximum number of bytes in a row that decompress to nothing; otherwise a client could be made to read forever.
 
-A format gives something after each of its blocks; the largest are those of bzip2, with 900 kB.
+Every format yields data after each block.  The largest blocks are those of bzip2, with 900 kB.
 """
 
 _PLAIN_STREAMS = frozenset({"stream_out"})
-"""Streams that version 0.1 sends as they are; it compresses all others, without saying so."""
+"""Streams that 0.1 does not compress.  It compresses all others, without indicating it."""
+
+_VERSIONS = ("0.1", "0.2")
 
 
 def argument_headers(name: str, value: str, limit: int) -> list[tuple[str, str]]:
-    """Spread a value over headers ``<name>-1``, ``<name>-2``, …
+    """Split a value into headers ``<name>-1``, ``<name>-2``, …
 
     Args:
         name: the name without its number.
-        value: what to send.
-        limit: longest header line, its name and line end included.
+        value: the value.
+        limit: maximum length of a header line in bytes, with name and line end.
 
     Returns:
-        The headers; none if a line has no room for a value.
+        The headers; none if a line has no room for a value, or the value requires a thousand lines.
     """
     room = limit - len(f"{name}-000: \r\n")
     if room < 1 or len(value) > 999 * room:
@@ -69,7 +76,8 @@ class V1Client(Client):
 
     Args:
         url, auth, timeout, ssl_context, limits: as for :class:`Client`.
-        engines: compression engines to accept, in the order to name them; the server chooses.
+        engines: compression engines to accept, in the order to list them; the server's order decides.  Request bodies
+            are compressed with one of these, or of :data:`DECODED_ENGINES`.
     """
 
     _engines: Mapping[str, Engine] = attrs.field(default=DECODED_ENGINES, converter=_by_name, kw_only=True)
@@ -77,7 +85,7 @@ class V1Client(Client):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server can do, asked once."""
+        """The capabilities of the server, requested once."""
         if self._capabilities is None:
             reply = self._reply(self._request(Call(_HANDSHAKE), Capabilities()), compressed=False)
             self._capabilities = Capabilities(read_all(reply, _CAPABILITIES_BYTES))
@@ -88,24 +96,33 @@ class V1Client(Client):
 
         Args:
             call: the command.
-            compressed: whether a reply in 0.1 is compressed, which nothing in it says.  Known for the standard
-                commands; of another one a stream of unknown length counts as compressed if it begins as zlib does.
+            compressed: whether a 0.1 reply is compressed, which the reply does not indicate.  It is known for the
+                standard commands.  For any other, a stream of unknown length is taken as compressed if it starts as
+                zlib data do.
         """
         if compressed is None and call.name in COMMANDS:
             compressed = COMMANDS[call.name].reply == "stream" and call.name not in _PLAIN_STREAMS
-        return self._reply(self._request(call, self.capabilities), compressed=compressed)
+        capabilities = self.capabilities
+        if not set(capabilities.sends) & set(_VERSIONS):
+            announced = printable(capabilities["httpmediatype"][:100])
+            raise self._nothing_in_common(f"this client only reads replies of 0.1 and 0.2; httpmediatype={announced}")
+        return self._reply(self._request(call, capabilities), compressed=compressed)
+
+    def _nothing_in_common(self, reason: str) -> NegotiationError:
+        return NegotiationError(f"{self.connection.address.url}: no common media type: {reason}")
 
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
         """Run several commands: as a ``batch`` if all of them fit into one, else one after the other.
 
-        A server refuses a batch as a whole; that is raised.
+        A server refuses a batch as a whole; this is raised.
         """
         unfit = any(call.data is not None or not _batchable(call.name) for call in calls)
         if unfit or len(calls) < 2 or "batch" not in self.capabilities:
             return list(self._one_by_one(calls, limit))
         cmds = b";".join(map(_batch_command, calls))
-        replies = self.call_bytes("batch", {"cmds": cmds}, limit=limit)
-        # Before they are split: a separator costs one byte there, and an object here.
+        permission = "push" if any(call.writes for call in calls) else None
+        replies = self.call_bytes("batch", {"cmds": cmds}, permission=permission, limit=limit)
+        # Counted before they are split: a separator is one byte in the reply, but an object in a list.
         if (count := replies.count(b";") + 1) != len(calls):
             raise RemoteProtocolError(f"the server gave {count} replies to a batch of {len(calls)} commands")
         return [Outcome(unescape(reply)) for reply in replies.split(b";")]
@@ -143,15 +160,49 @@ class V1Client(Client):
             headers += argument_headers("X-HgProto", accepted, capabilities.max_header_length or 1024)
         if call.data is not None:
             body.append(call.data)
-        if body:
-            headers.append(("Content-Type", MEDIA_TYPE_01))
+        # As Mercurial's client does: a command that writes is a POST, if need be with an empty body.
+        post = bool(body) or call.writes
+        if post:
+            media_type, body = self._encode_body(body, capabilities)
+            headers.append(("Content-Type", media_type))
         return self.connection.request(
-            "POST" if body or call.data is not None else "GET",
+            "POST" if post else "GET",
             "?" + urlencode(query),
             headers,
             body,
             repeatable=call.data is None and not call.writes,
         )
+
+    def _encode_body(self, body: list[Source], capabilities: Capabilities) -> tuple[str, list[Source]]:
+        """Choose media type and engine of a request body, and compress it for 0.2.
+
+        Posted arguments and data are compressed as one, as the server reads them.  The length stays known unless a file
+        or an iterable has to be compressed, which is then sent in chunks.
+
+        Raises:
+            NegotiationError: the server accepts nothing that this client can send.
+        """
+        receives = capabilities.receives
+        if "0.1" in receives:
+            return MEDIA_TYPE_01, body
+        if "0.2" not in receives:
+            announced = printable(capabilities["httpmediatype"][:100])
+            raise self._nothing_in_common(f"this client only sends 0.1 and 0.2; httpmediatype={announced}")
+        if not body:
+            return MEDIA_TYPE_02, body
+        offered = capabilities.words("compression")
+        engines = {**_by_name(DECODED_ENGINES), **self._engines}
+        engine = next((engines[name] for name in offered if name in engines), None)
+        if engine is None:
+            raise self._nothing_in_common(
+                "the server only receives 0.2, and no engine of this client; "
+                f"compression={printable(','.join(offered)[:100])}"
+            )
+        if engine.name == NONE.name:
+            return MEDIA_TYPE_02, [engine.prefix, *body]
+        compressed = _compress(engine, body)
+        in_memory = all(isinstance(source, bytes) for source in body)
+        return MEDIA_TYPE_02, [b"".join(compressed) if in_memory else compressed]
 
     def _reply(self, response: Response, *, compressed: bool | None) -> Reply:
         media_type = response.media_type
@@ -182,7 +233,7 @@ class V1Client(Client):
         return Reply(_decode(pieces, engine, self.limits), response.close, media_type=media_type, engine=engine.name)
 
     def _named_engine(self, response: Response) -> Engine:
-        """Read which engine a reply in 0.2 says it is compressed with."""
+        """Read the name of the engine at the start of a 0.2 reply."""
         length = read_exactly(response, 1)
         encoded = read_exactly(response, length[0]) if length else b""
         if not encoded or len(encoded) < length[0]:
@@ -194,9 +245,21 @@ class V1Client(Client):
         return engine
 
 
+def _compress(engine: Engine, sources: Iterable[Source]) -> Iterator[bytes]:
+    with closing(_chain(sources)) as chunks:
+        yield engine.prefix
+        yield from engine.compress(chunks)
+
+
+def _chain(sources: Iterable[Source]) -> Generator[bytes, None, None]:
+    for source in sources:
+        with closing(pieces_of(source)) as pieces:
+            yield from pieces
+
+
 @attrs.define
 class _Idle:
-    """What a decoder reads from, and how many bytes it has taken without giving any."""
+    """The source of a decoder.  ``size`` counts the bytes read since it last yielded any."""
 
     pieces: Iterator[bytes]
     size: int = 0

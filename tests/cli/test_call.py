@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,57 @@ def test_a_reply(version: list[str], url: str, repository: MemoryRepository, cap
     node = repository.heads()[0].hex()
     assert main(["call", url, "lookup", "key=tip", *version]) == 0
     assert capfdbinary.readouterr() == (f"1 {node}\n".encode(), b"")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_an_option_may_stand_anywhere(place: int, url: str, repository: MemoryRepository, capfdbinary: Any) -> None:
+    words = [url, "lookup", "key=tip"]
+    assert main(["call", *words[:place], "--v2", *words[place:]]) == 0
+    assert capfdbinary.readouterr().out == f"1 {repository.heads()[0].hex()}\n".encode()
+
+
+def test_options_between_arguments(peer: str, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.write_bytes(b"12345")
+    words = ["call", "--v2", peer, "size", "--data", str(data), "name=a", "--output", str(out), "more=b"]
+    assert main(words) == 0
+    assert out.read_bytes() == b"5 a"
+
+
+@pytest.mark.parametrize("words", [[], ["http://localhost"], ["--v2", "http://localhost", "--timeout", "3"]])
+def test_arguments_that_are_required(words: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["call", *words])
+    assert caught.value.code == 2
+    assert re.search(r"arguments are required: .*COMMAND", capsys.readouterr().err)
+
+
+def test_unknown_options(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["call", "http://localhost", "heads", "--v3"])
+    assert "unrecognized arguments: --v3" in capsys.readouterr().err
+
+
+def test_help(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["call", "--help"])
+    assert caught.value.code == 0
+    assert "URL COMMAND" in capsys.readouterr().out
+
+
+def test_a_command_that_writes(url: str, repository: MemoryRepository, capfdbinary: Any) -> None:
+    node = repository.heads()[0].hex()
+    assert main(["call", url, "pushkey", "namespace=bookmarks", "key=b", "old=", f"new={node}"]) == 0
+    assert main(["call", url, "--v2", "listkeys", "namespace=bookmarks"]) == 0
+    assert capfdbinary.readouterr().out == f"1\nb\t{node}".encode()
+
+
+def test_push_says_that_an_unknown_command_writes(capfdbinary: Any) -> None:
+    ok = http(b"", "application/mercurial-0.1")
+    with raw_server(ok) as (address, requests):
+        for words in (["x-thing"], ["--push", "x-thing"]):
+            assert main(["call", address, *words]) == 0
+    assert [request.partition(b" ")[0] for request in requests[1::2]] == [b"GET", b"POST"]
 
 
 @pytest.mark.parametrize("version", ["--v1", "--v2"])

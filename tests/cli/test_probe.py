@@ -85,6 +85,8 @@ def probe(capsys: Any) -> Callable[[Any], Probed]:
         {"capabilities": ServerCapabilities(post_args=True, engines=(BZIP2, NONE))},
         {"capabilities": ServerCapabilities(send=("0.1",), max_header_length=0)},
         {"capabilities": ServerCapabilities(send=("0.2",))},
+        {"capabilities": ServerCapabilities(receive=("0.2",), post_args=True)},
+        {"capabilities": ServerCapabilities(send=("0.1",), receive=("0.2",))},
         {"api": ApiSettings(server=True)},
         {"api": ApiSettings(server=True, http_v2=True)},
     ],
@@ -97,7 +99,7 @@ def test_ours(options: dict[str, Any], probe: Any) -> None:
     assert "heads by branch" in done.out
 
 
-def test_what_is_told(probe: Any) -> None:
+def test_report(probe: Any) -> None:
     done = probe(
         make_app(
             api=ApiSettings(server=True, http_v2=True, debugreflect=True),
@@ -107,9 +109,10 @@ def test_what_is_told(probe: Any) -> None:
     assert "  streams decoded: zstd (0.2), zlib (0.2), none (0.1)\n" in done.out
     assert "  engines offered: zstd, zlib\n" in done.out
     assert "  media types sent: 0.1, 0.2\n" in done.out
+    assert "  media types received: 0.1, 0.2\n" in done.out
     assert "  exp-http-v2-0001: 200 HTTP version 2 API handler\n" in done.out
     assert "  answers in frames: heads\n" in done.out
-    assert done.section("Notes") == ["debugreflect is switched on; it is meant for tests"]
+    assert done.section("Notes") == ["debugreflect is enabled; it is meant for tests"]
     assert done.code == 0
 
 
@@ -131,7 +134,7 @@ def test_mercurial_itself(hg_serve: str, capsys: Any) -> None:
     assert "streams decoded: zstd (0.2), zlib (0.2), none (0.1)" in done.out
     assert "no API server" in done.out
     assert done.section("Notes") == [
-        "replies have no Vary header: a cache in between would mix up those to different arguments"
+        "replies have no Vary header: an HTTP cache would mix up replies to different arguments"
     ]
     assert {
         "HEAD is answered with a body, which clients take for the next response",
@@ -182,10 +185,10 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
         altered("capabilities", media="text/html"),
         "capabilities: the media type is text/html, not application/mercurial-0.1",
     ),
-    "wrong Vary": (altered("*", Vary="Accept"), "Vary is 'Accept', which does not name X-HgArg-1"),
+    "wrong Vary": (altered("*", Vary="Accept"), "Vary is 'Accept' without X-HgArg-1"),
     "broken prefix": (altered(IN_02, body=lambda body: body[1:]), "a stream with comp=zstd: "),
     "broken stream": (altered(IN_02, body=lambda body: body[:-2]), "a stream with comp=zlib: compressed data end"),
-    "0.2 unasked": (altered("getbundle", media=IN_02), "0.1 was asked for, application/mercurial-0.2 came"),
+    "0.2 unasked": (altered("getbundle", media=IN_02), "0.1 was requested, but the reply is application/mercurial-0.2"),
     "0.1 instead": (altered(IN_02, media=IN_01), "a stream with comp=zstd: "),
     "traceback": (
         altered(UNKNOWN, media="text/plain", body=lambda body: b"Traceback (most recent call last):"),
@@ -198,7 +201,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
         altered(UNKNOWN, status="401 No"),
         "an unknown command: a 401 without WWW-Authenticate",
     ),
-    "offered and refused": (altered("known", status="400 No"), "known is offered and refused"),
+    "offered and refused": (altered("known", status="400 No"), "known is offered, but refused"),
     "unknown version": (
         altered("capabilities", body=lambda body: body.replace(b"0.1rx", b"0.3rx")),
         "httpmediatype has '0.3rx'",
@@ -209,7 +212,11 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "no engines": (
         altered("capabilities", body=lambda body: b"httpmediatype=0.2tx"),
-        "0.2 is sent, but the compression capability is missing",
+        "0.2 is announced, but the compression capability is missing",
+    ),
+    "no engines for bodies": (
+        altered("capabilities", body=lambda body: b"httpmediatype=0.1rx,0.1tx,0.2rx"),
+        "0.2 is announced, but the compression capability is missing",
     ),
     "crashes at the API": (crash_at_the_api, "an unknown command at the API: answered with 500, not with a 4xx"),
     "frames of another type": (altered(FRAMES, media="application/x"), "heads in frames: "),
@@ -232,18 +239,18 @@ def test_an_unharmed_meddler_does_no_harm(probe: Any) -> None:
     assert done.code == 0, done.out
 
 
-def test_engines_unknown_here_are_told(probe: Any) -> None:
+def test_engines_that_are_unknown_here(probe: Any) -> None:
     def change(what: str, environ: Any, status: str, headers: dict[str, str], body: bytes) -> Any:
         body = body.replace(b"zstd,zlib", b"brotli,zstd,zlib") if what == "capabilities" else body
         return status, without(headers, "Content-Length"), body
 
     done = probe(Meddler(make_app(), change))
-    assert done.section("Notes") == ["the engine 'brotli' is not known here and was not tried"]
+    assert done.section("Notes") == ["the engine 'brotli' is unknown to hgwire and was not tried"]
 
 
 def test_streams_that_are_refused_are_no_fault(probe: Any) -> None:
     done = probe(Meddler(make_app(), altered("getbundle", media="application/hg-error", body=lambda body: b"not here")))
-    assert done.section("Notes") == ["streams could not be tried: 200 not here"]
+    assert done.section("Notes") == ["streams were not tried: 200 not here"]
     assert done.code == 0
 
 
@@ -269,7 +276,7 @@ def test_no_repository(probe: Any) -> None:
 
     done = probe(page)
     assert done.code == 1
-    assert "this is a page, not a repository" in done.wrong
+    assert "this is a web page, not a repository" in done.wrong
 
 
 def test_a_repository_that_may_not_be_read(probe: Any) -> None:
@@ -280,7 +287,7 @@ def test_a_repository_that_may_not_be_read(probe: Any) -> None:
 
     done = probe(make_app(policy=refuse))
     assert done.code == 1
-    assert done.wrong == ["the server does not say its capabilities: 401 read not authorized"]
+    assert done.wrong == ["the server does not report its capabilities: 401 read not authorized"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "nonsense"])
@@ -318,7 +325,7 @@ def test_a_stream_without_end(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert "a stream with comp=none: the reply has more than 1048576 bytes" in done.wrong
 
 
-def test_what_a_server_says_is_fit_for_a_terminal(capsys: Any) -> None:
+def test_text_of_the_server_is_safe_for_a_terminal(capsys: Any) -> None:
     capabilities = b"httpmediatype=%1b[31mtx compression=%1b[32m other%07=%1b"
     refusal = http(b"", "application/mercurial-0.1", "400 \x1b[33m")
     with raw_server(http(capabilities, "application/mercurial-0.1"), refusal) as (url, _):

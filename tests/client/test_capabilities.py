@@ -1,3 +1,5 @@
+"""The capabilities reply, as a client reads it."""
+
 from __future__ import annotations
 
 import pytest
@@ -35,9 +37,28 @@ def test_header_length(reply: bytes, length: int) -> None:
     assert Capabilities(reply).max_header_length == length
 
 
-def test_media_types_and_posted_arguments() -> None:
-    assert Capabilities().media_types == ("0.1",)
-    assert Capabilities(b"httpmediatype=0.1rx,0.1tx,0.2tx,mintx=0.1").media_types == ("0.1", "0.2")
+@pytest.mark.parametrize(
+    ("value", "receives", "sends"),
+    [
+        ("", ("0.1",), ("0.1",)),
+        ("0.1rx,0.1tx,0.2tx", ("0.1",), ("0.1", "0.2")),
+        ("0.1rx,0.2rx,0.1tx,mintx=0.1", ("0.1", "0.2"), ("0.1",)),
+        ("0.2rx,0.1tx,minrx=0.2", ("0.2",), ("0.1",)),
+        ("0.1rx,0.2rx,0.1tx,0.2tx,minrx=0.2,mintx=0.2", ("0.2",), ("0.2",)),
+        ("0.1rx,0.2rx,0.10rx,0.9tx,0.10tx,minrx=0.10,mintx=0.10", ("0.10",), ("0.10",)),
+        ("0.2tx,minrx=0.2", (), ("0.2",)),
+        ("0.1rx,0.1tx,minrx=1,mintx=0.3", (), ()),
+        ("0.1rx,xrx,minrx=0.1", ("0.1",), ("0.1",)),
+        ("0.1rx,minrx=,minrx=high,minrx=\u0663,mintx=" + "9" * 5000, ("0.1",), ("0.1",)),
+    ],
+)
+def test_media_types(value: str, receives: tuple[str, ...], sends: tuple[str, ...]) -> None:
+    """``minrx`` and ``mintx`` exclude what is below; what is not a version excludes nothing."""
+    capabilities = Capabilities(f"httpmediatype={value}".encode())
+    assert (capabilities.receives, capabilities.sends) == (receives, sends)
+
+
+def test_posted_arguments() -> None:
     assert not Capabilities().post_args
     assert Capabilities(b"httppostargs").post_args
 

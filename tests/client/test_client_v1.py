@@ -7,9 +7,10 @@ import io
 import os
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from wire_servers import PATIENCE, Recorder, connecting, endless, http, raw_server, serving, sizable_commands
 
@@ -20,6 +21,7 @@ from hgwire_wsgi import (
     ZSTD,
     BytesResponse,
     CommandRegistry,
+    Engine,
     ServerCapabilities,
     StreamResponse,
     WireApp,
@@ -34,6 +36,7 @@ from hgwire_wsgi.errors import (
     HgWireError,
     LimitExceeded,
     LocalProtocolError,
+    NegotiationError,
     RemoteProtocolError,
 )
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
@@ -155,7 +158,7 @@ class TestReplies:
             client = connect(url)
             reply = client.call("getbundle")
             assert reply.read(3) == b"xxx"
-            with pytest.raises(LocalProtocolError, match="response before"):
+            with pytest.raises(LocalProtocolError, match="previous response"):
                 client.call("heads")
             reply.close()
             assert reply.read() == b""
@@ -222,16 +225,151 @@ class TestArguments:
         with serving(make_app(capabilities=offer)) as url:
             assert connect(url).call_bytes("upload", {"name": "n "}, data=data) == b"n 100000"
 
-    def test_push(self, connect: Connect, repository: MemoryRepository) -> None:
+    @pytest.mark.parametrize(
+        "server",
+        [
+            ServerCapabilities(),
+            ServerCapabilities(receive=("0.2",)),
+            ServerCapabilities(receive=("0.2",), post_args=True, max_header_length=0),
+            ServerCapabilities(receive=("0.2",), send=("0.1",), engines=(BZIP2, ZSTD)),
+            ServerCapabilities(receive=("0.2",), send=("0.2",), engines=(NONE,)),
+        ],
+    )
+    def test_push(self, connect: Connect, repository: MemoryRepository, server: ServerCapabilities) -> None:
         """A bundle that was pulled is pushed elsewhere."""
         target = MemoryRepository(settings={"web.allow-push": "*", "web.push_ssl": "no"})
-        app = WireApp(MemoryProvider({"from": repository, "to": target}))
+        app = WireApp(MemoryProvider({"from": repository, "to": target}), capabilities=server)
         with serving(app) as url:
             bundle = connect(f"{url}/from").call_bytes("getbundle", {"common": NULL})
             client = connect(f"{url}/to")
             reply = client.call_bytes("unbundle", {"heads": b"force".hex()}, data=b"HG10UN" + bundle)
             assert reply.startswith(b"1\n")
         assert target.heads() == repository.heads()
+
+
+class TestBodies:
+    """Request bodies: when there is one, and as what it is sent."""
+
+    def test_commands_that_write_are_posted(self, connect: Connect) -> None:
+        repository = MemoryRepository(settings={"web.allow-push": "*", "web.push_ssl": "no"})
+        head = repository.commit({"a": b"a"}, message="first").hex()
+        recorder = Recorder(WireApp(MemoryProvider({"": repository})))
+        arguments = {"namespace": "bookmarks", "key": "b", "old": "", "new": head}
+        with serving(recorder) as url:
+            client = connect(url)
+            assert client.call_bytes("pushkey", arguments) == b"1\n"
+            sent = recorder.last
+            assert client.call_bytes("listkeys", {"namespace": "bookmarks"}) == f"b\t{head}".encode()
+        assert (sent["REQUEST_METHOD"], sent["CONTENT_LENGTH"]) == ("POST", "0")
+        assert sent["CONTENT_TYPE"] == "application/mercurial-0.1"
+        assert "namespace=bookmarks" in sent["HTTP_X_HGARG_1"]
+
+    @pytest.mark.parametrize(("permission", "method"), [("push", b"POST /?"), ("pull", b"GET /?"), (None, b"GET /?")])
+    def test_permission_of_an_unknown_command(self, connect: Connect, permission: str | None, method: bytes) -> None:
+        with raw_server(OK_01, in_01(b"")) as (url, requests):
+            connect(url).call_bytes("x-thing", permission=permission)
+        assert requests[1].startswith(method)
+
+    @pytest.mark.parametrize(("name", "method"), [("pushkey", b"POST /?"), ("lookup", b"GET /?")])
+    def test_permission_of_a_batch(self, connect: Connect, name: str, method: bytes) -> None:
+        with raw_server(in_01(b"batch"), in_01(b";")) as (url, requests):
+            connect(url).call_many([Call(name), Call("heads")])
+        assert requests[1].startswith(method)
+
+    @pytest.mark.parametrize("engines", [(ZSTD, ZLIB), (ZLIB,), (BZIP2, ZLIB), (NONE,)])
+    @pytest.mark.parametrize("post_args", [False, True])
+    @pytest.mark.parametrize("kind", ["bytes", "file", "pieces", "empty"])
+    def test_02_where_01_is_not_received(
+        self, connect: Connect, engines: Sequence[Engine], post_args: bool, kind: str
+    ) -> None:
+        content = os.urandom(50_000) * 2 * (kind != "empty")
+        data: Any = {"bytes": content, "file": io.BytesIO(content), "pieces": [content[:7], b"", content[7:]]}
+        server = ServerCapabilities(receive=("0.2",), engines=tuple(engines), post_args=post_args)
+        recorder = Recorder(make_app(capabilities=server))
+        with serving(recorder) as url:
+            client = connect(url)
+            reply = client.call_bytes("upload", {"name": "n"}, data=data.get(kind, b""))
+            assert reply == b"n%d" % len(content)
+            sent = recorder.last
+            assert sent["CONTENT_TYPE"] == "application/mercurial-0.2"
+            assert client.call_bytes("echo", {"one": "1"}) == b"1|", "arguments alone"
+
+    def test_02_is_compressed_with_the_first_engine_both_know(self, connect: Connect) -> None:
+        """The order is the server's."""
+        ok, done = in_01(b"httpmediatype=0.2rx,0.1tx compression=brotli,zlib,zstd"), in_01(b"1\n")
+        mine = attrs.evolve(ZSTD, name="brotli")
+        with raw_server(ok, done, ok, done) as (url, requests):
+            connect(url, engines=[NONE]).call_bytes("unbundle", data=b"data")
+            connect(url, engines=[NONE, mine]).call_bytes("unbundle", data=b"data")
+        posts = [request.partition(b"\r\n\r\n") for request in requests if request.startswith(b"POST")]
+        assert zlib.decompress(posts[0][2].removeprefix(b"\4zlib")) == b"data"
+        assert posts[1][2].startswith(b"\6brotli")
+        assert all(b"Content-Length: %d" % len(body) in head for head, _, body in posts)
+
+    def test_lowest_version_received(self, connect: Connect) -> None:
+        ok = in_01(b"httpmediatype=0.1rx,0.2rx,0.1tx,minrx=0.2 compression=zlib")
+        with raw_server(ok, in_01(b"1\n")) as (url, requests):
+            connect(url).call_bytes("unbundle", data=b"data")
+        assert b"Content-Type: application/mercurial-0.2\r\n" in requests[1]
+
+    def test_01_where_it_is_received(self, connect: Connect) -> None:
+        ok = in_01(b"httpmediatype=0.2rx,0.1rx,0.1tx compression=zlib")
+        with raw_server(ok, in_01(b"1\n")) as (url, requests):
+            connect(url).call_bytes("unbundle", data=b"data")
+        assert b"Content-Type: application/mercurial-0.1\r\n" in requests[1] and requests[1].endswith(b"\r\n\r\ndata")
+
+    @pytest.mark.parametrize(
+        ("capabilities", "reason"),
+        [
+            (b"httpmediatype=0.3rx,0.1tx,minrx=0.3", "this client only sends 0.1 and 0.2; httpmediatype=0.3rx,0.1tx"),
+            (b"httpmediatype=0.1rx,0.2rx,0.1tx,minrx=0.3", "this client only sends 0.1 and 0.2; "),
+            (
+                b"httpmediatype=0.2rx compression=lzma,%1b",
+                "only receives 0.2, and no engine of this client; compression=",
+            ),
+            (b"httpmediatype=0.2rx", "only receives 0.2, and no engine of this client; compression="),
+        ],
+    )
+    def test_nothing_to_send_in_common(self, connect: Connect, capabilities: bytes, reason: str) -> None:
+        with raw_server(in_01(capabilities), in_01(b"1\n")) as (url, requests):
+            client = connect(url)
+            with pytest.raises(NegotiationError) as caught:
+                client.call("unbundle", data=b"data")
+            assert len(requests) == 1, "nothing was sent"
+            assert url in caught.value.message and reason in caught.value.message
+            assert caught.value.message.isprintable()
+            assert client.call_bytes("heads") == b"1\n", "requests without a body are not concerned"
+
+    def test_no_engine_is_needed_for_an_empty_body(self, connect: Connect) -> None:
+        with raw_server(in_01(b"httpmediatype=0.2rx"), in_01(b"1\n")) as (url, requests):
+            assert connect(url).call_bytes("pushkey") == b"1\n"
+        assert b"Content-Type: application/mercurial-0.2\r\n" in requests[1]
+
+    @pytest.mark.parametrize("value", [b"0.3tx", b"0.1tx,0.2tx,mintx=0.3"])
+    def test_nothing_to_receive_in_common(self, connect: Connect, value: bytes) -> None:
+        with raw_server(in_01(b"httpmediatype=" + value)) as (url, requests):
+            with pytest.raises(
+                NegotiationError, match=r"this client only reads replies of 0\.1 and 0\.2; httpmediatype="
+            ):
+                connect(url).call("heads")
+            assert len(requests) == 1
+
+    def test_a_source_that_fails_while_it_is_compressed(self, connect: Connect) -> None:
+        closed = []
+
+        def data() -> Iterator[bytes]:
+            try:
+                yield os.urandom(100_000)
+                raise RuntimeError("the source broke")
+            finally:
+                closed.append(True)
+
+        with serving(make_app(capabilities=ServerCapabilities(receive=("0.2",)))) as url:
+            client = connect(url)
+            with pytest.raises(RuntimeError, match="the source broke"):
+                client.call("upload", data=data())
+            assert closed == [True]
+            assert client.call_bytes("heads")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +413,11 @@ class TestMany:
         with pytest.raises(CommandRefused, match="unknown command"):
             outcomes[1].result()
         assert outcomes[2].result() == client.call_bytes("getbundle", {"common": NULL})
+
+    @pytest.mark.parametrize("name", ["a b", "a;b", "a,b", "a=b", "a:b"])
+    def test_names_that_a_batch_cannot_carry(self, client: V1Client, name: str) -> None:
+        with pytest.raises(LocalProtocolError, match="not a name for a command"):
+            client.call_many([Call("heads"), Call(name)])
 
     def test_one_or_none(self, client: V1Client, heads: str) -> None:
         assert client.call_many([]) == []

@@ -172,7 +172,7 @@ class TestBodies:
             connect(url).request("POST", "/", body=[iter([b"ab", b"c" * 17])]).close()
         assert seen == [b"2\r\nab\r\n11\r\n" + b"c" * 17 + b"\r\n0\r\n\r\n"]
 
-    @pytest.mark.parametrize(("length", "problem"), [(1, "longer than the 1"), (4, "end after 2 of the 4")])
+    @pytest.mark.parametrize(("length", "problem"), [(1, "exceed the announced length of 1"), (4, "end after 2 of 4")])
     def test_another_length_than_announced(self, echoed: Any, length: int, problem: str) -> None:
         with pytest.raises(LocalProtocolError, match=problem):
             connect(echoed[0]).request("POST", "/", body=[iter([b"a", b"b"])], length=length)
@@ -240,7 +240,7 @@ class TestKeepAlive:
     def test_the_response_before_must_be_done(self, echoed: Any) -> None:
         connection = connect(echoed[0])
         response = connection.request("POST", "/", body=[b"data"])
-        with pytest.raises(LocalProtocolError, match="response before"):
+        with pytest.raises(LocalProtocolError, match="previous response"):
             connection.request("GET", "/")
         response.close()
         assert response.read(10) == b""
