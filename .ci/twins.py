@@ -28,7 +28,8 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import attrs
@@ -100,24 +101,30 @@ def main() -> int:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     chosen = [Path(name).resolve().relative_to(ROOT / PACKAGE).as_posix() for name in options.modules] or modules()
-    complaints = [*unknown_names(), *pragmas_without_reason(chosen)]
+    count = 0
+
+    def complain(complaints: Iterable[str]) -> None:
+        nonlocal count
+        for each in complaints:
+            count += 1
+            print(each, flush=True)
+
+    complain([*unknown_names(), *pragmas_without_reason(chosen)])
     runs: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for module in chosen:
         found = tests_of(module)
         if found:
             runs[found].append(module)
         elif defines(module) and module not in GAPS:
-            complaints.append(f"{module}: no tests (expected {expected_name(module)})")
+            complain([f"{module}: no tests (expected {expected_name(module)})"])
     start = time.monotonic()
     for files, result in run_all(dict(runs), options.processes):
         if result.failure:
-            complaints.append(f"{', '.join(files)}: failed\n{result.failure}")
-            continue
+            complain([f"{', '.join(files)}: failed\n{result.failure}"])
         for module, missing in result.missing.items():
-            complaints += complaint(module, missing, files)
-    print("\n".join(sorted(complaints)))
-    print(f"{len(chosen)} modules, {len(runs)} runs, {time.monotonic() - start:.0f} s, {len(complaints)} complaints")
-    return bool(complaints)
+            complain(complaint(module, missing, files))
+    print(f"{len(chosen)} modules, {len(runs)} runs, {time.monotonic() - start:.0f} s, {count} complaints")
+    return bool(count)
 
 
 def modules() -> list[str]:
@@ -198,22 +205,23 @@ def run_all(runs: dict[tuple[str, ...], list[str]], processes: int) -> Iterator[
             importlib.import_module(name)
     context = multiprocessing.get_context("fork")
     waiting = sorted(runs, key=lambda files: sum((ROOT / "tests" / name).stat().st_size for name in files))
-    receivers: dict[multiprocessing.connection.Connection, tuple[tuple[str, ...], multiprocessing.Process]] = {}
+    receivers: dict[multiprocessing.connection.Connection, tuple[tuple[str, ...], BaseProcess]] = {}
     while waiting or receivers:
         while waiting and len(receivers) < processes:
             files = waiting.pop()
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=run_in_child, args=(files, runs[files], sender))
+            process: BaseProcess = context.Process(target=run_in_child, args=(files, runs[files], sender))
             process.start()
             sender.close()
             receivers[receiver] = files, process
-        for ready in multiprocessing.connection.wait(list(receivers)):
-            files, process = receivers.pop(ready)
+        ready = multiprocessing.connection.wait(list(receivers))
+        for receiver in [each for each in receivers if each in ready]:
+            files, ended = receivers.pop(receiver)
             try:
-                yield files, ready.recv()
+                yield files, receiver.recv()
             except EOFError:
                 yield files, Result({}, "the process died")
-            process.join()
+            ended.join()
 
 
 def run_in_child(files: tuple[str, ...], measured: list[str], sender: multiprocessing.connection.Connection) -> None:

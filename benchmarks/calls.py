@@ -68,7 +68,7 @@ class Tracer:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # typeshed omits the None that ends it
+            threading.setprofile(None)
         time.sleep(SETTLE)
 
     def _note(self, frame: FrameType, event: str, argument: object) -> None:
@@ -179,7 +179,7 @@ def one_run(
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
     # The name of version 0.1, too, so that it can be compared with.
-    api = getattr(hgwire_wsgi, "ApiSettings", None) or hgwire_wsgi.Api  # type: ignore[attr-defined]  # see above
+    api = getattr(hgwire_wsgi, "ApiSettings", None) or hgwire_wsgi.Api
 
     def application(path: Path) -> hgwire_wsgi.WireApp:
         return hgwire_wsgi.WireApp(
