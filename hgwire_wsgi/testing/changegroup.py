@@ -1,12 +1,12 @@
-"""The codec of changegroups of version 01, and of the first bundle format around them.
+"""A codec for changegroups of version 01 and for the first bundle format around them.
 
-A changegroup is a group of changesets, a group of manifests, then for each file a chunk with its path and a group of
-its revisions; an empty chunk ends each group, and a last one the files.  A chunk starts with its length, 32 bits
-big-endian that count themselves.  A revision is its node, its two parents, the changeset it belongs to, and a delta:
-against the revision before it in the group, and for the first one against its first parent.  (Mercurial's
-``help internals.changegroups``; what 7.2 was seen to write.)
+A changegroup is a group of changesets, a group of manifests, and for each file a chunk with its path and a group of its
+revisions.  An empty chunk ends each group, and another one the files.  A chunk starts with its length in 32 bits,
+big-endian, itself included.  A revision is its node, its two parents, the changeset it belongs to, and a delta against
+the revision before it in the group; that of the first one is against its first parent.  (Mercurial's
+``help internals.changegroups``, and the output of 7.2.)
 
-Nothing here knows what a revision means; ``memory.py`` does.
+The texts of revisions are not interpreted here.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _BUNDLES: dict[bytes, tuple[Engine, bytes]] = {
     # The two bytes are both the name of the compression and the start of the compressed data.
     b"BZ": (BZIP2, b"BZ"),
 }
-"""Compressions of the first bundle format by what follows ``HG10``: the engine, and what was cut off its stream."""
+"""Compressions of the first bundle format by what follows ``HG10``: the engine, and the start of its stream."""
 
 
 @attrs.frozen
 class Chunk:
-    """One revision on its way.
+    """One revision in a changegroup.
 
     Attributes:
         node: its hash.
         p1: its first parent.
         p2: its second parent.
         link: the changeset that introduced it; for a changeset, its own node.
-        delta: how its text comes from the text before it.
+        delta: makes its text from the text before it.
     """
 
     node: bytes
@@ -73,10 +73,10 @@ def full_delta(base_size: int, text: bytes) -> bytes:
 
 
 def apply_delta(base: bytes, delta: bytes) -> bytes:
-    """The text that a delta makes of its base.
+    """Apply a delta to its base.
 
-    A delta is hunks, in order: start and end of what is replaced, the length of what replaces it (32 bits big-endian
-    each), and that.
+    A delta is a list of hunks in order.  Each has the start and the end of what is replaced and the length of the
+    replacement, 32 bits each, big-endian; the replacement follows.
 
     Raises:
         CommandFailed: if it is malformed.
@@ -101,26 +101,26 @@ def _encode_chunk(data: bytes) -> bytes:
 
 
 def encode_group(chunks: Iterable[Chunk]) -> Iterator[bytes]:
-    """Write a group, its end included."""
+    """Write a group and its end."""
     for chunk in chunks:
         yield _encode_chunk(_HEADER.pack(chunk.node, chunk.p1, chunk.p2, chunk.link) + chunk.delta)
     yield END
 
 
 def encode_path(path: bytes) -> bytes:
-    """Write what goes before the group of a file."""
+    """Write the chunk that precedes the group of a file."""
     return _encode_chunk(path)
 
 
 class Reader:
-    """Reads a changegroup: two times :meth:`group`, then :meth:`path` and :meth:`group` until there is no path.
+    """Reads a changegroup: :meth:`group` twice, then :meth:`path` and :meth:`group` until there is no path.
 
     Args:
-        source: where from.
-        limit: how many bytes it may have.
+        source: the changegroup.
+        limit: its maximum size in bytes.
 
-    Every method raises :class:`CommandFailed` for a changegroup that is malformed, ends early, or is too long, and lets
-    pass what ``source`` raises.
+    Every method raises :class:`CommandFailed` for a changegroup that is malformed, ends early, or is too long, and does
+    not catch what ``source`` raises.
     """
 
     def __init__(self, source: Readable, limit: int) -> None:
@@ -129,7 +129,7 @@ class Reader:
         self._left = limit
 
     def group(self) -> Iterator[Chunk]:
-        """The revisions of the next group.  They must be exhausted before anything else is read."""
+        """Read the revisions of the next group, which must be exhausted before anything else is read."""
         while data := self._chunk():
             if len(data) < _HEADER.size:
                 raise CommandFailed("a revision in the bundle is too short")
@@ -137,11 +137,11 @@ class Reader:
             yield Chunk(node, p1, p2, link, data[_HEADER.size :])
 
     def path(self) -> bytes | None:
-        """The path of the next file, or ``None`` after the last."""
+        """Read the path of the next file; ``None`` after the last."""
         return self._chunk() or None
 
     def end(self) -> None:
-        """Make sure that nothing follows; a compressed stream checks its own end by this."""
+        """Make sure that nothing follows; this also makes a decoder check the end of its stream."""
         if self._source.read(1):
             raise CommandFailed("something follows the end of the bundle")
 
@@ -164,10 +164,10 @@ class Reader:
 
 
 def open_bundle(source: Readable, limits: Limits) -> Readable:
-    """The changegroup in a bundle of the first format, or in none at all.
+    """Open the changegroup in a bundle of the first format, or a bare changegroup.
 
     Args:
-        source: starts with ``HG10`` and a compression, or is a changegroup as it is.
+        source: a bundle that starts with ``HG10`` and a compression, or a changegroup.
         limits: bounds of decompression.
 
     Raises:
@@ -177,7 +177,7 @@ def open_bundle(source: Readable, limits: Limits) -> Readable:
     if magic != b"HG10":
         if magic.startswith(b"\0"):
             return Prefixed(magic, source)
-        raise CommandFailed("this is no bundle that this repository understands; it takes HG10")
+        raise CommandFailed("this repository takes bundles of the format HG10 only")
     compression = read_exactly(source, 2)
     if compression not in _BUNDLES:
         raise CommandFailed("the bundle has an unknown compression")

@@ -1,8 +1,8 @@
-"""The history of a repository, held in memory as full texts: what ``memory.py`` serves.
+"""The history of a repository in memory, as full texts; ``memory.py`` serves it.
 
 Changesets, manifests and file revisions, each with its parents and the changeset that introduced it; a node is the
-SHA-1 of the sorted parents and the text.  The formats of their texts are those of Mercurial (``help internals``, and
-what 7.2 was seen to write).
+SHA-1 of the sorted parents and the text.  The formats of the texts are those of Mercurial (``help internals``, and the
+output of 7.2).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _node(p1: bytes, p2: bytes, text: bytes) -> bytes:
 
 
 def unhex(text: bytes) -> bytes | None:
-    """A node from its hexadecimal digits, ``None`` if they are none."""
+    """Decode the hexadecimal digits of a node; ``None`` if they are malformed."""
     try:
         node = binascii.unhexlify(text)
     except binascii.Error:
@@ -58,7 +58,7 @@ def unhex(text: bytes) -> bytes | None:
 
 @attrs.frozen
 class Changeset:
-    """What a changeset says that matters to a server."""
+    """The parts of a changeset that a server needs."""
 
     manifest: bytes
     branch: bytes
@@ -66,7 +66,7 @@ class Changeset:
 
     @classmethod
     def parse(cls, text: bytes) -> Changeset:
-        """Take the text of a changeset apart.
+        """Parse the text of a changeset.
 
         Its lines are the manifest, the user, the date with extra values, and the changed files; then an empty
         line and the message.
@@ -85,7 +85,7 @@ class Changeset:
         return cls(manifest, extra.get(b"branch", b"default"), b"close" in extra)
 
     def encode(self, user: str, date: int, files: Iterable[bytes], message: str) -> bytes:
-        """The text of a changeset."""
+        """Write the text of a changeset."""
         extra = {**({b"close": b"1"} if self.closes else {}), b"branch": self.branch}
         if extra == {b"branch": b"default"}:
             extra = {}
@@ -126,13 +126,13 @@ def _encode_file(data: bytes) -> bytes:
 
 
 def _decode_file(text: bytes) -> bytes:
-    """The content of a file; metadata such as the source of a copy may go before it, between two marks."""
+    """The content of a file, without the metadata between two marks that may precede it."""
     return text.split(_METADATA, 2)[2] if text.startswith(_METADATA) and text.count(_METADATA) > 1 else text
 
 
 @attrs.define
 class Push:
-    """A changegroup as it came."""
+    """A changegroup as it was received."""
 
     changesets: list[Chunk]
     manifests: list[Chunk]
@@ -159,7 +159,7 @@ class History:
     version: int = 0
 
     def copy(self) -> History:
-        """The start of the next history.  Texts are shared."""
+        """Make a copy that may be changed.  Texts are shared."""
         files = {path: dict(log) for path, log in self.files.items()}
         return History(
             dict(self.changesets), dict(self.manifests), files, dict(self.bookmarks), version=self.version + 1
@@ -210,16 +210,16 @@ class History:
         return node
 
     def contents(self, node: bytes) -> dict[bytes, bytes]:
-        """The contents of all files of a changeset, by path."""
+        """Return the contents of all files of a changeset by path."""
         return {path: _decode_file(self.files[path][file].text) for path, (file, _) in self.manifest(node).items()}
 
     def heads(self) -> list[bytes]:
-        """Changesets without children, newest first; the null one if there is no changeset."""
+        """Return the changesets without children, newest first; the null node if there is no changeset."""
         inner = {parent for revision in self.changesets.values() for parent in (revision.p1, revision.p2)}
         return [node for node in reversed(self.changesets) if node not in inner] or [NULL]
 
     def tip(self) -> bytes:
-        """The newest changeset."""
+        """Return the newest changeset."""
         return next(reversed(self.changesets), NULL)
 
     def changeset(self, node: bytes) -> Changeset:
@@ -231,7 +231,7 @@ class History:
         return _parse_manifest(self.manifests.get(self.changeset(changeset).manifest, _NULL_REVISION).text)
 
     def ancestors(self, nodes: Iterable[bytes]) -> set[bytes]:
-        """The ancestors of changesets, themselves included.
+        """Return some changesets and their ancestors.
 
         Raises:
             CommandFailed: if one of them is not here.
@@ -247,7 +247,7 @@ class History:
         return found
 
     def between(self, roots: Sequence[bytes], heads: Iterable[bytes]) -> list[bytes]:
-        """What has to be sent for the descendants of roots to be complete: all but the ancestors of their parents."""
+        """Return what a client that has the parents of ``roots`` lacks of their descendants, oldest first."""
         self.ancestors(roots)
         inner = set(roots)
         for node, revision in self.changesets.items():
@@ -258,12 +258,12 @@ class History:
         return self.missing(outer, heads)
 
     def missing(self, common: Iterable[bytes], heads: Iterable[bytes]) -> list[bytes]:
-        """Ancestors of ``heads`` that are none of ``common``, oldest first."""
+        """Return the ancestors of ``heads`` that are not ancestors of ``common``, oldest first."""
         wanted = self.ancestors(heads) - self.ancestors(common)
         return [node for node in self.changesets if node in wanted]
 
     def branches(self) -> dict[bytes, list[bytes]]:
-        """The heads of each branch, oldest first: those of its changesets that none of its others descends from."""
+        """Return the heads of each branch, oldest first: changesets without descendants on the branch."""
         covered: dict[bytes, set[bytes]] = {}
         heads: dict[bytes, list[bytes]] = {}
         for node in reversed(self.changesets):
@@ -277,7 +277,7 @@ class History:
         return dict(sorted(heads.items()))
 
     def tags(self) -> dict[bytes, bytes]:
-        """Changesets by tag, as the ``.hgtags`` of the heads have them.  A newer head goes before an older one."""
+        """Return changesets by tag, from the ``.hgtags`` of the heads; newer heads win."""
         tags: dict[bytes, bytes] = {}
         for head in reversed(self.heads()):
             node, _ = self.manifest(head).get(b".hgtags", (NULL, b""))
@@ -287,7 +287,7 @@ class History:
         return {name: node for name, node in tags.items() if node in self.changesets}
 
     def encode(self, nodes: Sequence[bytes]) -> Iterator[bytes]:
-        """Write a changegroup of changesets, parents before children, with what they bring that their parents lack."""
+        """Write a changegroup of changesets, parents first, with the manifests and files that they add."""
         manifests: dict[bytes, bytes] = {}
         files: dict[bytes, dict[bytes, bytes]] = {}
         for node in nodes:
@@ -307,14 +307,14 @@ class History:
         yield END
 
     def receive(self, push: Push, limit: int) -> bytes:
-        """Take in what was pushed.
+        """Add what was pushed.
 
         Returns:
-            What to tell the client.
+            A line for the client.
 
         Raises:
             CommandFailed: if a hash is wrong, something is missing, or the texts exceed ``limit`` bytes.  The history
-                is of no use then.
+                must not be used then.
         """
         texts = _TextBudget(limit)
         for chunk in push.changesets:
@@ -339,7 +339,7 @@ class History:
         return b"added %d changesets with %d changes to %d files\n" % (len(changesets), revisions, len(changed))
 
     def _receive_log(self, log: _Log, chunks: Sequence[Chunk], texts: _TextBudget) -> list[bytes]:
-        """Take in a group; return what was new in it."""
+        """Add a group, and return the nodes that were new."""
         added = []
         base: bytes | None = None
         for chunk in chunks:
@@ -372,7 +372,7 @@ class _TextBudget:
 
 
 def _chunks(log: _Log, links: Mapping[bytes, bytes]) -> Iterator[Chunk]:
-    """The revisions that ``links`` names, each as a replacement of the one before it."""
+    """The revisions in ``links``, each as a replacement of the one before it."""
     base: bytes | None = None
     for node, link in links.items():
         revision = log[node]
@@ -383,5 +383,5 @@ def _chunks(log: _Log, links: Mapping[bytes, bytes]) -> Iterator[Chunk]:
 
 
 def unknown(key: bytes) -> CommandFailed:
-    """The error for what is not here, as clients know it."""
+    """The error for an unknown revision, in Mercurial's words."""
     return CommandFailed(f"unknown revision '{key.decode('utf-8', 'surrogateescape')}'")

@@ -2,8 +2,8 @@
 
 It speaks the first bundle format, so an unmodified ``hg`` clones from it, pulls from it and pushes to it.
 
-A history that was published never changes.  Whoever writes works on a copy and publishes that under a lock, all or
-nothing; a lease pins the history of its moment.  So readers wait for nobody, and a request sees one state to its end.
+A published history never changes.  A writer changes a copy and publishes it under a lock, all or nothing.  A lease is a
+snapshot: it keeps the history of its moment.  So readers never wait, and a request sees one state until it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..commands.responses import PushError, PushResponse, Response, StreamRespon
 from ..errors import CommandFailed, InvalidArgument, RepositoryNotFound
 from ..limits import Limits
 from ..repositories.base import Lease, Repository, RepositoryProvider
+from ..repositories.finder import find_longest, wsgi_name
 from ..streams import Readable
 from .changegroup import open_bundle
 from .history import History, Push, unhex, unknown
@@ -30,9 +31,9 @@ from .history import History, Push, unhex, unknown
 __all__ = ["PUSH_BYTES", "MemoryProvider", "MemoryRepository"]
 
 PUSH_BYTES = 256 * 1024 * 1024
-"""What one push may bring, decompressed; and, apart from that, the full texts it may add.
+"""Maximum size in bytes of one push after decompression, and also of the full texts that it adds.
 
-Both are held in memory, and a delta of twelve bytes can stand for a text of any length.
+Both are held in memory, and a delta of twelve bytes can produce a text of any length.
 """
 
 _CAPABILITIES = (
@@ -52,7 +53,7 @@ _HEX = re.compile(rb"[0-9a-fA-F]{0,40}")
 
 @attrs.define
 class _Shared:
-    """What a repository and its leases have in common."""
+    """What a repository and its snapshots share."""
 
     history: History
     lock: threading.Lock
@@ -63,8 +64,8 @@ class MemoryRepository(Repository):
     """A repository in memory.
 
     Args:
-        settings: what ``hgrc`` would say, as ``section.name``, for policies.
-        push_bytes: see :data:`PUSH_BYTES`.
+        settings: settings for policies by ``section.name``, as ``hgrc`` would have them.
+        push_bytes: as :data:`PUSH_BYTES`.
     """
 
     def __init__(self, *, settings: Mapping[str, str] | None = None, push_bytes: int = PUSH_BYTES) -> None:
@@ -75,7 +76,7 @@ class MemoryRepository(Repository):
 
     @classmethod
     def from_bundle(cls, bundle: Readable, *, settings: Mapping[str, str] | None = None) -> MemoryRepository:
-        """A repository with the history of a bundle, or of a bare changegroup.
+        """Make a repository with the history of a bundle or of a bare changegroup.
 
         Raises:
             CommandFailed: if it cannot be applied.
@@ -85,7 +86,7 @@ class MemoryRepository(Repository):
         return repository
 
     def snapshot(self) -> MemoryRepository:
-        """This repository as it is now, for one request: it sees no changes but its own."""
+        """Return this repository as it is now, for one request; it sees no changes except its own."""
         snapshot = copy.copy(self)
         snapshot._pinned = self._shared.history
         return snapshot
@@ -114,17 +115,20 @@ class MemoryRepository(Repository):
         """Add a changeset.
 
         Args:
-            files: contents by path, ``None`` to remove one.  The others stay as they are in the first parent; a merge
-                has those of its second parent besides.
-            message: what it is about.
-            branch: that of the first parent unless given.
-            user: who made it.
-            date: seconds since 1970; the time zone is UTC.
-            parents: none, one or two; the newest changeset unless given.
-            close: whether it closes its branch.
+            files: contents by path, ``None`` to remove a file.  Other files are those of the first parent; a merge also
+                has those that only its second parent has.
+            message: the commit message.
+            branch: the branch (default: that of the first parent).
+            user: the author.
+            date: seconds since 1970, in UTC.
+            parents: up to two nodes (default: the newest changeset).
+            close: whether the changeset closes its branch.
 
         Returns:
-            Its node.
+            The node of the changeset.
+
+        Raises:
+            CommandFailed: for an unknown parent.
         """
         with self._shared.lock:
             history = self._shared.history.copy()
@@ -142,7 +146,7 @@ class MemoryRepository(Repository):
         return node
 
     def files(self, node: bytes) -> dict[str, bytes]:
-        """The contents of all files of a changeset, by path."""
+        """Return the contents of all files of a changeset by path."""
         return {path.decode(): data for path, data in self._history.contents(node).items()}
 
     def content_token(self) -> bytes:
@@ -170,7 +174,7 @@ class MemoryRepository(Repository):
         return [node == NULL or node in changesets for node in nodes]
 
     def lookup(self, key: bytes) -> bytes:
-        """In Mercurial's order: special names, numbers, hashes, bookmarks, tags, branches, beginnings of hashes."""
+        """Look up in Mercurial's order: special names, numbers, hashes, bookmarks, tags, branches, prefixes of hashes."""
         history = self._history
         nodes = list(history.changesets)
         special = {b"null": NULL, b".": NULL, b"tip": history.tip()}
@@ -202,7 +206,7 @@ class MemoryRepository(Repository):
         return self._history.branches()
 
     def listkeys(self, namespace: bytes) -> Mapping[bytes, bytes]:
-        """Every changeset is public, so ``phases`` only says that; other namespaces than these are empty."""
+        """Return bookmarks, namespaces, or the fact that every changeset is public; other namespaces are empty."""
         if namespace == b"bookmarks":
             return {name: node.hex().encode() for name, node in self._history.bookmarks.items()}
         return {
@@ -234,7 +238,7 @@ class MemoryRepository(Repository):
         return StreamResponse(history.encode(history.between(bases, history.heads() if heads is None else heads)))
 
     def getbundle(self, **arguments: Any) -> Response:
-        """A changegroup, which is all that a bundle for clients without bundle2 can hold."""
+        """Return a changegroup, which is all that a bundle for clients without bundle2 can hold."""
         if not arguments.get("cg", True):
             raise InvalidArgument("getbundle: a bundle of this repository is a changegroup, and cg asks for none")
         history = self._history
@@ -242,14 +246,14 @@ class MemoryRepository(Repository):
         return StreamResponse(history.encode(history.missing(common, arguments.get("heads") or history.heads())))
 
     def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
-        """Apply a bundle whole, or not at all.  What is wrong with it is told as the output of a push that failed."""
+        """Apply all of a bundle or nothing.  What is wrong with it is the output of the failed push."""
         try:
             return self._receive(heads, body)
         except CommandFailed as error:
             return PushResponse(0, f"abort: {error.message}\n".encode("utf-8", "surrogateescape"))
 
     def _receive(self, heads: Sequence[bytes], body: Readable) -> Response:
-        # The body is read before the lock is taken, because a client may take its time.
+        # The body is read before the lock is taken, because a client may be slow.
         push = Push.read(open_bundle(body, Limits()), self._push_bytes)
         with self._shared.lock:
             before = self._shared.history.heads()
@@ -268,26 +272,21 @@ class MemoryProvider(RepositoryProvider):
     """Serves repositories in memory.
 
     Args:
-        repositories: by name; the empty name is served at ``/``, and another may hold slashes.
+        repositories: repositories by name; the empty name is served at ``/``, and names may hold slashes.
     """
 
     def __init__(self, repositories: Mapping[str, MemoryRepository]) -> None:
-        # WSGI shows the bytes of a path as latin-1.
-        self._repositories = {
-            name.strip("/").encode().decode("latin-1"): repository for name, repository in repositories.items()
-        }
+        self._repositories = {wsgi_name(name): repository for name, repository in repositories.items()}
 
     def locate(self, path: str) -> tuple[str, str] | None:
-        parts = [part for part in path.split("/") if part]
-        for count in range(len(parts), -1, -1):
-            name = "/".join(parts[:count])
-            if name in self._repositories:
-                return name, "/".join(parts[count:])
-        return None
+        return find_longest(path, self._repositories, max(name.count("/") for name in ("", *self._repositories)) + 1)
 
     def lease(self, name: str) -> Lease:
-        """Lease a snapshot; there is no limit to them, and nothing to give back."""
+        """Lease a snapshot; their number is not limited, and there is nothing to give back."""
         repository = self._repositories.get(name)
         if repository is None:
             raise RepositoryNotFound("no such repository")
         return Lease(repository.snapshot())
+
+    def names(self, limit: int) -> list[str]:
+        return sorted(self._repositories)[:limit]

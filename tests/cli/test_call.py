@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import Peer, http, raw_server, serving
 
 from hgwire_wsgi import WireApp
 from hgwire_wsgi.cli import main
-from hgwire_wsgi.http.api import ApiSettings
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 

@@ -196,6 +196,16 @@ def test_client_and_version_2(page: Pages, tmp_path: Path) -> None:
     assert revision(url, "tip").startswith("failed: ")
 
 
+def test_finding(page: Pages) -> None:
+    app = page("docs/backends.rst")("finding")["app"]
+    assert clonable(app, "/project") and WireTestApp(app).wire("/other", "heads").status == 404
+    keys = {"namespace": b"bookmarks", "key": b"mark", "old": b"", "new": b""}
+    statuses = [
+        WireTestApp(app).wire("/project", "pushkey", keys, body=b"", user=user).status for user in ("alice", "eve")
+    ]
+    assert statuses == [200, 401]
+
+
 def test_the_backend_is_enough_for_a_clone(page: Pages, srv: Path, tmp_path: Path) -> None:
     def hg(*arguments: str | Path) -> str:
         done = subprocess.run(

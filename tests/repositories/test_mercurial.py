@@ -121,6 +121,19 @@ def test_replies_are_hgwebs(repo: Path, command: str, arguments: dict[str, bytes
         )
 
 
+def test_manifests_of_clone_bundles_have_no_blank_lines(repo: Path) -> None:
+    """Mercurial 7.2 sends a blank line after each line to clients that ask with the old command."""
+    lines = b"https://example.org/a BUNDLESPEC=zstd-v2\nhttps://example.org/b REQUIRESNI=true\n"
+    (repo / ".hg" / "clonebundles.manifest").write_bytes(lines)
+    ours, theirs = (each.wire("/", "clonebundles").data for each in (app(repo), hgweb(repo)))
+    assert ours == lines
+    assert [line for line in theirs.splitlines() if line] == lines.splitlines()
+    (repo / ".hg" / "clonebundles.manifest").write_bytes(b"peer-bundle-cache://x\n\n" + lines)
+    assert app(repo).wire("/", "clonebundles").data == lines
+    ours, theirs = (each.wire("/", "clonebundles_manifest").data for each in (app(repo), hgweb(repo)))
+    assert ours == theirs
+
+
 def test_changes_on_disk_are_seen(repo: Path, hg: Hg) -> None:
     served = app(repo)
     tip = served.wire("/", "heads").data

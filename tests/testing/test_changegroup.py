@@ -189,7 +189,7 @@ class TestBundle:
         ("bundle", "words"),
         [
             (b"", "no bundle"),
-            (b"HG20\0\0\0\0", "takes HG10"),
+            (b"HG20\0\0\0\0", "takes bundles of the format HG10"),
             (b"HG10", "unknown compression"),
             (b"HG10ZS", "unknown compression"),
             (b"garbage", "no bundle"),

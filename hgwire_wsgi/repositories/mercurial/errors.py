@@ -40,9 +40,8 @@ def message_of(failure: Exception) -> str:
     """The message of an exception, or its type if it has none."""
     # Some of Mercurial's have the message as an attribute, some as an argument.
     candidates = (getattr(failure, "message", None), *failure.args[:1])
-    raw = next(
-        (item for item in candidates if isinstance(item, bytes)), str(failure).encode("utf-8", "surrogateescape")
-    )
+    plain = str(failure).encode("utf-8", "surrogateescape")
+    raw = next((item for item in candidates if isinstance(item, bytes)), plain)
     location = getattr(failure, "location", None)
     if isinstance(location, bytes):
         raw = location + b": " + raw
