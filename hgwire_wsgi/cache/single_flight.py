@@ -260,7 +260,7 @@ class SingleFlight:
             try:
                 entry = self._store.open_or_begin(job.key)
                 if isinstance(entry, GrowingEntry):
-                    return Bundle(_begun(self._follow(job, entry, self._status_of(entry))), "followed")
+                    return Bundle(_begun(self._follow(job, entry)), "followed")
             except _MakerGone:
                 continue
             except OSError as error:
@@ -397,27 +397,27 @@ class SingleFlight:
             return next((each.status for each in self._running if each.status.identity == identity), None)
 
     def _follow(
-        self, job: BundleJob, entry: GrowingEntry, status: ProducerStatus | None, first: bytes = b""
+        self, job: BundleJob, entry: GrowingEntry, own: ProducerStatus | None = None, first: bytes = b""
     ) -> Generator[bytes, None, None]:
         """Follow an entry to the end of the bundle, and close it.
 
         Args:
             job: to make the bundle again if the maker dies.
             entry: what to follow.
-            status: of the producer, if it is in this process.
-            first: the first chunk, if this is the producer's own client.
+            own: status of the producer, if this is its own client.
+            first: the first chunk, for the producer's own client.
 
         Raises:
             _MakerGone: if the maker is gone and nothing was sent yet.
             StreamChanged: if the bundle cannot be continued.
         """
         position = len(first)
-        own = status if first else None
         try:
             if own is not None:
                 yield first
                 del first
                 own.first_chunk_delivered.set()
+            status = own or self._status_of(entry)
             while True:
                 complete = entry.is_complete()
                 if data := entry.read(position, _READ_SIZE):

@@ -58,15 +58,14 @@ def make(number: int, size: int) -> tuple[str, CachedResponse]:
     return hashlib.sha256(b"%d" % number).hexdigest(), CachedResponse(commands, headers, b"%*d" % (size, number))
 
 
-@pytest.mark.parametrize("size", [1, 41, 1000])
-@pytest.mark.parametrize("capacity", [500_000, 1_000_000, 3_000_000])
+@pytest.mark.parametrize(("capacity", "size"), [(500_000, 1), (500_000, 1000), (1_000_000, 41), (2_000_000, 41)])
 def test_memory_stays_near_its_bound(capacity: int, size: int) -> None:
     cache = ResponseCache(MemoryStore(capacity))
     # Empties the free lists: what comes from there is not traced.
     gc.collect()
     tracemalloc.start()
     try:
-        for number in range(capacity // 500):
+        for number in range(capacity // 700):
             cache.put(*make(number, size))
         used, _ = tracemalloc.get_traced_memory()
     finally:
