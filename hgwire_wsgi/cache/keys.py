@@ -11,32 +11,20 @@ changes.  For this to hold, equal values must give equal keys in every process, 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["KeyValue", "bundle_key", "describe_callable", "index_key", "response_key"]
+__all__ = ["KeyValue", "ResponseKey", "bundle_key", "digest", "index_key"]
 
 KeyValue = None | bool | int | str | bytes | Sequence["KeyValue"] | Mapping[str, "KeyValue"]
 """What a key can be made from; of sequences, tuples and lists only."""
 
+ResponseKey = tuple[str, bytes, tuple[tuple[str, ...], ...]]
+"""The key of a small reply: the repository's name, its content token, and everything in the request that the reply
+depends on.
 
-def response_key(*, repository: str, token: bytes, request: KeyValue) -> str:
-    """Make the key of a small reply.
-
-    Args:
-        repository: name of the repository.
-        token: changes whenever any reply of the repository could change.
-        request: everything in the request that the reply depends on.
-
-    Returns:
-        64 hexadecimal digits, as for every key.
-
-    Raises:
-        TypeError: for values that cannot be part of a key.
-    """
-    return _key("response", repository, token, request)
+It stays a tuple, because one is looked up for every request and a digest would take longer than the rest of the answer.
+A store outside of the process makes a string of it with ``digest(*key)``."""
 
 
 def bundle_key(
@@ -58,12 +46,15 @@ def bundle_key(
         command: name of the command.
         handler: identifies the function that answers the command.
         arguments: decoded arguments of the command, by name.
-        encoding: media type, engine and level; see :func:`describe_callable` for engines of the same name.
+        encoding: media types and identities of engines.
+
+    Returns:
+        64 hexadecimal digits.
 
     Raises:
         TypeError: for values that cannot be part of a key.
     """
-    return _key("bundle", version, repository, token, command, handler, arguments, encoding)
+    return digest("bundle", version, repository, token, command, handler, arguments, encoding)
 
 
 def index_key(
@@ -90,30 +81,18 @@ def index_key(
     Raises:
         TypeError: for values that cannot be part of a key.
     """
-    return _key("index", version, repository, token, command, handler, arguments, encoding)
+    return digest("index", version, repository, token, command, handler, arguments, encoding)
 
 
-def describe_callable(function: Callable[..., object]) -> KeyValue:
-    """Identify a function by values, so that two functions never share a key.
+def digest(*values: KeyValue) -> str:
+    """Make a key of values.
 
-    Args:
-        function: anything that can be imported by its name, or a :func:`functools.partial` of it with values.
+    Returns:
+        64 hexadecimal digits.
 
     Raises:
-        TypeError: for a lambda, a local function, a method, or a callable object: no name tells it from others.
+        TypeError: for values that cannot be part of a key.
     """
-    if isinstance(function, functools.partial):
-        return ("partial", describe_callable(function.func), function.args, function.keywords)
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    found: object = sys.modules.get(module or "")
-    for part in (name or "").split("."):
-        found = getattr(found, part, None)
-    if module is None or name is None or found is not function:
-        raise TypeError(f"no name tells {function!r} from other functions")
-    return ("function", module, name)
-
-
-def _key(*values: KeyValue) -> str:
     return hashlib.sha256(ascii(_plain(values)).encode("ascii")).hexdigest()
 
 
@@ -125,8 +104,7 @@ def _plain(value: object) -> object:
     if type(value) in _ATOMS:
         return value
     if isinstance(value, (tuple, list)):
-        # Keys of small replies are made for every request: the test here saves a call for each item.
-        return tuple([item if type(item) in _ATOMS else _plain(item) for item in value])
+        return tuple(_plain(item) for item in value)
     if isinstance(value, Mapping):
         return {_plain(name): _plain(value[name]) for name in sorted(value)}
     # A subclass may have a repr of its own.

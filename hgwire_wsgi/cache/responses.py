@@ -9,6 +9,7 @@ import sys
 
 import attrs
 
+from .keys import ResponseKey
 from .stores.base import ResponseStore
 
 __all__ = ["CachedResponse", "ResponseCache"]
@@ -39,18 +40,20 @@ class ResponseCache:
     def __init__(self, store: ResponseStore[CachedResponse]) -> None:
         self._store = store
 
-    def get(self, key: str) -> CachedResponse | None:
+    def get(self, key: ResponseKey) -> CachedResponse | None:
         """Return a reply, or None."""
         return self._store.get(key)
 
-    def put(self, key: str, response: CachedResponse) -> None:
+    def put(self, key: ResponseKey, response: CachedResponse) -> None:
         """Keep a reply if there is room."""
-        self._store.put(key, response, sys.getsizeof(key) + _size(response))
+        self._store.put(key, response, _size(key, response))
 
 
-def _size(response: CachedResponse) -> int:
-    """Return the bytes that a reply occupies with everything it refers to, as if it shared nothing with others."""
-    parts = [response, response.commands, *response.commands, response.headers, response.body]
-    for header in response.headers:
-        parts += (header, *header)
+def _size(key: ResponseKey, response: CachedResponse) -> int:
+    """Return the bytes that an entry occupies with everything it refers to, as if it shared nothing with others."""
+    repository, token, request = key
+    parts: list[object] = [key, repository, token, request, response, response.commands, response.headers]
+    parts += (response.body, *response.commands)
+    for group in (*request, *response.headers):
+        parts += (group, *group)
     return sum(map(sys.getsizeof, parts))

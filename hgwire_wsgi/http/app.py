@@ -93,7 +93,7 @@ class WireApp:
             dispatcher=self._dispatcher,
             provider=provider,
             responses=open_response_cache(settings),
-            long_replies=LongReplies(provider=provider, settings=settings, bundles=self._bundles.get, chunk=chunk),
+            long_replies=LongReplies(provider=provider, settings=settings, bundles=self._bundles.get),
         )
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 

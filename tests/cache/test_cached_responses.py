@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import tracemalloc
+from collections.abc import Hashable
 
 import pytest
 
+from hgwire_wsgi.cache.keys import ResponseKey
 from hgwire_wsgi.cache.responses import CachedResponse, ResponseCache
 from hgwire_wsgi.cache.stores.memory import MemoryStore
 
@@ -18,35 +19,39 @@ class Recorder:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[CachedResponse, int]] = {}
 
-    def get(self, key: str) -> CachedResponse | None:
+    def get(self, key: Hashable) -> CachedResponse | None:
         return self.kept[key][0] if key in self.kept else None
 
-    def put(self, key: str, value: CachedResponse, size: int) -> None:
+    def put(self, key: Hashable, value: CachedResponse, size: int) -> None:
         self.kept[key] = value, size
+
+
+KEY = ("project", b"token", (("cmd=heads",), ("nodes=",), ()))
+OTHER = ("project", b"other token", KEY[2])
 
 
 def test_replies_are_found_again() -> None:
     cache = ResponseCache(MemoryStore(10_000))
-    assert cache.get("a" * 64) is None
-    cache.put("a" * 64, REPLY)
-    assert cache.get("a" * 64) == REPLY
-    assert cache.get("b" * 64) is None
+    assert cache.get(KEY) is None
+    cache.put(KEY, REPLY)
+    assert cache.get(KEY) == REPLY
+    assert cache.get(OTHER) is None
 
 
 def test_any_store_will_do_and_learns_what_a_reply_occupies() -> None:
     store = Recorder()
     cache = ResponseCache(store)
-    cache.put("a" * 64, REPLY)
-    assert cache.get("a" * 64) is REPLY
-    _, size = store.kept["a" * 64]
-    assert size > 64 + len(REPLY.body) + sum(len(word) for header in REPLY.headers for word in header)
+    cache.put(KEY, REPLY)
+    assert cache.get(KEY) is REPLY
+    _, size = store.kept[KEY]
+    assert size > len(REPLY.body) + sum(len(word) for header in REPLY.headers for word in header)
 
 
 def unshared(text: str) -> str:
     return text.encode().decode()
 
 
-def make(number: int, size: int) -> tuple[str, CachedResponse]:
+def make(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
     """A reply whose parts are shared with no other, like those that come from requests."""
     headers = (
         (unshared("Content-Type"), unshared("application/mercurial-0.1")),
@@ -55,7 +60,8 @@ def make(number: int, size: int) -> tuple[str, CachedResponse]:
         (unshared("Content-Length"), str(1000 + number)),
     )
     commands = (unshared("batch"), unshared("heads"), unshared("known"))
-    return hashlib.sha256(b"%d" % number).hexdigest(), CachedResponse(commands, headers, b"%*d" % (size, number))
+    key = unshared("project"), b"%20d" % number, ((unshared("cmd=batch"),), (f"cmds={number}",), (unshared("0.1 0.2"),))
+    return key, CachedResponse(commands, headers, b"%*d" % (size, number))
 
 
 @pytest.mark.parametrize(("capacity", "size"), [(500_000, 1), (500_000, 1000), (1_000_000, 41), (2_000_000, 41)])

@@ -5,7 +5,6 @@ import functools
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgwire_wsgi.cache.keys import KeyValue, bundle_key, describe_callable, index_key, response_key
+from hgwire_wsgi.cache.keys import KeyValue, bundle_key, digest, index_key
 
 FACTS: dict[str, Any] = {
     "version": "1.0",
@@ -51,7 +50,7 @@ class Level(enum.IntEnum):
 
 
 def key(value: Any) -> str:
-    return response_key(repository="", token=b"", request=value)
+    return digest(value)
 
 
 values = st.recursive(
@@ -130,7 +129,7 @@ def test_every_fact_makes_a_difference(make: Callable[..., str], name: str) -> N
 
 def test_keys_of_different_kinds_are_different() -> None:
     assert bundle_key(**FACTS) != index_key(**FACTS)
-    assert response_key(repository="a", token=b"", request=()) != response_key(repository="", token=b"a", request=())
+    assert digest("a", b"", ()) != digest("", b"a", ())
 
 
 def test_keys_are_the_same_in_every_process() -> None:
@@ -160,37 +159,3 @@ def wrapped(function: Callable[..., object]) -> Callable[..., object]:
 class Starter:
     def start(self) -> object:
         return self
-
-
-def test_functions_are_told_apart_by_name_and_bound_arguments() -> None:
-    described = [
-        describe_callable(start),
-        describe_callable(zlib.compressobj),
-        describe_callable(Starter),
-        describe_callable(functools.partial(start, 3)),
-        describe_callable(functools.partial(start, threads=3)),
-        describe_callable(functools.partial(start, threads=2)),
-    ]
-    assert len({key(each) for each in described}) == len(described)
-    assert key(describe_callable(functools.partial(start, 3))) == key(describe_callable(functools.partial(start, 3)))
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda: None,
-        Starter().start,
-        zlib.compressobj().compress,
-        wrapped(start),
-        functools.partial(lambda: None),
-        Starter(),
-    ],
-)
-def test_functions_without_a_name_of_their_own_have_no_description(function: Callable[..., object]) -> None:
-    with pytest.raises(TypeError, match="no name"):
-        describe_callable(function)
-
-
-def test_what_is_bound_to_a_function_must_be_a_value() -> None:
-    with pytest.raises(TypeError, match="object"):
-        key(describe_callable(functools.partial(start, object())))

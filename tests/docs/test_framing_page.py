@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_support import blocks
+from docs_support import Page, blocks
 
-Example = Callable[..., dict[str, Any]]
+PAGE = "docs/framing.rst"
+
+Pages = Callable[[str], Page]
 
 
 @pytest.fixture
@@ -22,25 +24,14 @@ def srv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def names(example: Example) -> dict[str, Any]:
+def names(page: Pages) -> dict[str, Any]:
     """What the first two blocks define, which all others use."""
-    return example("docs/framing.rst", "client", **example("docs/framing.rst", "server"))
+    return page(PAGE)("client")
 
 
-def test_blocks_in_order(example: Example, names: dict[str, Any]) -> None:
-    """Each ends with assertions of its own."""
-    names = example("docs/framing.rst", "exchange", **names)
-    names = example("docs/framing.rst", "body", **names)
-    names = example("docs/framing.rst", "protocol-errors", **names)
-    names = example("docs/framing.rst", "upload", **names)
-    names = example("docs/framing.rst", "large", **names)
-    names = example("docs/framing.rst", "workers", **names)
-    names = example("docs/framing.rst", "side-by-side", **names)
-    names = example("docs/framing.rst", "encoded", **names)
-    names = example("docs/framing.rst", "text", **names)
-    names = example("docs/framing.rst", "buffered", **names)
-    asserting = [block for block in blocks("docs/framing.rst") if "assert " in block.text]
-    assert len(asserting) == 7
+def test_blocks_assert_what_the_text_says(page: Pages) -> None:
+    page(PAGE)()
+    assert len([block for block in blocks(PAGE) if "assert " in block.text]) == 7
 
 
 def test_the_server_tells_a_client_of_its_error(names: dict[str, Any]) -> None:
@@ -68,8 +59,8 @@ def test_a_client_notices_that_a_reply_is_missing(names: dict[str, Any]) -> None
             names["ask"](ours, (b"heads",))
 
 
-def test_uploads_take_constant_memory(example: Example, names: dict[str, Any]) -> None:
-    names = example("docs/framing.rst", "upload", **names)
+def test_uploads_take_constant_memory(page: Pages) -> None:
+    names = page(PAGE)("upload")
 
     def data() -> Any:
         for _ in range(1000):

@@ -1,7 +1,7 @@
 """evolve and topic, on the server, on the client, or on both: our application against hgweb, with the same client.
 
-With topic, ``hg`` asks for ``tns_heads`` where it would ask for ``heads``: in a batch, before every clone, pull and push.
-What a client does without a server is done by a command server that has both extensions.
+With topic, ``hg`` asks for ``tns_heads`` where it would ask for ``heads``: in a batch, before every clone, pull and
+push. What a client does without a server is done by a command server that has both extensions.
 """
 
 from __future__ import annotations

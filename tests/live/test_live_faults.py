@@ -1,4 +1,5 @@
-"""What an administrator can get wrong: the client is not blamed, and the log names the repository and the setting or file."""
+"""What an administrator can get wrong: the client is not blamed, and the log names the repository and the setting or
+file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What observers report of requests to a real server: one event at the start and one at the end of each, and the right one.
+"""What observers report of requests to a real server: one event at the start and one at the end of each, and the right
+one.
 
 The requests carry IDs of their own, by which their events are found in the file that the observer writes.
 """

@@ -1,4 +1,5 @@
-"""remotefilelog and narrow, whose clients hold some of the files: our application against hgweb, with the same client."""
+"""remotefilelog and narrow, whose clients hold some of the files: our application against hgweb, with the same
+client."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ one that is missing.  A request for a bundle gets one of three things:
 - a :class:`GrowingEntry` to read from, because somebody else is making the bundle;
 - a :class:`PendingEntry`, the right to make it.
 
-All keys are those of :mod:`hgwire_wsgi.cache.keys`: 64 hexadecimal digits.  Every method of a bundle store and of its
-entries may raise :class:`OSError`; bundles are then served without the store.
+Keys are those of :mod:`hgwire_wsgi.cache.keys`; those of bundles are 64 hexadecimal digits.  Every method of a bundle
+store and of its entries may raise :class:`OSError`; bundles are then served without the store.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _V = TypeVar("_V")
 class ResponseStore(Protocol[_V]):
     """Small values by key; any entry may be gone at any time.  Methods do not raise exceptions."""
 
-    def get(self, key: str) -> _V | None:
+    def get(self, key: Hashable) -> _V | None:
         """Return the value of a key, or None."""
 
-    def put(self, key: str, value: _V, size: int) -> None:
+    def put(self, key: Hashable, value: _V, size: int) -> None:
         """Keep a value if there is room.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 __all__ = ["ENTRY_OVERHEAD", "MemoryStore"]
@@ -25,11 +26,11 @@ class MemoryStore(Generic[_V]):
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[str, tuple[_V, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[_V, int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> _V | None:
+    def get(self, key: Hashable) -> _V | None:
         """Return the value of a key, which becomes the most recently used one; None if there is none."""
         with self._lock:
             entry = self._entries.get(key)
@@ -38,7 +39,7 @@ class MemoryStore(Generic[_V]):
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: str, value: _V, size: int) -> None:
+    def put(self, key: Hashable, value: _V, size: int) -> None:
         """Keep a value, and drop the least recently used ones for it.
 
         Args:

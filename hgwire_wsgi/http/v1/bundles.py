@@ -27,7 +27,6 @@ from ...cache.stores.base import StoredFile, StoredUrl
 from ...dispatch import BoundCommand
 from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
-from ...streams import coalesce
 from ..message import FileBody, FrontEndBody, Request
 from .renderers import RENDERERS, Encodings, Rendered
 
@@ -58,7 +57,6 @@ class _Producer:
     bound: BoundCommand
     encodings: Encodings
     lease: Lease | None
-    chunk: int
     family: str | None = None
 
     def index(self, key: str) -> IndexEntry | None:
@@ -84,7 +82,7 @@ class _Producer:
                 self.family = _family(bound, self.name, self.encodings)
             lease = lease.transfer()
             try:
-                yield from coalesce(body, self.chunk)
+                yield from body
             finally:
                 rendered.close()
         finally:
@@ -100,13 +98,11 @@ class LongReplies:
         provider: leases repositories for bundles that are made again.
         settings: where bundles are stored, and which front end sends them.
         bundles: returns the bundle cache of this process, ``None`` if there is none.
-        chunk: size in bytes of the chunks that bundles are made in.
     """
 
     provider: RepositoryProvider
     settings: CacheSettings
     bundles: Callable[[], BundleCache | None]
-    chunk: int
 
     def get(
         self,
@@ -137,7 +133,7 @@ class LongReplies:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored))
 
-        producer = _Producer(self.provider, name, bound, encodings, lease, self.chunk)
+        producer = _Producer(self.provider, name, bound, encodings, lease)
         label = f"{bound.command.name} of {name or 'the repository at /'}"
         try:
             bundle = bundles.join_or_make(

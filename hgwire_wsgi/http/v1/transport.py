@@ -10,7 +10,6 @@ from itertools import chain
 
 import attrs
 
-from ...cache.keys import response_key
 from ...cache.responses import CachedResponse, ResponseCache
 from ...commands.classify import WireRequest
 from ...dispatch import BoundCommand, Dispatcher
@@ -58,9 +57,7 @@ class V1Transport:
         if question is None:
             return None
         with self.provider.lease(name) as repository:
-            known = self.responses.get(
-                response_key(repository=name, token=repository.content_token(), request=question)
-            )
+            known = self.responses.get((name, repository.content_token(), question))
             if known is None:
                 return None
             request.commands, request.cache = known.commands, "hit"
@@ -125,8 +122,7 @@ class V1Transport:
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
-        key = response_key(repository=name, token=bound.token, request=question)
-        self.responses.put(key, CachedResponse(request.commands, tuple(headers), body))
+        self.responses.put((name, bound.token, question), CachedResponse(request.commands, tuple(headers), body))
 
 
 def _question(request: Request) -> tuple[tuple[str, ...], ...] | None:
