@@ -174,9 +174,11 @@ class MemoryRepository(Repository):
         return [node == NULL or node in changesets for node in nodes]
 
     def lookup(self, key: bytes) -> bytes:
-        """Look up in Mercurial's order: special names, numbers, hashes, bookmarks, tags, branches, prefixes of
-        hashes.""" history = self._history nodes = list(history.changesets) special = {b"null": NULL, b".": NULL,
-        b"tip": history.tip()} if key in special:
+        """In Mercurial's order: special names, numbers, hashes, bookmarks, tags, branches, prefixes of hashes."""
+        history = self._history
+        nodes = list(history.changesets)
+        special = {b"null": NULL, b".": NULL, b"tip": history.tip()}
+        if key in special:
             return special[key]
         if _NUMBER.fullmatch(key) and -len(nodes) <= int(key) < len(nodes):
             return nodes[int(key)]
