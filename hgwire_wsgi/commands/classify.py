@@ -6,6 +6,7 @@ run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from .batch import SubCommand, split_commands
 from .registry import CommandRegistry, Permission, ProtocolVersion, stricter
 
 __all__ = ["WireRequest", "describe", "names_command"]
+
+_PLAIN = re.compile(r"cmd=([^&%+]+)")
+"""What nearly all query strings are."""
 
 
 @attrs.frozen
@@ -48,11 +52,10 @@ class WireRequest:
 
 def names_command(query: str) -> tuple[str, ...]:
     """The commands that a query string names; usually one, or none."""
-    if query.startswith("cmd=") and not any(mark in query for mark in "&%+"):
-        values = [query[4:]]
-    else:
-        values = [value.decode("latin-1") for name, value in parse_form(query) if name == "cmd"]
-    return tuple(value for value in values if value)
+    plain = _PLAIN.fullmatch(query)
+    if plain is not None:
+        return (plain[1],)
+    return tuple(value.decode("latin-1") for name, value in parse_form(query) if name == "cmd" and value)
 
 
 def describe(

@@ -19,12 +19,25 @@ from ..limits import Limits
 from .body import RequestBody
 from .headers import Headers
 
-__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Request", "Response", "text_response"]
+__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """No browser may guess that a reply is a page; repositories hold what anyone pushed."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@attrs.define(eq=False)
+class Observed:
+    """What is collected for observers while a request is served.
+
+    Attributes:
+        changes: what pushes changed, one item for each transaction.
+        reports: how the commands of a ``multirequest`` ended.
+    """
+
+    changes: list[PushChanges] = attrs.Factory(list)
+    reports: list[CommandReport] = attrs.Factory(list)
 
 
 class Request:
@@ -43,9 +56,7 @@ class Request:
         repository: the repository's name, once routing has found it.
         commands: the command and its sub-commands, once they are known.
         cache: the part of the reply cache.
-        changes: what pushes changed so far.
-        reports: how the commands of a ``multirequest`` ended so far.
-        report_changes: appends to ``changes``; ``None`` if nobody observes the application.
+        observed: collects what observers will be told; ``None`` if nobody observes the application.
     """
 
     __slots__ = (
@@ -53,15 +64,13 @@ class Request:
         "_limits",
         "_request_id",
         "cache",
-        "changes",
         "commands",
         "environ",
         "headers",
         "method",
+        "observed",
         "path",
         "query",
-        "report_changes",
-        "reports",
         "repository",
     )
 
@@ -74,9 +83,7 @@ class Request:
         self.repository = ""
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
-        self.changes: list[PushChanges] = []
-        self.reports: list[CommandReport] = []
-        self.report_changes: Callable[[PushChanges], None] | None = None
+        self.observed: Observed | None = None
         self._limits = limits
         self._body: RequestBody | None = None
         self._request_id: str | None = None
@@ -90,6 +97,11 @@ class Request:
     def address(self) -> str:
         """The client's address; empty if the server does not say."""
         return self.environ.get("REMOTE_ADDR") or ""
+
+    @property
+    def report_changes(self) -> Callable[[PushChanges], None] | None:
+        """Takes note of what a push changed; ``None`` if nobody observes the application."""
+        return None if self.observed is None else self.observed.changes.append
 
     @property
     def request_id(self) -> str:

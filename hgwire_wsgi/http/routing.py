@@ -15,6 +15,7 @@ route           what it is
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import attrs
@@ -46,6 +47,10 @@ class Route:
     rest: str = ""
 
 
+_route = functools.lru_cache(maxsize=1024)(Route)
+"""Makes routes, the usual ones once."""
+
+
 @attrs.frozen
 class Router:
     """The routes of an application."""
@@ -63,13 +68,13 @@ class Router:
         located = self.provider.locate(request.path)
         if located is None:
             root = not request.path.strip("/") and not names_command(request.query)
-            return Route("index" if root else "nothing")
+            return _route("index" if root else "nothing")
         name, rest = located
         if self.api.server and is_api_path(rest):
-            return Route("api", name, rest)
+            return _route("api", name, rest)
         if names_command(request.query):
-            return Route("below" if rest else "command", name, rest)
-        return Route("resource" if rest else "greeting", name, rest)
+            return _route("below" if rest else "command", name, rest)
+        return _route("resource" if rest else "greeting", name, rest)
 
     def handles(self, request: Request) -> bool:
         """Whether a request is for the application, and not for the pages behind a middleware.

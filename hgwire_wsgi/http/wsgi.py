@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..errors import BodyTooLarge
 from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
 from ..streams import close_source
-from .message import FileBody, FrontEndBody, Request, Response
+from .message import FileBody, FrontEndBody, Observed, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
 
@@ -40,10 +41,11 @@ class Observation:
     started: float = attrs.Factory(time.perf_counter)
     cpu: float = attrs.Factory(time.thread_time)
     thread: int = attrs.Factory(get_ident)
+    observed: Observed = attrs.Factory(Observed)
 
     def __attrs_post_init__(self) -> None:
         request = self.request
-        request.report_changes = request.changes.append
+        request.observed = self.observed
         self._tell(
             RequestStarted(
                 request_id=request.request_id,
@@ -81,8 +83,8 @@ class Observation:
                 # The clock of a thread says nothing about another one.
                 cpu=time.thread_time() - self.cpu if get_ident() == self.thread else 0.0,
                 cache=request.cache,
-                changes=tuple(request.changes),
-                reports=tuple(request.reports),
+                changes=tuple(self.observed.changes),
+                reports=tuple(self.observed.reports),
             )
         )
 
@@ -198,6 +200,13 @@ def send(
     """
     body, headers = response.body, response.headers
     cut = not request.drain()
+    if isinstance(body, bytes):
+        headers.append(("Content-Length", str(len(body))))
+        if observation is None and not cut and not response.release:
+            # Nothing is left to be done when the server closes it.
+            start_response(response.status, headers)
+            CURRENT.set(None)
+            return () if request.method == "HEAD" else (body,)
     transfer = _Transfer(request, response, observation)
     if isinstance(body, FileBody):
         response.release = (body.file.close, *response.release)
@@ -205,10 +214,8 @@ def send(
     elif isinstance(body, FrontEndBody):
         headers.append(body.header)
         transfer.sent = body.size
-    elif isinstance(body, bytes):
-        headers.append(("Content-Length", str(len(body))))
-    else:
-        response.release = (lambda: close_source(body), *response.release)
+    elif not isinstance(body, bytes):
+        response.release = (partial(close_source, body), *response.release)
     try:
         start_response(response.status, headers)
     except BaseException:
@@ -218,15 +225,12 @@ def send(
     if request.method == "HEAD" or isinstance(body, FrontEndBody):
         return _Chunks(iter(()), transfer, cut=cut)
     if isinstance(body, bytes):
-        if observation is None and not cut and not response.release:
-            CURRENT.set(None)
-            return [body]
         return _Chunks(iter([body]), transfer, cut=cut)
-    if isinstance(body, FileBody):
-        file = body.file
-        wrap = request.environ.get("wsgi.file_wrapper")
-        if wrap is None or cut:
-            return _Chunks(iter(lambda: file.read(_READ_SIZE), b""), transfer, cut=cut)
-        wrapped: Iterable[bytes] = wrap(_File(body, transfer, moves="uwsgi.version" not in request.environ), _READ_SIZE)
-        return wrapped
-    return _Chunks(body, transfer, cut=cut)
+    if not isinstance(body, FileBody):
+        return _Chunks(body, transfer, cut=cut)
+    wrap = request.environ.get("wsgi.file_wrapper")
+    if wrap is None or cut:
+        return _Chunks(iter(partial(body.file.read, _READ_SIZE), b""), transfer, cut=cut)
+    file = _File(body, transfer, moves="uwsgi.version" not in request.environ)
+    wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
+    return wrapped

@@ -30,7 +30,7 @@ from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol
 from ...repositories.base import Lease, RepositoryProvider
 from ...streams import BoundedReader, Readable
-from ..message import Request
+from ..message import Observed, Request
 from .api import PlainRefusal, Target
 from .input import CommandBody, FrameInput, Spool
 from .renderers import RENDERERS, Framed, join_frames, send_framed
@@ -234,29 +234,31 @@ class MultiRequest:
             for action in actions:
                 stack.callback(action.close)
             chunks = join_frames(chain.from_iterable(action.frames for action in actions), limits)
-            yield from chunks if self.request.report_changes is None else self._observed(job, framed, chunks)
+            observed = self.request.observed
+            yield from chunks if observed is None else _observed(observed, job, framed, chunks)
 
-    def _observed(self, job: _Job, framed: Framed, chunks: Iterator[bytes]) -> Chunks:
-        """The same chunks, and a report for the observers at their end."""
-        wall, cpu, sent, complete = time.perf_counter(), time.thread_time(), 0, False
-        try:
-            for chunk in chunks:
-                sent += len(chunk)
-                yield chunk
-            complete = True
-        finally:
-            error = framed.error or b""
-            self.request.reports.append(
-                CommandReport(
-                    request_id=job.request_id,
-                    command=job.name,
-                    outcome="cut" if not complete else "refused" if framed.error is not None else "ok",
-                    error=error if isinstance(error, str) else error.decode("utf-8", "replace"),
-                    bytes_out=sent,
-                    wall=time.perf_counter() - wall,
-                    cpu=time.thread_time() - cpu,
-                )
+
+def _observed(observed: Observed, job: _Job, framed: Framed, chunks: Iterator[bytes]) -> Chunks:
+    """The same chunks, with a report for the observers at their end."""
+    wall, cpu, sent, complete = time.perf_counter(), time.thread_time(), 0, False
+    try:
+        for chunk in chunks:
+            sent += len(chunk)
+            yield chunk
+        complete = True
+    finally:
+        error = framed.error or b""
+        observed.reports.append(
+            CommandReport(
+                request_id=job.request_id,
+                command=job.name,
+                outcome="cut" if not complete else "refused" if framed.error is not None else "ok",
+                error=error if isinstance(error, str) else error.decode("utf-8", "replace"),
+                bytes_out=sent,
+                wall=time.perf_counter() - wall,
+                cpu=time.thread_time() - cpu,
             )
+        )
 
 
 def _execute(job: _Job) -> Framed:

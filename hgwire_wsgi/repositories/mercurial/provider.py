@@ -91,7 +91,7 @@ class MercurialProvider(RepositoryProvider):
     def lease(self, name: str) -> Lease:
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
-        if facts.state != state:
+        if facts.state is not state and facts.state != state:
             facts = known.facts = Facts(name, known.found, state)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
