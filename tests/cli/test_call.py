@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from wire_servers import Peer, http, raw_server, serving
 
-from hgwire_wsgi import WireApp
+from hgwire_wsgi import ApiSettings, WireApp
 from hgwire_wsgi.cli import main
-from hgwire_wsgi.http.api import ApiSettings
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 

@@ -13,11 +13,10 @@ import pytest
 from cli_support import environment
 from wire_servers import FRAMES, endless, http, raw_server, serving
 
-from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ServerCapabilities, WireApp
+from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ApiSettings, ServerCapabilities, WireApp
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli import probe as probe_module
 from hgwire_wsgi.cli.demo import hg_command
-from hgwire_wsgi.http.api import ApiSettings
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 
