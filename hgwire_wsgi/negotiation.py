@@ -246,7 +246,7 @@ def media_type_version(server: ServerCapabilities, content_type: str | None, *, 
     if version not in server.receive:
         raise UnsupportedMediaType(
             f"this server only receives request bodies as {received}, not as {_MEDIA_TYPES[version]}; "
-            f"use a {'newer' if version == '0.1' else 'different'} client"
+            "use a client that sends that"
         )
     return version
 

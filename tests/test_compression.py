@@ -1,4 +1,4 @@
-"""Engines: round trips, however the input is cut; bounded output; and one error for whatever is wrong."""
+"""Engines: round trips, however the input is cut; bounded output; one error for all faults; identity."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ class TestZstd:
         assert all(0 < len(piece) <= PIECE for piece in pieces)
 
     def test_library_never_makes_much_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Not only the pieces are bounded, but what is held to cut them from."""
+        """The pieces are bounded, and so is the data they are cut from."""
         held = []
         bomb = b"".join(ZSTD.compress(bytes(MEBIBYTE) for _ in range(16)))
 
@@ -358,7 +358,7 @@ class TestZstd:
             (COMPRESSED, 5, b"xxxxx"),
         ],
     )
-    def test_blocks_that_may_not_be(self, blocks: tuple[int, int, bytes]) -> None:
+    def test_invalid_blocks(self, blocks: tuple[int, int, bytes]) -> None:
         frame = self.HEADER + self.block(*blocks) + self.END
         for read in (1, len(frame)):
             with pytest.raises(DecodeError, match="corrupt"):
@@ -371,8 +371,8 @@ class TestZstd:
             decompress(ZSTD, *(frame[start : start + read] for start in range(0, len(frame), read)))
 
     @pytest.mark.parametrize("start", [b"\x50\x2a\x4d\x18\0\0\0\0", b"\x27\xb5\x2f\xfd\x30", b"\xfd\x2f\xb5\x28\0"])
-    def test_what_is_no_frame_of_data(self, start: bytes) -> None:
-        """Skippable frames and legacy formats are none of the protocol's."""
+    def test_other_formats(self, start: bytes) -> None:
+        """The protocol has no skippable frames and no legacy formats."""
         with pytest.raises(DecodeError, match="corrupt"):
             decompress(ZSTD, start, compress(ZSTD, b"data"))
 
@@ -388,7 +388,7 @@ class TestZstd:
     def test_agrees_with_the_library(
         self, data: bytes, level: int, checksum: bool, place: int, value: bytes, places: list[int]
     ) -> None:
-        """Whatever becomes of the bytes of a frame, this reads it if the library by itself does."""
+        """A frame with changed bytes is read if, and only if, the library alone reads it."""
         encoded = bytearray(zstandard.ZstdCompressor(level=level, write_checksum=checksum).compress(data * 3))
         place %= len(encoded)
         encoded[place : place + len(value)] = value
@@ -457,7 +457,7 @@ class TestIdentity:
         ],
         ids=["lambda", "partial of one", "keyword", "argument", "bound method", "instance"],
     )
-    def test_anything_else_is_shared_with_nobody(self, start: Any) -> None:
+    def test_anything_else_is_unique_to_its_engine(self, start: Any) -> None:
         engine = Engine(name="x", start=start, start_decoder=ZLIB.start_decoder)
         assert engine.identity == engine.identity
         assert len({engine.identity, attrs.evolve(engine).identity, self.of(start)}) == 3
@@ -475,7 +475,7 @@ class TestIdentity:
             assert len({self.of(local), self.of(local)}) == 2
 
     def test_is_the_same_in_every_process(self) -> None:
-        """The hash of text is not, its text is."""
+        """Its text is; a hash would differ."""
         code = "from hgwire_wsgi.compression import ENGINES; print([e.identity for e in ENGINES.values()])"
         shown = {
             subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout

@@ -267,13 +267,13 @@ class TestMediaTypeOfBodies:
             (
                 ("0.2",),
                 MEDIA_TYPE_01,
-                "as application/mercurial-0.2, not as application/mercurial-0.1; use a newer client",
+                "as application/mercurial-0.2, not as application/mercurial-0.1; use a client that sends that",
             ),
-            (("0.2",), None, "use a newer client"),
+            (("0.2",), None, "use a client that sends that"),
             (
                 ("0.1",),
                 MEDIA_TYPE_02,
-                "as application/mercurial-0.1, not as application/mercurial-0.2; use a different",
+                "as application/mercurial-0.1, not as application/mercurial-0.2; use a client that sends that",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""A blocking client for both versions of the wire protocol, over the standard library.
+"""A blocking client for both versions of the wire protocol, on top of :mod:`http.client`.
 
 ::
 

@@ -13,7 +13,7 @@ import pytest
 from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import Peer, http, raw_server, serving
 
-from hgwire_wsgi import WireApp
+from hgwire_wsgi import ApiSettings, WireApp
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_done(arguments: list[str], code: int, problem: str, url:
 
 @pytest.mark.parametrize("version", ["--v1", "--v2"])
 @pytest.mark.parametrize("words", [["\udcff"], ["heads", "\udcff=1"]])
-def test_words_that_are_no_text(words: list[str], version: str, url: str, capsys: Any) -> None:
+def test_words_that_are_not_text(words: list[str], version: str, url: str, capsys: Any) -> None:
     assert main(["call", url, *words, version]) == 1
     assert capsys.readouterr().err == "hgwire: not UTF-8: the name or an argument of a command\n"
 

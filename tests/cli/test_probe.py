@@ -14,7 +14,7 @@ from cli_support import environment
 from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import FRAMES, endless, http, raw_server, serving
 
-from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ServerCapabilities, WireApp
+from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ApiSettings, ServerCapabilities, WireApp
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli import probe as probe_module
 from hgwire_wsgi.cli.demo import hg_command

@@ -70,13 +70,13 @@ class TestAddress:
         "url",
         ["host/repo", "ftp://host", "http://", "http://u:secret@host:port/", "http://[::1", "http://u:secret@ho st/"],
     )
-    def test_what_is_no_url(self, url: str) -> None:
+    def test_urls_that_are_refused(self, url: str) -> None:
         with pytest.raises(LocalProtocolError) as caught:
             Address.parse(url)
         assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("url", ["http://host/\udcff", "http://\udcff:secret@host/"])
-    def test_what_is_no_unicode(self, url: str) -> None:
+    def test_urls_that_are_not_unicode(self, url: str) -> None:
         with pytest.raises(LocalProtocolError, match=r"^not UTF-8: "):
             Address.parse(url)
 
@@ -160,6 +160,15 @@ class TestBodies:
         assert recorder.last["CONTENT_LENGTH"] == (length or "3")
         connection.close()
 
+    @pytest.mark.parametrize(("method", "length"), [("POST", b"Content-Length: 0\r\n"), ("GET", b""), ("HEAD", b"")])
+    def test_no_body(self, method: str, length: bytes) -> None:
+        """A POST says that it has none; chunks without a last one would leave the server waiting."""
+        with raw_server(http(b"")) as (url, requests):
+            connect(url).request(method, "/").close()
+        assert length in requests[0]
+        assert b"Content-Length" not in requests[0].replace(length, b"")
+        assert b"Transfer-Encoding" not in requests[0]
+
     def test_chunks_on_the_wire(self) -> None:
         def script(sock: socket.socket, request: bytes) -> None:
             while b"\r\n0\r\n\r\n" not in request:
@@ -207,7 +216,7 @@ class TestBodies:
             assert (response.status, response.read(100)) == (413, b"go away")
             response.close()
 
-    def test_a_server_that_says_why_it_hangs_up(self) -> None:
+    def test_a_server_that_explains_before_it_closes(self) -> None:
         answer = http(b"go away", "text/plain", "413 Too Large")
         with raw_server(answer) as (url, _):
             connection = connect(url)
@@ -218,6 +227,15 @@ class TestBodies:
     def test_a_server_that_hangs_up_while_the_body_is_sent(self) -> None:
         with raw_server(lambda sock, request: None) as (url, _), pytest.raises(ConnectionFailed):
             connect(url).request("POST", "/", body=[iter([b"x" * 65536] * 500)])
+
+
+@pytest.mark.parametrize(
+    ("value", "media_type"),
+    [("Text/Plain; charset=utf-8", "text/plain"), ("", ""), ("x/y", "x/y"), ("\x1bx/y", "?x/y")],
+)
+def test_media_type(value: str, media_type: str) -> None:
+    with raw_server(http(b"", value)) as (url, _):
+        assert connect(url).request("GET", "/").media_type == media_type
 
 
 class TestKeepAlive:
@@ -237,7 +255,7 @@ class TestKeepAlive:
         assert connection.opened == 2
         connection.close()
 
-    def test_the_response_before_must_be_done(self, echoed: Any) -> None:
+    def test_the_previous_response_must_be_read(self, echoed: Any) -> None:
         connection = connect(echoed[0])
         response = connection.request("POST", "/", body=[b"data"])
         with pytest.raises(LocalProtocolError, match="previous response"):
@@ -304,7 +322,7 @@ class TestHostileServers:
             f"{HEAD}Transfer-Encoding: chunked\r\n\r\n{'f' * 40}\r\nabc".encode(),
         ],
     )
-    def test_what_is_no_whole_response(self, answer: bytes) -> None:
+    def test_incomplete_responses(self, answer: bytes) -> None:
         with raw_server(answer) as (url, _), pytest.raises(ConnectionFailed, match=url):
             get(connect(url))
 
@@ -380,7 +398,7 @@ def test_tls(tls: ssl.SSLContext) -> None:
         assert get(connect(secure, ssl_context=ssl.create_default_context(cafile=str(CERTIFICATE)))) == b"secret"
 
 
-def test_a_certificate_that_nobody_vouches_for(tls: ssl.SSLContext) -> None:
+def test_an_untrusted_certificate(tls: ssl.SSLContext) -> None:
     with raw_server(http(b"secret"), context=tls) as (url, requests):
         with pytest.raises(ConnectionFailed, match="certificate verify failed"):
             get(connect(url.replace("http:", "https:")))
