@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import pytest
 
-from hgwire_wsgi.errors import CommandFailed
+from hgwire_wsgi.errors import CommandFailed, UnknownCommand
 from hgwire_wsgi.negotiation import ServerCapabilities
 from hgwire_wsgi.repositories.base import (
+    NULL,
     IncrementalBundles,
     Lease,
     PushKeyResult,
@@ -63,6 +67,27 @@ def test_defaults_of_a_repository() -> None:
     assert repository.clone_bundles(legacy=True) == b""
     with pytest.raises(CommandFailed):
         repository.cached_bundle(b"path")
+
+
+@pytest.mark.parametrize(
+    ("command", "call"),
+    [
+        ("heads", lambda repository: repository.heads()),
+        ("parents", lambda repository: repository.parents(NULL)),
+        ("known", lambda repository: repository.known([])),
+        ("lookup", lambda repository: repository.lookup(b"tip")),
+        ("branchmap", lambda repository: repository.branchmap()),
+        ("listkeys", lambda repository: repository.listkeys(b"phases")),
+        ("pushkey", lambda repository: repository.pushkey(b"phases", b"", b"1", b"0")),
+        ("changegroup", lambda repository: repository.changegroup([], None)),
+        ("getbundle", lambda repository: repository.getbundle(heads=[])),
+        ("unbundle", lambda repository: repository.unbundle([], io.BytesIO(), "remote:")),
+        ("stream_out", lambda repository: repository.stream_out()),
+    ],
+)
+def test_a_command_whose_method_is_missing_is_unknown(command: str, call: Callable[[Repository], object]) -> None:
+    with pytest.raises(UnknownCommand, match=f"this repository does not offer {command}$"):
+        call(Least())
 
 
 def test_defaults_of_a_provider() -> None:

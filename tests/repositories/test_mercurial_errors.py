@@ -14,7 +14,7 @@ from mercurial import error
 
 from hgwire_wsgi import errors as ours
 from hgwire_wsgi.repositories.mercurial import errors
-from hgwire_wsgi.repositories.mercurial.errors import message_of, translated_chunks, translated_request
+from hgwire_wsgi.repositories.mercurial.errors import message_of, text, translated_chunks, translated_request
 
 CASES: list[tuple[Exception, type[Exception], str]] = [
     (error.LockHeld(0, b"x", b"y", b"z"), ours.RepositoryBusy, "the repository is locked; try again later"),
@@ -72,6 +72,10 @@ def test_a_request_without_arguments_is_not_blamed() -> None:
 )
 def test_messages(failure: Exception, message: str) -> None:
     assert message_of(failure) == message
+
+
+def test_bytes_of_mercurial_are_text_that_can_be_written_back() -> None:
+    assert text("ä".encode() + b"\xff").encode("utf-8", "surrogateescape") == "ä".encode() + b"\xff"
 
 
 def test_streams_are_translated_and_collect_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
