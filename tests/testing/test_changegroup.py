@@ -188,11 +188,11 @@ class TestBundle:
     @pytest.mark.parametrize(
         ("bundle", "words"),
         [
-            (b"", "no bundle"),
+            (b"", "takes bundles of the format HG10"),
             (b"HG20\0\0\0\0", "takes bundles of the format HG10"),
             (b"HG10", "unknown compression"),
             (b"HG10ZS", "unknown compression"),
-            (b"garbage", "no bundle"),
+            (b"garbage", "takes bundles of the format HG10"),
         ],
     )
     def test_foreign(self, bundle: bytes, words: str) -> None:
