@@ -1,4 +1,4 @@
-"""What the benchmarks share: servers under the same gunicorn settings, real clients, recorded requests, and load."""
+"""Shared by the benchmarks: servers under the same gunicorn settings, real clients, recorded requests, load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.update(HGRCPATH="", HGPLAIN="1", LC_ALL="C.UTF-8")
 
 OPEN = ("web.push_ssl=no", "web.allow-push=*")
-"""Settings of the server that let anybody push."""
+"""Server settings that allow anyone to push."""
 
 APP = """
 import json, sys
@@ -38,8 +38,7 @@ with open("app.json") as file:
     settings = json.load(file)
 path, kind = settings["path"], settings["kind"]
 if kind == "hgwire":
-    from hgwire_wsgi import WireApp
-    from hgwire_wsgi.cache.settings import CacheSettings
+    from hgwire_wsgi import CacheSettings, WireApp
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
     provider = MercurialProvider(path, config=settings["config"])
     application = WireApp(provider, cache=CacheSettings(**settings["cache"]))
@@ -55,7 +54,7 @@ elif kind == "hgweb":
     extensions.populateui(ui)
     application = hgweb(path.encode(), baseui=ui)
 else:
-    # The limit: the same bytes with the same headers, and nothing else; a long answer is a file.
+    # The limit: the same bytes with the same headers, and nothing else; a long response is a file.
     answers = {{}}
     for question, headers, body in settings["answers"]:
         with open(body, "rb") as file:
@@ -73,7 +72,7 @@ else:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -92,27 +91,27 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command it names."""
+        """The name of its command."""
         return self.query.partition("cmd=")[2].partition("&")[0]
 
     @property
     def question(self) -> str:
-        """What an answer depends on."""
+        """Query and arguments, by which the bare application finds its response."""
         return self.query + dict(self.headers).get("X-Hgarg-1", "")
 
 
 _NAME = 32
-"""More bytes than the name of an engine and the header of its format have."""
+"""Bytes; more than an engine's name and the header of its format take."""
 
 HEADS = Request("cmd=heads", ())
-"""A request that costs little."""
+"""A cheap request."""
 
 
 @attrs.frozen
 class Reply:
-    """The answer to a request; ``first`` and ``last`` are seconds to its first and last byte.
+    """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
-    hgweb sends the engine's name, and the header of its format, before it has made anything.  They do not count.
+    hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -123,7 +122,7 @@ class Reply:
 
 
 def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
-    """Send a request over a connection of its own."""
+    """Send a request over a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     connection.connect()
     start = time.perf_counter()
@@ -131,7 +130,7 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
     response = connection.getresponse()
     pieces: list[bytes] = []
     size, first = 0, 0.0
-    # readinto() would wait until its buffer is full.
+    # readinto() would wait for a full buffer.
     while piece := response.read1(1 << 18):
         size += len(piece)
         if size > _NAME and not first:
@@ -153,7 +152,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def record(repository: Path, action: Callable[[str], object]) -> list[Request]:
-    """The requests that an action sends to the URL it is given, which is that of a repository."""
+    """The requests that an action sends to the URL of a repository, which it receives."""
     from mercurial.hgweb import hgweb
 
     seen: list[Request] = []
@@ -190,7 +189,7 @@ def clone_request(repository: Path) -> Request:
 
 
 def hg_program() -> str:
-    """The ``hg`` of this interpreter, or else the one on the path."""
+    """The ``hg`` beside this interpreter, or the one on PATH."""
     executable = shutil.which("hg", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
     if executable is None:
         raise SystemExit("no hg found")
@@ -198,23 +197,23 @@ def hg_program() -> str:
 
 
 def hg(*arguments: str) -> str:
-    """Run a client to its end and return what it prints."""
+    """Run a client and return its output."""
     command = [hg_program(), "--config", "ui.username=bench", "--config", "ui.clonebundles=no", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout
 
 
 @attrs.frozen
 class Load:
-    """What a load generator saw: replies for each second, and how many of them."""
+    """Result of a load generator: replies per second, and their number."""
 
     rate: float
     replies: int
 
 
 def load(port: int, request: Request, seconds: float, connections: int = 8) -> Load:
-    """Send one request again and again over some connections, with ``wrk`` if it is installed.
+    """Repeat one request over several connections, with ``wrk`` if it is installed.
 
-    A reply that began before the end is counted only if it is complete then, as ``wrk`` does.
+    Only replies that are complete when the time is up count, as with ``wrk``.
     """
     wrk = shutil.which("wrk")
     if wrk is None:
@@ -270,12 +269,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Of the repository."""
+        """URL of the repository."""
         return f"http://127.0.0.1:{self.port}/"
 
     @property
     def cache(self) -> Path:
-        """The folder of bundles, if it has any."""
+        """The folder of cached bundles, if there is one."""
         return self.folder / "cache"
 
     def cpu(self) -> float:
@@ -287,25 +286,26 @@ class Server:
         return sum(memory_mib(worker, field) for worker in self.workers)
 
     def forget_peak(self) -> None:
-        """Let the peak of memory start anew."""
+        """Reset the memory peak."""
         for worker in self.workers:
             Path(f"/proc/{worker}/clear_refs").write_text("5")
 
     def warm_up(self, request: Request = HEADS) -> None:
-        """Ask so much at once that every worker answers something, and what is done once in a process is done."""
+        """Send so many requests at once that every worker answers one and has finished what it does only once."""
         together = 4 * len(self.workers)
         with ThreadPoolExecutor(together) as clients:
             list(clients.map(lambda _: fetch(self.port, request), range(6 * together)))
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far, those of its ended threads included, to the nanosecond."""
-    # A process's clock has its inverted ID and a kind, here that of the scheduler: clock_getcpuclockid(3).
+    """CPU seconds of a process so far, in nanosecond resolution, including threads that have ended."""
+    # The ID of a process's clock is made of the inverted process ID and a kind, here the scheduler's:
+    # clock_getcpuclockid(3).
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def memory_mib(pid: int, field: str) -> float:
-    """A figure of ``/proc/PID/status``."""
+    """MiB from a line of ``/proc/PID/status``."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
@@ -322,15 +322,15 @@ def server(
     cache: dict[str, Any] | None = None,
     answers: dict[Request, Reply] | None = None,
 ) -> Iterator[Server]:
-    """Run a server, the same way whatever it serves.
+    """Run a server, with the same settings for every kind.
 
     Args:
-        kind: ``hgwire``, ``hgweb``, or ``limit`` (answers that are known beforehand).
+        kind: ``hgwire``, ``hgweb``, or ``limit`` (prepared responses).
         repository: to serve.
         workers: gthread workers.
-        threads: of each.
-        cache: settings of our caches; an empty folder, given up afterwards, unless they name one.
-        answers: for the last kind.
+        threads: per worker.
+        cache: settings of our caches (default: a temporary folder).
+        answers: the prepared responses of ``limit``.
     """
     with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
         folder = Path(temporary)
@@ -377,10 +377,10 @@ def _ready(process: subprocess.Popen[bytes], port: int, workers: int) -> tuple[i
 
 
 def median(figures: Sequence[float]) -> float:
-    """The median; a benchmark on a shared machine has no use for the mean."""
+    """The median; on a shared machine, single slow runs would distort a mean."""
     return statistics.median(figures)
 
 
 def busy() -> str:
-    """How much else goes on here."""
+    """The load of the machine."""
     return "load " + " ".join(f"{figure:.1f}" for figure in os.getloadavg())

@@ -1,9 +1,9 @@
-"""What a herd of clients costs: ours beside hgweb under the same gunicorn settings in one run, and beside the limit.
+"""The cost of many clients: ours, hgweb under the same gunicorn settings, and the limit, in one run.
 
 Usage: python benchmarks/herd.py REPOSITORY [--repeat N] [--only NAME...] [--large]
 
-It needs the extras ``mercurial`` and ``serve``, and ``wrk`` for figures not bounded by a client in Python.  The
-repository is only read: what is pushed to is a copy.  Every figure is a median of ``--repeat`` rounds in which the
+It needs the extras ``mercurial`` and ``serve``, and ``wrk`` for figures that a Python client would limit.  The
+repository is only read: pushes go to a copy.  Every figure is the median of ``--repeat`` rounds in which the
 servers take turns.  CPU is that of the workers, from ``/proc``.  The limit is a bare WSGI application that returns
 the same bytes with the same headers, or the same file given to ``wsgi.file_wrapper``.
 
@@ -35,7 +35,7 @@ PROTOCOL = "0.1 0.2 comp=zstd,zlib,none,bzip2 partial-pull"
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """Of the command line."""
+    """Options of the command line."""
 
     repository: Path
     repeat: int
@@ -46,28 +46,28 @@ class Options:
 
 
 def title(text: str, *columns: str) -> None:
-    """The head of a table, with what else goes on here."""
+    """Print the head of a table, with the load of the machine."""
     print(f"\n{text}  ({common.busy()})\n{'':30}" + "".join(f"{column:>15}" for column in columns), flush=True)
 
 
 def row(label: str, *figures: float | str, form: str = "15.2f") -> None:
-    """A line of a table."""
+    """Print a line of a table."""
     words = (f"{figure:>15}" if isinstance(figure, str) else format(figure, form) for figure in figures)
     print(f"{label:30}" + "".join(words), flush=True)
 
 
 def times(better: float) -> str:
-    """A ratio, as an aim is given."""
+    """Format a ratio."""
     return f"x {better:.2f}" if better < 10 else f"x {better:.0f}"
 
 
 def ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the ratios of each round: what else goes on here changes from round to round."""
+    """The median of the ratios of each round, since the load of the machine changes from round to round."""
     return median([mine / other for mine, other in zip(ours, others, strict=True)])
 
 
 def small(options: Options) -> None:
-    """Small commands: replies for each second, and what one costs."""
+    """Small commands: replies per second, and the CPU time of one."""
     head = hg("-R", str(options.repository), "log", "-r", "tip", "-T", "{node}").strip()
     arguments = {
         "capabilities": {},
@@ -113,7 +113,7 @@ def small(options: Options) -> None:
 
 
 def measured(running: Server, action: Callable[[], object], count: int = 1) -> float:
-    """CPU seconds of a server for one of so many actions."""
+    """CPU seconds of a server per action."""
     before = running.cpu()
     for _ in range(count):
         action()
@@ -121,17 +121,17 @@ def measured(running: Server, action: Callable[[], object], count: int = 1) -> f
 
 
 Operation = Callable[[str], object]
-"""What a client does with a URL."""
+"""An operation of a client on a URL."""
 
 
 def compare(options: Options, label: str, operation: Operation, count: int) -> None:
-    """Server CPU of a client's operation that is repeated: ours, hgweb's, and what gunicorn itself takes for it.
+    """Server CPU of a repeated client operation: ours, hgweb's, and that of gunicorn alone.
 
     Args:
-        options: as given.
+        options: of the command line.
         label: of the line.
-        operation: of the client; it may be repeated.
-        count: how often it is repeated for one figure, but for hgweb's if that takes long.
+        operation: of the client; it must be repeatable.
+        count: repetitions per figure; a quarter of them for hgweb.
     """
     figures: dict[str, list[float]] = {"hgwire": [], "hgweb": [], "limit": []}
     requests = record(options.repository, operation)
@@ -150,7 +150,7 @@ def compare(options: Options, label: str, operation: Operation, count: int) -> N
                 turn = functools.partial(operation, running.url)
                 figures[kind].append(measured(running, turn, max(1, count // 4) if kind == "hgweb" else count))
     ours, theirs, limit = (median(figures[kind]) * 1000 for kind in figures)
-    # Below this it is the noise of the clock.
+    # Anything less is noise of the clock.
     beyond = max(ours - limit, 0.02)
     row(label, ours, theirs, limit, times(theirs / ours), times((theirs - limit) / beyond))
 
@@ -159,7 +159,7 @@ COLUMNS = ("hgwire ms", "hgweb ms", "limit ms", "better", "beyond limit")
 
 
 def clone(options: Options) -> None:
-    """A full clone that others made before."""
+    """A full clone whose bundle is cached."""
     title("repeated clone, server CPU", *COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
 
@@ -172,7 +172,7 @@ def clone(options: Options) -> None:
 
 
 def generator(options: Options) -> None:
-    """The ``getbundle`` of a clone from a load generator: replies for each second."""
+    """The ``getbundle`` of a clone under load: replies per second."""
     request = clone_request(options.repository)
     title("getbundle of a clone, replies a second", "hgwire", "hgweb", "file", "of hgweb", "of file", "CPU ms", "file")
     with ExitStack() as stack:
@@ -195,7 +195,7 @@ def generator(options: Options) -> None:
             for name, running in servers.items():
                 before = running.cpu()
                 seen = load(running.port, request, 20 if name == "hgweb" else 4)
-                # What began before the end of the load is none of the next one's.
+                # Replies that began before the end of the load must not count for the next one.
                 _settle(running)
                 rates[name].append(seen.rate)
                 costs[name].append((running.cpu() - before) / max(seen.replies, 1) * 1e3)
@@ -219,7 +219,7 @@ def _settle(running: Server) -> None:
 
 
 def herd(options: Options) -> None:
-    """Many real clients, none of which waits for another: bundles made, CPU, memory."""
+    """Many independent real clients: bundles made, CPU, memory."""
     clients, wave = options.clients, options.wave
     title(f"{clients} clones, {wave} at a time", "hgwire", "hgweb")
     figures: dict[str, tuple[float, ...]] = {}
@@ -259,7 +259,7 @@ def _clone_at_once(url: str, targets: list[str]) -> None:
 
 
 def pull(options: Options) -> None:
-    """Pulls that bring nothing, or what others pulled before."""
+    """Pulls without new changesets, and pulls whose bundle is cached."""
     title("repeated pull, server CPU", *COLUMNS)
     tip = int(hg("-R", str(options.repository), "log", "-r", "tip", "-T", "{rev}"))
     for behind in (0, 50, 1000):
@@ -280,7 +280,7 @@ def pull(options: Options) -> None:
 
 
 def push(options: Options) -> None:
-    """A clone right after a push of one changeset, which makes every bundle an old one."""
+    """A clone right after a push of one changeset, which outdates every cached bundle."""
     title("clone after a push of one changeset, server CPU", "hgwire ms", "hgweb ms", "better")
     for length in (None, 5000):
         source = options.repository if length is None else history(length, options.scratch)
@@ -311,7 +311,7 @@ def push(options: Options) -> None:
 
 
 def first(options: Options) -> None:
-    """The first clone: seconds to its first byte and to its last, and CPU; the process is warm, the cache empty."""
+    """The first clone in a warm process with an empty cache: seconds to the first and last byte, and CPU."""
     request = clone_request(options.repository)
     kinds = {"hgwire": {}, "no cache": {"disk": 0}, "hgweb": {}}
     title("first clone", *kinds, "ratio")
@@ -331,7 +331,7 @@ def first(options: Options) -> None:
 
 
 def growth(options: Options) -> None:
-    """What a clone costs that is made already, at several lengths of history."""
+    """The cost of a cached clone at several lengths of history."""
     title(
         "getbundle of a clone",
         "MB",
@@ -351,7 +351,7 @@ def growth(options: Options) -> None:
             theirs.warm_up()
             made = measured(ours, ask)
             size = ask().size
-            # So many that some ticks of the clock pass, and no more bytes than a few GB.
+            # Enough for several ticks of the clock, but only a few GB.
             count = max(20, min(1000, int(2e9 / size)))
             kept = median([measured(ours, ask, count) for _ in range(options.repeat)])
             hgweb = measured(theirs, functools.partial(fetch, theirs.port, request, keep=False))
@@ -384,7 +384,7 @@ PARTS: dict[str, Callable[[Options], None]] = {
 
 
 def main() -> None:
-    """Run the parts that are asked for."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repository", type=Path)
     parser.add_argument("--repeat", type=int, default=3, help="rounds of each measurement (default: 3)")
@@ -402,7 +402,7 @@ def main() -> None:
         large=given.large,
         scratch=given.scratch.resolve(),
     )
-    # Whoever ends this ends the servers too.
+    # Ending this process ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name, part in PARTS.items():
         if not given.only or name in given.only:

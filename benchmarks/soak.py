@@ -1,10 +1,10 @@
-"""Many operations of many real clients at once against several workers with a small cache, and the same with hgweb.
+"""Many concurrent operations by real clients against several workers with a small cache, and the same with hgweb.
 
 Usage: python benchmarks/soak.py [--operations 1000] [--clients 8] [--workers 4] [--cache MIB] [--seed N]
 
-Clone, pull, push, bookmark and phase, each by an ``hg`` process of its own; what a client was told is done must be seen
-by everybody who asks afterwards.  At the end all repositories are verified and compared with those of clients that did
-the same one by one with hgweb.  It needs what the live tests need, whose clients it uses.
+Clone, pull, push, bookmark and phase, each in an ``hg`` process of its own.  What was confirmed to one client must be
+visible to all later requests.  At the end all repositories are verified and compared with those of clients that did the
+same operations one by one with hgweb.  It uses the clients of the live tests, and needs what these need.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 @attrs.frozen
 class End:
-    """How a run ended."""
+    """Result of a run."""
 
     served: View
     views: list[View]
@@ -40,7 +40,7 @@ class End:
 
 
 def run(side: str, options: argparse.Namespace, scribe: Scribe, base: Path, folder: Path) -> End:
-    """Do everything against one server."""
+    """Run all operations against one server."""
     plans = plan(options.seed, options.clients, options.operations)
     shared = SharedScribe(scribe)
     folder.mkdir()
@@ -71,7 +71,7 @@ def run(side: str, options: argparse.Namespace, scribe: Scribe, base: Path, fold
     if ours:
         kept = [path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file()]
         print(f"ours: {len(kept)} files in the cache, {sum(kept) / MIB:.2f} MiB")
-        # Each worker looks through the folder when it has added an eighth of the room that it knows of.
+        # A worker checks the folder's size only after it has added an eighth of the limit.
         if sum(kept) > options.cache * MIB * (1 + options.workers / 8):
             raise SystemExit("the cache is larger than it may be")
     if "Traceback" in server.log():
@@ -81,13 +81,13 @@ def run(side: str, options: argparse.Namespace, scribe: Scribe, base: Path, fold
 
 
 def main() -> None:
-    """Run both and compare."""
+    """Run both sides and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cache", type=float, default=4, help="MiB (default: 4)")
-    parser.add_argument("--noise", type=int, default=700_000, help="bytes that every clone transfers at least")
+    parser.add_argument("--noise", type=int, default=700_000, help="minimum size of a clone in bytes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:

@@ -1,4 +1,4 @@
-"""Histories of any length, made once and kept: a linear history of a project with 200 files.
+"""Repositories of any length, made once and reused: linear history, 200 files.
 
 Usage: python benchmarks/synthetic.py CHANGESETS FOLDER
 """
@@ -14,20 +14,22 @@ from pathlib import Path
 
 from common import hg
 
-from hgwire_wsgi.repositories.base import NULL
 from hgwire_wsgi.testing.changegroup import END, Chunk, encode_group, encode_path, full_delta
+
+NULL = bytes(20)
+"""The node that is no changeset's."""
 
 FILES = 200
 LINES = 12
-"""Of a file; a changeset replaces one of them."""
+"""Per file; each changeset replaces one."""
 
 
 def history(count: int, scratch: Path) -> Path:
-    """A repository of so many public changesets, made if it is not there yet.
+    """A repository with the given number of public changesets, created if it does not exist.
 
     Args:
-        count: of changesets.
-        scratch: the folder that it is kept in.
+        count: number of changesets.
+        scratch: the folder for it.
     """
     path = scratch / f"synthetic-{count}"
     if not path.exists():
@@ -45,7 +47,7 @@ def history(count: int, scratch: Path) -> Path:
 
 
 def _bundle(count: int) -> Iterator[bytes]:
-    """A bundle of the first format, not compressed."""
+    """An uncompressed bundle in the first format."""
     random_ = random.Random(count)
     words = ["".join(random_.choices("abcdefghijklmnopqrstuvwxyz", k=random_.randint(2, 10))) for _ in range(2000)]
 
@@ -100,7 +102,7 @@ def _bundle(count: int) -> Iterator[bytes]:
 
 
 class _File:
-    """The revisions of one file, each as a delta of the one before it."""
+    """The revisions of one file, each a delta against the one before."""
 
     def __init__(self) -> None:
         self._texts: list[bytes] = []
@@ -108,14 +110,14 @@ class _File:
         self._links: list[bytes] = []
 
     def add(self, text: bytes) -> bytes:
-        """Add a revision; its node."""
+        """Add a revision and return its node."""
         node = _node(self._nodes[-1] if self._nodes else NULL, text)
         self._texts.append(text)
         self._nodes.append(node)
         return node
 
     def link(self, changeset: bytes) -> None:
-        """Say which changeset the last revision belongs to."""
+        """Set the changeset that the last revision belongs to."""
         self._links.append(changeset)
 
     def chunks(self) -> Iterable[Chunk]:

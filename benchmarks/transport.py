@@ -2,12 +2,12 @@
 
 Usage: python benchmarks/transport.py [--mib 512] [--repeat 3]
 
-In process, the "server" is a loop that takes the chunks of the response, or feeds the request, as a WSGI server does;
-a copy there costs one memory copy per chunk.  Under gunicorn (gthread, one worker, loopback; skipped if it is not
-installed) both ends are real.  ``ratio`` is the time of ours divided by that of the plain copy: 1.5 is the aim.  Memory
+In process, the "server" is a loop that consumes the chunks of the response, or feeds the request, as a WSGI server
+does; a plain copy costs one memory copy per chunk.  Under gunicorn (gthread, one worker, loopback; skipped if it is not
+installed) both ends are real.  ``ratio`` is our time divided by that of the plain copy: 1.5 is the aim.  Memory
 is the growth of the server's peak resident size during the transfer, 8 MiB the aim.  ``parallel`` is the time of four
 compressible responses one after the other divided by their time with two workers: at least 1.6 is the aim on two
-cores; the same work in two processes, printed beside it, says what the machine has to give at that moment.
+cores; the same work in two processes, printed beside it, shows what the machine can do at that moment.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def pieces() -> Iterator[bytes]:
 
 
 def compressible_pieces() -> Iterator[bytes]:
-    """Text of a vocabulary of 2,000 words: it compresses about as well as source code."""
+    """Text with a vocabulary of 2,000 words; it compresses about as well as source code."""
     random_ = random.Random(0)
     words = [bytes(random_.choices(range(97, 123), k=random_.randint(2, 10))) for _ in range(2000)]
     for _ in range(COMPRESSIBLE_MIB * 16):
@@ -90,7 +90,7 @@ def commands() -> CommandRegistry:
 
 
 def plain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """The copy to compare with: bytes out, or bytes in, and nothing else."""
+    """The plain copy: only bytes out, or bytes in."""
     if environ["PATH_INFO"].endswith("/down"):
         start_response("200 OK", [("Content-Type", "application/octet-stream")])
         return pieces()
@@ -115,7 +115,7 @@ _wire = make_app()
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """What gunicorn serves: both, and how much memory the process has had so far."""
+    """The application under gunicorn: both, and the memory peak of the process."""
     path = environ["PATH_INFO"]
     if path == "/peak":
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -124,14 +124,14 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
 
 
 def request_frames(*names: str) -> bytes:
-    """The body of a request for some commands."""
+    """The body of a request for several commands."""
     reactor, stream = ClientReactor(EXP_0002), OutgoingStream(1)
     actions = [reactor.send_command(stream, name.encode())[1] for name in names]
     return b"".join(chunk for action in actions for chunk in iter_chunks(action.frames))
 
 
 def upload_frames() -> list[bytes]:
-    """The body of a request with ``SIZE`` bytes of data, made beforehand so that the client does not count."""
+    """The body of a request with ``SIZE`` bytes of data, prepared so that the client's work does not count."""
     two = encode_frame(Frame(1, 1, 0, 3, 1, CHUNK[:32768])) + encode_frame(Frame(1, 1, 0, 3, 1, CHUNK[32768:]))
     begin = encode_frame(Frame(1, 1, STREAM_BEGIN, 1, 4, b"up"))
     return [begin, *[two * 4] * (SIZE // len(CHUNK) // 4), encode_frame(Frame(1, 1, 0, 3, 2, b""))]
@@ -145,7 +145,7 @@ def upload_plain() -> list[bytes]:
 
 
 class Feed(io.RawIOBase):
-    """A ``wsgi.input`` whose bytes are made while it is read, and copied once, as from a socket."""
+    """A ``wsgi.input`` that makes its bytes while it is read, and copies them once, like a socket."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -164,7 +164,7 @@ class Feed(io.RawIOBase):
 
 
 def call(app: Any, path: str, body: Iterable[bytes], *, asks: str = "") -> tuple[int, float]:
-    """Run a request to its end; bytes of the response, and seconds."""
+    """Run a request; returns the bytes of the response and the seconds."""
     environ = {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
@@ -222,7 +222,7 @@ def in_process(repeat: int) -> None:
 
 
 def fetch(port: int, path: str, body: Iterable[bytes] = ()) -> tuple[bytes, int, float]:
-    """One exchange; the beginning of the response, its length, and seconds."""
+    """Run one exchange; returns the beginning of the response, its length, and the seconds."""
     length = sum(map(len, body))
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     headers = {"Accept": EXP_0002.media_type, "Content-Type": EXP_0002.media_type, "Content-Length": str(length)}
@@ -281,7 +281,7 @@ def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
 
 
 def encode_two(profile: Profile) -> None:
-    """Half of the work of four responses, and nothing else."""
+    """Half the compression work of four responses."""
     for _ in range(2):
         encoder = profile.start_encoder(profile.level)
         for piece in _TEXT:
@@ -290,7 +290,7 @@ def encode_two(profile: Profile) -> None:
 
 
 def machine(profile: Profile) -> float:
-    """How much faster two processes are than one at bare compression: what can be had."""
+    """How much faster two processes compress than one: the upper bound."""
     start = time.perf_counter()
     encode_two(profile)
     encode_two(profile)

@@ -1,11 +1,11 @@
 """Version 1 beside hgweb, in one run: microseconds of small commands, and CPU and memory of a first clone and a push.
 
-What repeated operations cost is for ``herd.py``.
+``herd.py`` measures repeated operations.
 
 Usage: python benchmarks/v1.py REPOSITORY [--repeat N]
 
 It needs the extras ``mercurial`` and ``serve``.  The repository is only read: pushes go to a copy.  Every figure is a
-median; ``ratio`` is hgweb's figure divided by ours, so more than 1 means that we are better.
+median; ``ratio`` is hgweb's figure divided by ours: above 1, ours is better.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def small_commands(repository: Path, repeat: int) -> None:
 
 
 def transfers(repository: Path, repeat: int) -> None:
-    """A clone of the whole repository from, and a push of it to, a fresh worker each time; nothing is cached."""
+    """A full clone from, and a full push to, a fresh worker each time; nothing is cached."""
     figures: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "target"

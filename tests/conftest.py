@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Before the conftest.py of the live tests imports them.
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
 
-LIVE = (
-    "cli",
-    "conf",
-    "docs/test_documentation.py",
-    "live",
-    "testing/test_memory_live.py",
-)
-"""Tests below these paths start servers or clients as processes; they are marked ``live``."""
+MARKS = {
+    "live": ("cli", "conf", "docs/test_documentation.py", "live", "testing/test_memory_live.py"),
+    "slow": ("fuzz", "repositories", "testing/test_history.py"),
+}
+"""Marker: the tests below these paths have it.
+
+``live`` tests start servers or clients as processes; ``slow`` ones run Mercurial in the process, or fuzz.
+"""
 
 os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
 
@@ -64,12 +64,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by where they are, so that ``-m "not live"`` is the quick ones."""
+    """Mark tests by their paths."""
     here = Path(__file__).resolve().parent
-    live = [here / name for name in LIVE]
     for item in items:
-        if any(item.path == path or path in item.path.parents for path in live):
-            item.add_marker("live")
+        places = {item.path, *item.path.parents}
+        for marker, paths in MARKS.items():
+            if any(here / path in places for path in paths):
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session", autouse=True)
