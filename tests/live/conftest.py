@@ -37,7 +37,7 @@ def workshop(scribe: Scribe, tmp_path_factory: pytest.TempPathFactory) -> Worksh
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """A function that starts a server, which is stopped at the end."""
+    """A function that starts a server, which is stopped after all tests."""
     started: list[Server] = []
 
     def start(kind: str, site: Site, hgrc: str = SERVER_HGRC) -> Server:
@@ -58,12 +58,12 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 def make_pair(
     start_server: StartServer, workshop: Workshop, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., MakePair]:
-    """A function that starts both servers on a folder each and returns a maker of pairs, one for each test."""
+    """A function that starts both servers, each with its own folder, and returns a function that makes pairs."""
 
     def start(kind: str = "gunicorn", hgrc: str = SERVER_HGRC, **settings: object) -> MakePair:
         sites = {side: tmp_path_factory.mktemp(f"site-{side}") for side in SIDES}
         servers = {
-            # hgweb runs under gunicorn always: it is the reference for what a client sees, not for the server.
+            # hgweb always runs under gunicorn: it is the reference for what a client sees, not for the server.
             side: start_server(
                 kind if side == "ours" else "gunicorn", Site(side=side, root=str(path), **settings), hgrc
             )

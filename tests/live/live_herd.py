@@ -1,10 +1,10 @@
-"""Many clients of one repository whose operations come to the same in whatever order they happen.
+"""Many clients of one repository, whose operations have the same result in every order.
 
-Each client has a line of changesets, bookmarks and phases of its own on a common base, and everybody pulls everything.
-So one run of many clients at once, and another one by one against another server, must end with the same repositories.
+Each client has its own line of changesets, bookmarks and phases on a common base, and all clients pull everything.
+So many clients at once, and the same clients one by one against another server, must end with the same repositories.
 
-What a client was told is done, such as a push, everybody who asks afterwards must see: that is checked after each
-pull and clone, and is what a stale reply would break.
+What the server has confirmed to one client, such as a push, must be visible to every request that starts later.  Each
+pull and clone checks that; a stale reply would break it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import attrs
 from live_hg import Outcome, Scribe, run_hg
 
 KINDS = {"clone": 3, "pull": 4, "push": 5, "bookmark": 2, "phase": 2}
-"""What a client does, and how often it does that."""
+"""The operations of a client, with their weights."""
 
 BASE_NOISE = 700_000
-"""Bytes of the base that do not compress: a clone's bundle is made by a thread, and fills a small cache soon."""
+"""Incompressible bytes in the base: a thread makes the bundle of a clone, and a small cache is soon full."""
 
 SERVER_HGRC = "[phases]\npublish = no\n"
 
@@ -50,7 +50,7 @@ def build_base(scribe: Scribe, repo: Path, noise: int = BASE_NOISE) -> None:
 
 
 def plan(seed: int, clients: int, operations: int) -> list[list[str]]:
-    """What each client does, in order; the same for the same seed."""
+    """Return the operations of each client, in order.  The same seed gives the same plan."""
     random_ = random.Random(seed)
     chosen = random_.choices(list(KINDS), list(KINDS.values()), k=operations)
     return [chosen[number::clients] for number in range(clients)]
@@ -89,12 +89,12 @@ class Herd:
     _lock: threading.Lock = attrs.Factory(threading.Lock)
 
     def tell(self, *facts: tuple[str, str, int]) -> None:
-        """Note what a client was told is done."""
+        """Record what the server has confirmed to a client."""
         with self._lock:
             self._told.update(facts)
 
     def told(self) -> set[tuple[str, str, int]]:
-        """All of it so far."""
+        """Return everything that was confirmed so far."""
         with self._lock:
             return set(self._told)
 
@@ -106,24 +106,24 @@ class Herd:
 
 @attrs.frozen
 class View:
-    """What a repository holds, without the order it came in."""
+    """The contents of a repository, independent of the order in which they arrived."""
 
     changesets: frozenset[str]
     bookmarks: frozenset[str]
 
     @classmethod
     def read(cls, scribe: SharedScribe, repo: Path) -> View:
-        """Look at a repository."""
+        """Read a repository."""
         changesets = scribe("log", "-r", "all()", "-T", _DUMP, repo=repo).splitlines()
         bookmarks = scribe("bookmarks", "-T", "{bookmark} {node}\\n", repo=repo, code_ok=(0, 1)).splitlines()
         return cls(frozenset(changesets), frozenset(line for line in bookmarks if line.count(" ") == 1))
 
     def lasting(self) -> View:
-        """Without the bookmarks that their owners take away again: whoever has seen one keeps it."""
+        """Return the view without the bookmarks that their owners delete again: a client that pulled one keeps it."""
         return attrs.evolve(self, bookmarks=frozenset(line for line in self.bookmarks if not line.startswith("gone")))
 
     def missing(self, facts: set[tuple[str, str, int]], *, bookmarks: bool) -> list[tuple[str, str, int]]:
-        """The facts that do not hold here."""
+        """Return the facts that do not hold in this repository."""
         serials: dict[str, int] = {}
         holds: set[tuple[str, str, int]] = set()
         for line in self.changesets:
@@ -165,7 +165,7 @@ class Member:
         """Do one operation.
 
         Raises:
-            AssertionError: if it goes wrong, or what others did is not seen.
+            AssertionError: it fails, or something that was confirmed is missing.
         """
         OPERATIONS[kind](self)
         self.herd.count(kind)
@@ -187,7 +187,7 @@ class Member:
         self.herd.tell(*(("changeset", node, 0) for node in made))
 
     def phase(self) -> None:
-        """Make some of the own changesets public."""
+        """Make some of this client's changesets public."""
         if self._published == len(self._nodes):
             return self.push()
         self._published = self._random.randint(self._published + 1, len(self._nodes))
@@ -197,7 +197,7 @@ class Member:
         self.herd.tell(*(("public", node, 0) for node in self._nodes[: self._published]))
 
     def bookmark(self) -> None:
-        """Move an own bookmark forward, or set or take away one that comes and goes."""
+        """Move a bookmark of this client forward, or set or delete a temporary one."""
         if not self._nodes:
             return self.push()
         scribe = self.herd.scribe
@@ -212,14 +212,14 @@ class Member:
         self.herd.tell(("bookmark", name, len(self._nodes) - 1))
 
     def pull(self) -> None:
-        """Pull, and look whether everything is there that was when the pull began."""
+        """Pull, and check that everything is there that was confirmed before the pull began."""
         told = self.herd.told()
         self._ask("pull", "-q")
         missing = View.read(self.herd.scribe, self.repo).missing(told, bookmarks=False)
         assert not missing, (self.number, missing)
 
     def clone(self) -> None:
-        """Clone, look whether everything is there that was when the clone began, and verify it."""
+        """Clone, check that everything is there that was confirmed before the clone began, and verify it."""
         told = self.herd.told()
         self._clones += 1
         target = self.herd.folder / f"clone{self.number}-{self._clones}"
@@ -233,7 +233,7 @@ class Member:
         self._clone = target
 
     def end(self) -> list[View]:
-        """Pull into all repositories of this client, verify them, and tell what they hold."""
+        """Pull into all repositories of this client, verify them, and return their contents."""
         views = []
         for repo in filter(None, (self.repo, self._clone)):
             self._run(["--cwd", str(repo), "pull", "-q", self.herd.url], (0, 1))
@@ -245,14 +245,14 @@ class Member:
         self._run(["--cwd", str(self.repo), *args, self.herd.url], (0, 1))
 
     def _run(self, args: list[str], ok: Sequence[int]) -> None:
-        """Run a client, again if another one was faster: that is no fault of the server."""
+        """Run a client, and repeat it if another client won the race: that is not a failure of the server."""
         for _ in range(_ATTEMPTS):
             outcome = self.herd.run(args, self.herd.folder)
             if outcome.code in ok:
                 return
             assert _RACES.search(outcome.err), outcome
             self.herd.count("again")
-        raise AssertionError(f"still in vain: {outcome}")
+        raise AssertionError(f"no success after {_ATTEMPTS} attempts: {outcome}")
 
 
 OPERATIONS: dict[str, Callable[[Member], None]] = {
@@ -265,7 +265,7 @@ OPERATIONS: dict[str, Callable[[Member], None]] = {
 
 
 def members(herd: Herd, base: Path, count: int) -> list[Member]:
-    """The clients, each with a copy of the base."""
+    """Return the clients, each with a copy of the base."""
     made = []
     for number in range(count):
         repo = herd.folder / f"member{number}"
@@ -275,7 +275,7 @@ def members(herd: Herd, base: Path, count: int) -> list[Member]:
 
 
 def at_once(herd: Herd, base: Path, plans: list[list[str]]) -> list[View]:
-    """Let all clients do what is planned at the same time, and return what all their repositories hold at the end."""
+    """Run the plans of all clients at the same time, and return the final contents of all their repositories."""
     clients = members(herd, base, len(plans))
     failures: list[BaseException] = []
 
@@ -299,7 +299,7 @@ def at_once(herd: Herd, base: Path, plans: list[list[str]]) -> list[View]:
 
 
 def one_by_one(herd: Herd, base: Path, plans: list[list[str]]) -> list[View]:
-    """Let the clients take turns."""
+    """Run the plans with the clients taking turns; see :func:`at_once`."""
     clients = members(herd, base, len(plans))
     for turn in range(max(map(len, plans))):
         for member, kinds in zip(clients, plans, strict=True):
@@ -309,12 +309,12 @@ def one_by_one(herd: Herd, base: Path, plans: list[list[str]]) -> list[View]:
 
 
 def processes(environ: dict[str, str]) -> Run:
-    """Clients as processes of their own."""
+    """Return a function that runs each client as a new process."""
     return lambda args, cwd: run_hg(args, environ=environ, cwd=cwd)
 
 
 def in_scribe(scribe: SharedScribe, home: Path) -> Run:
-    """Clients in the command server: for the reference, whose servers need no other test."""
+    """Return a function that runs clients in the command server, which is faster: enough for the reference."""
 
     def run(args: Sequence[str], cwd: Path) -> Outcome:
         return Outcome(tuple(args), 0, scribe(*args, repo=home, code_ok=(0, 1)), "")

@@ -1,4 +1,4 @@
-"""Running real ``hg``: clients as processes of their own, and one command server that prepares and inspects.
+"""Running real ``hg``: each client as a new process, and one command server that prepares and inspects repositories.
 
 Starting ``hg`` costs 150 ms, a command in the command server 5 ms.  What a client does is always a fresh process;
 the command server (the *scribe*) only makes the repositories that scenarios begin with, and reads their state.
@@ -25,9 +25,9 @@ LOG = (
 )
 
 _FIGURES = re.compile(r"(transferred) .*")
-# Of a streamed clone: it has those caches that the server could write by then.
+# A streamed clone includes those caches that the server had written by then.
 _FILES = re.compile(r"\d+ files(?= to transfer)")
-# Of changesets that a client moved out of the way: a hash of its own of what it wrote.
+# The name of a backup ends with a random hash.
 _BACKUP = re.compile(r"(strip-backup/)[0-9a-f]{12}-[0-9a-f]{8}")
 _SECONDS = re.compile(r"in \d+\.\d+ seconds")
 _SIZES = re.compile(r"\d+(\.\d+)? (bytes|KB|MB|GB)( of data)?")
@@ -37,7 +37,7 @@ def environment(home: Path, hgrc: str) -> dict[str, str]:
     """Return an environment in which ``hg`` sees nothing of this machine's configuration.
 
     Args:
-        home: a folder of its own; it receives the configuration file.
+        home: the home folder; the configuration file is written there.
         hgrc: contents of that file.
     """
     home.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def environment(home: Path, hgrc: str) -> dict[str, str]:
 
 @attrs.frozen
 class Outcome:
-    """What one run of ``hg`` gave."""
+    """The result of one run of ``hg``."""
 
     args: tuple[str, ...]
     code: int
@@ -68,7 +68,7 @@ def run_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path, code_ok: 
     """Run a client to its end.
 
     Raises:
-        AssertionError: its exit code is none of ``code_ok``.
+        AssertionError: its exit code is not in ``code_ok``.
         subprocess.TimeoutExpired: it hangs.
     """
     done = subprocess.run(
@@ -86,7 +86,7 @@ def run_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path, code_ok: 
 
 @contextlib.contextmanager
 def running_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a client whose output and errors come through one pipe; at the end of the block it is killed if it runs."""
+    """Start a client whose output and errors come through one pipe; it is killed at the end of the block."""
     with subprocess.Popen(
         [str(beside_python("hg")), *args],
         env=environ,
@@ -103,7 +103,7 @@ def running_hg(args: Sequence[str], *, environ: dict[str, str], cwd: Path) -> It
 
 
 def normalise(text: str, names: dict[str, str]) -> str:
-    """Replace what differs between two honest runs: addresses, folders, transfer times and sizes."""
+    """Replace what differs between two correct runs: addresses, folders, transfer times and sizes."""
     for found, name in names.items():
         text = text.replace(found, name)
     text = _BACKUP.sub(r"\1...", _SECONDS.sub("in N seconds", text))
@@ -144,7 +144,7 @@ class Scribe:
         Args:
             args: the command and its arguments.
             repo: repository to run it in; it is the working directory too.
-            code_ok: exit codes that are no error.
+            code_ok: exit codes that count as success.
         """
         words = ["--cwd", str(repo), *args] if repo else list(args)
         block = b"\0".join(word.encode() for word in words)
@@ -180,11 +180,11 @@ class Scribe:
 
 
 def file_contents(repo: Path) -> dict[str, bytes]:
-    """Return every file below ``.hg/store`` and the bookmarks, but for caches: equal means nothing was written."""
+    """Return every file below ``.hg/store`` and the bookmarks, no caches.  Equal results mean nothing was written."""
     store = repo / ".hg" / "store"
     found = [path for path in store.rglob("*") if path.is_file()]
     found += [path for path in [repo / ".hg" / "bookmarks"] if path.exists()]
-    # An aborted transaction leaves its description and backups behind, by design of Mercurial.
+    # By design, an aborted transaction of Mercurial leaves its description and backups behind.
     return {
         str(path.relative_to(repo)): path.read_bytes()
         for path in sorted(found)

@@ -1,4 +1,4 @@
-"""One scenario, run against our application and against hgweb, must give the client the same."""
+"""One scenario, run against our application and against hgweb, must have the same result for the client."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Side:
         return Served(self.workshop.copy(original, self.site / name, hgrc), f"{self.server.base}/{name}")
 
     def checkout(self, original: str, name: str = "work", hgrc: str = "") -> Path:
-        """Give the client a repository of its own, a copy of an original."""
+        """Give the client a repository: a copy of an original."""
         return self.workshop.copy(original, self.folder / name, hgrc)
 
     def hg(self, *args: str, cwd: Path | None = None, ok: Sequence[int] = (0,), config: Sequence[str] = ()) -> Outcome:
-        """Run a client and note what it did.
+        """Run a client and record the result in the transcript.
 
         Args:
             args: the command line.
@@ -77,7 +77,7 @@ class Side:
         return plain
 
     def clone(self, url: str, name: str = "clone", *flags: str, config: Sequence[str] = ()) -> Path:
-        """Clone and return where to."""
+        """Clone, and return the path of the clone."""
         self.hg("clone", *flags, url, str(self.folder / name), config=config)
         return self.folder / name
 
@@ -86,7 +86,7 @@ class Side:
         return self.scribe.state(repo)
 
     def plain(self, text: str) -> str:
-        """Take out of a text what must differ between the sides."""
+        """Replace in a text what necessarily differs between the sides."""
         return normalise(text, self._names)
 
 
@@ -94,10 +94,10 @@ class Pair:
     """Our server and the reference, for one test.
 
     Args:
-        servers: one per side.
+        servers: one for each side.
         sites: the folder each of them serves.
-        folder: of this test.
-        name: of this test, unique in the site.
+        folder: the folder of this test.
+        name: the name of this test, unique in the site.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class Pair:
         }
 
     def same(self, scenario: Callable[[Side], Any], *, output: bool = True) -> Any:
-        """Run the scenario on both sides and compare what it returns and what each client printed and answered.
+        """Run the scenario on both sides and compare its results, and the exit codes and output of all clients.
 
         Args:
-            scenario: takes a side, returns what is to be compared.
-            output: compare standard output and error too, not the exit codes alone.
+            scenario: takes a side and returns what to compare.
+            output: compare standard output and error too, not only the exit codes.
 
         Returns:
-            What the scenario returned for our side.
+            The result of the scenario on our side.
         """
         seen: dict[str, tuple[Any, list[Any]]] = {}
         for name, side in self.sides.items():
@@ -129,7 +129,7 @@ class Pair:
         return ours[0]
 
     def alone(self, scenario: Callable[[Side], Any]) -> Any:
-        """Run the scenario on our side only: for what hgweb cannot do.  The server must log no traceback."""
+        """Run the scenario on our side only, for what hgweb cannot do.  The server must not log a traceback."""
         side = self.sides["ours"]
         start = side.server.logged
         value = scenario(side)

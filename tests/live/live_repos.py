@@ -24,7 +24,7 @@ class Workshop:
         self.hg = scribe
 
     def original(self, name: str) -> Path:
-        """Return the original of that name, built when first asked for."""
+        """Return the original of that name; build it on first use."""
         path = self.folder / name
         if not path.exists():
             path.mkdir(parents=True)
@@ -33,7 +33,7 @@ class Workshop:
         return path
 
     def copy(self, name: str, target: Path, hgrc: str = "") -> Path:
-        """Copy an original and give the copy a configuration of its own."""
+        """Copy an original and write the configuration file of the copy."""
         shutil.copytree(self.original(name), target)
         (target / ".hg" / "hgrc").write_text(hgrc, encoding="utf-8")
         return target
@@ -135,12 +135,12 @@ def _heads(shop: Workshop, repo: Path) -> None:
 
 
 def _large_push(shop: Workshop, repo: Path) -> None:
-    """Three MiB that do not compress, in one draft."""
+    """Three incompressible MiB in one draft."""
     shop.commit(repo, "large", large=random.Random(3).randbytes(3 * 1024 * 1024))
 
 
 def _long_clone(shop: Workshop, repo: Path) -> None:
-    """24 MiB that do not compress, in 24 public files."""
+    """24 incompressible MiB in 24 public files."""
     noise = random.Random(24)
     shop.commit(repo, "long", **{f"noise{number}": noise.randbytes(1024 * 1024) for number in range(24)})
     shop.hg("phase", "-p", "all()", repo=repo)

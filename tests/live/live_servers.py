@@ -1,8 +1,8 @@
-"""Starting, finding ready, and stopping the WSGI servers of the live tests.
+"""Starting and stopping the WSGI servers of the live tests.
 
-Rules: the system gives a chosen port to nobody else; a server is ready when the page ``/.live`` answers with the token
-of this very start, so that a process of somebody else on the same port is never taken for ours; everything a server
-prints is kept in a file; a server is asked to stop, and killed with its whole process group only when it does not.
+Rules: a chosen port stays reserved until its server binds it.  A server is ready when the page ``/.live`` answers with
+the token of this start, so another process on the same port is never mistaken for it.  Everything that a server prints
+goes to a file.  A server is asked to stop, and only if it does not, its whole process group is killed.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ ROOT = HERE.parent.parent
 
 SIDES = ("ours", "hgweb")
 
-#: With HGWIRE_REQUIRE_LIVE=1 no test is skipped because this machine lacks something; it fails.
+#: With HGWIRE_REQUIRE_LIVE=1 a test fails, instead of being skipped, if a program is missing.
 REQUIRED = os.environ.get("HGWIRE_REQUIRE_LIVE") == "1"
 
-#: With HGWIRE_LIVE_OURS=hgweb the reference runs on both sides: a test that still fails is itself at fault.
+#: With HGWIRE_LIVE_OURS=hgweb the reference runs on both sides: a test that fails then is itself wrong.
 OURS = os.environ.get("HGWIRE_LIVE_OURS", "ours")
 
 
@@ -47,7 +47,7 @@ def beside_python(program: str) -> str | None:
 def _module(name: str) -> str | None:
     try:
         return name if importlib.util.find_spec(name) else None
-    except ModuleNotFoundError:  # the package that would contain it
+    except ModuleNotFoundError:  # its package is missing
         return None
 
 
@@ -61,7 +61,7 @@ PROGRAMS = {
 
 
 def require(*programs: str) -> None:
-    """Skip the test when one of the programs is missing; fail it when HGWIRE_REQUIRE_LIVE=1 says so."""
+    """Skip the test if one of the programs is missing, or fail it with HGWIRE_REQUIRE_LIVE=1."""
     missing = [name for name in programs if not PROGRAMS[name]()]
     if missing:
         reason = f"not installed here: {', '.join(missing)}"
@@ -77,19 +77,19 @@ class Site:
     side: str
     """``ours``, ``hgweb``, or ``middleware`` for the first before the second."""
     root: str | dict[str, str]
-    """One repository, a folder of repositories, or name to path."""
+    """One repository, a folder of repositories, or a mapping of names to paths."""
     config: tuple[str, ...] = ()
-    """``section.name=value``, given to the application; the rest comes from the server's HGRCPATH file."""
+    """``section.name=value``, passed to the application; other settings are in the server's HGRCPATH file."""
     post_args: bool = False
-    """ServerCapabilities ``httppostargs``."""
+    """Offer posted arguments (``httppostargs``)."""
     mount: str = ""
     """SCRIPT_NAME of the application."""
     workers: int = 1
-    """Processes; threads are more than enough in each."""
+    """Number of processes, with eight threads each."""
     cache: dict[str, Any] | None = None
-    """Settings of the caches of ours."""
+    """Settings of our caches."""
     observed: str | None = None
-    """A file that receives the events of ours, one JSON object on each line."""
+    """A file that receives our events, one JSON object per line."""
     options: tuple[str, ...] = ()
     """Further options of the server's command line."""
 
@@ -99,14 +99,13 @@ def _gunicorn(port: int, site: Site) -> list[str]:
         *(sys.executable, "-m", "gunicorn", "live_wsgi:application", *site.options),
         *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--workers", str(site.workers), "--threads", "8"),
         *("--limit-request-line", "8190", "--limit-request-fields", "1000"),
-        # No clock of the server's may end what a test has begun: connections wait for their next request, and a worker
-        # that was stopped, or starved, for its turn.
+        # No timeout of the server may interfere: tests keep connections idle, and stop or starve workers.
         *("--keep-alive", "3600", "--timeout", "3600", "--graceful-timeout", "2", "--no-control-socket"),
     ]
 
 
 def _uwsgi(port: int, site: Site) -> list[str]:
-    # wsgi-manage-chunked-input belongs here too; only uWSGI 2.1 knows it, and 2.0 does not start with it.
+    # uWSGI 2.1 needs wsgi-manage-chunked-input too; 2.0 does not know it and would not start.
     return [
         *(str(beside_python("uwsgi")), "--module", "live_wsgi:application", "--virtualenv", sys.prefix),
         *("--http", f"127.0.0.1:{port}", "--http-chunked-input"),
@@ -131,21 +130,21 @@ allow-push = *
 [ui]
 timeout = 60
 """
-"""As an administrator would set it for all repositories; one repository's .hg/hgrc overrides it."""
+"""The settings for all repositories; the .hg/hgrc of a repository overrides them."""
 
 
 needs_proc = pytest.mark.skipif(
-    not (Path("/proc/locks").exists() or REQUIRED), reason="what processes do is read from /proc"
+    not (Path("/proc/locks").exists() or REQUIRED), reason="needs /proc, to see what processes do"
 )
 
 
 def remote_ports(pid: int) -> set[int]:
-    """Return the far ends of the TCP connections of a process, from ``/proc``."""
+    """Return the remote ports of the TCP connections of a process, from ``/proc``."""
     return {far for _, far in _connections(pid)}
 
 
 def local_ports(pid: int) -> set[int]:
-    """Return the near ends of the TCP connections of a process, from ``/proc``."""
+    """Return the local ports of the TCP connections of a process, from ``/proc``."""
     return {near for near, _ in _connections(pid)}
 
 
@@ -159,9 +158,9 @@ def _connections(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def descriptors(pid: int) -> Iterator[str]:
-    """Give what a process has open, from ``/proc``; nothing if it has ended."""
+    """Yield the names of the open files of a process, from ``/proc``; none if it has ended."""
     folder = f"/proc/{pid}/fd"
-    # Whatever is closed in between is not there, and what belongs to an ended process may not be looked at.
+    # A file may be closed in between, and the process may end.
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for name in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -178,7 +177,7 @@ class Server:
         environ: the environment of the server process, before the additions of this class.
 
     Raises:
-        RuntimeError: it did not become ready in time; the message holds its log.
+        RuntimeError: it did not become ready in time; the message contains its log.
     """
 
     def __init__(self, kind: str, site: Site, folder: Path, environ: dict[str, str]) -> None:
@@ -240,12 +239,12 @@ class Server:
         return f"http://127.0.0.1:{self.port}{self.site.mount}"
 
     def log(self, start: int = 0) -> str:
-        """Return what the server printed, from a byte on."""
+        """Return what the server printed, starting at a byte offset."""
         return self.log_path.read_bytes()[start:].decode(errors="replace")
 
     @property
     def logged(self) -> int:
-        """How many bytes it has printed: where :meth:`log` begins to tell what comes after."""
+        """How many bytes the server has printed: the offset at which :meth:`log` starts for later output."""
         return self.log_path.stat().st_size
 
     def workers(self) -> list[int]:
@@ -259,12 +258,12 @@ class Server:
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def terminate(self) -> None:
-        """Ask the server to stop, and do not wait for it."""
+        """Ask the server to stop, without waiting."""
         if self.process.poll() is None:
             self.process.terminate()
 
     def stop(self) -> int:
-        """Stop the server and return its exit code; -9 when it had to be killed."""
+        """Stop the server and return its exit code, which is -9 if it had to be killed."""
         if self.process.poll() is None:
             self.terminate()
             try:

@@ -1,4 +1,4 @@
-"""Requests written by hand, over one connection that is kept alive."""
+"""Handwritten requests over one kept-alive connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from live_wait import PATIENCE
 
 @attrs.frozen
 class Answer:
-    """One HTTP answer, read to its end."""
+    """One HTTP response, read to its end."""
 
     status: int
     reason: str
@@ -22,7 +22,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as a person would read it."""
+        """The body as text."""
         return self.body.decode(errors="replace")
 
 
@@ -30,8 +30,8 @@ class Wire:
     """One keep-alive connection to a server.
 
     Args:
-        port: of the server on loopback.
-        path: of the repository.
+        port: the port of the server on loopback.
+        path: the URL path of the repository.
     """
 
     def __init__(self, port: int, path: str) -> None:
@@ -55,14 +55,14 @@ class Wire:
         body: bytes | None = None,
         path: str | None = None,
     ) -> Answer:
-        """Send one request and read the answer to its end.
+        """Send one request and read the response to its end.
 
         Args:
-            query: the query string, as it is.
-            method: of the request.
-            headers: its headers; Content-Length comes from the body unless it is among them.
-            body: its body.
-            path: another path than the repository's.
+            query: the query string, sent unchanged.
+            method: the HTTP method.
+            headers: the headers; Content-Length is added for a body unless given.
+            body: the request body.
+            path: the URL path (default: that of the repository).
         """
         if self._connection.sock is None:
             self.connections += 1
@@ -83,12 +83,12 @@ class Wire:
 
 
 def raw(port: int, data: bytes, *, half_close: bool = False) -> bytes:
-    """Send bytes over a connection of their own and return all that comes back until the server closes.
+    """Send bytes over a new connection and return everything until the server closes it.
 
     Args:
-        port: of the server on loopback.
+        port: the port of the server on loopback.
         data: to send.
-        half_close: say that no more will come.
+        half_close: shut down the sending side afterwards.
     """
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(data)

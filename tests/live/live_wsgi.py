@@ -26,7 +26,7 @@ def reference(site: dict[str, Any]) -> Any:
         name, _, value = item.partition("=")
         section, _, key = name.partition(".")
         base.setconfig(section.encode(), key.encode(), value.encode(), b"live tests")
-    # hgweb finds new repositories at most every 20 seconds unless told otherwise.
+    # By default hgweb looks for new repositories at most every 20 seconds.
     base.setconfig(b"web", b"refreshinterval", b"0", b"live tests")
     if site["post_args"]:
         base.setconfig(b"experimental", b"httppostargs", b"yes", b"live tests")
@@ -74,7 +74,7 @@ def writer(path: str) -> Callable[[Any], None]:
 
 
 def middleware(site: dict[str, Any]) -> Any:
-    """Return hgweb for its pages, with our application in front of it for what clients send."""
+    """Return hgweb for its pages, behind our application for the requests of clients."""
     from hgwire_wsgi import WireMiddleware
 
     return WireMiddleware(reference(site), wire=ours(site))
@@ -103,10 +103,10 @@ class FrontEnd:
                 return []
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + self.mount
             environ["PATH_INFO"] = path[len(self.mount) :]
-        # ``hg serve`` sets it, gunicorn does not; hgweb names it in HG_URL and ours falls back to the address.
+        # ``hg serve`` sets it, gunicorn does not.  hgweb uses it in HG_URL; ours falls back to the address.
         environ.setdefault("REMOTE_HOST", environ["REMOTE_ADDR"])
         if environ.pop("HTTP_X_LIVE_INTEGER_PORT", None):
-            # Some servers are said to hand the port over as an integer, against PEP 3333.
+            # Some servers reportedly pass the port as an integer, against PEP 3333.
             environ["SERVER_PORT"] = int(environ["SERVER_PORT"])
         scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "basic":

@@ -10,7 +10,7 @@ from live_pair import Pair, Side
 
 USERS = ["", "alice:pw@", "bob:pw@", "alice:wrong@"]
 
-#: Rules, and who of USERS may read; None is not asked, to save time.
+#: Rules, and which of USERS may read.  None is not tested, to save time.
 READ = {
     "allow_read = alice": [False, True, False, False],
     "allow_read = *": [True, True, None, None],
@@ -21,7 +21,7 @@ READ = {
     "allow-pull = yes\nallow_read = alice bob": [False, None, True, None],
 }
 
-#: Rules, on a server whose own configuration lets everybody push, and who of USERS may.
+#: Rules of a repository on a server that lets everyone push, and which of USERS may.
 PUSH = {
     "allow-push =": [False, False, None, None],
     "allow-push = alice": [False, True, False, False],
@@ -37,7 +37,7 @@ PUSH = {
 
 @pytest.mark.parametrize("rule", READ)
 def test_who_may_read(pair: Pair, rule: str) -> None:
-    """As nobody, as two users, and with a wrong password."""
+    """Unauthenticated, as two users, and with a wrong password."""
 
     def scenario(side: Side) -> list[bool | None]:
         url = side.serve("public-only", hgrc=f"[web]\n{rule}\n").url
@@ -52,7 +52,7 @@ def test_who_may_read(pair: Pair, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", PUSH)
 def test_who_may_push(pair: Pair, rule: str) -> None:
-    """As the same; a refused push changes nothing."""
+    """With the same credentials; a refused push changes nothing."""
 
     def scenario(side: Side) -> list[bool | None]:
         allowed: list[bool | None] = []

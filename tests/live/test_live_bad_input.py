@@ -18,7 +18,7 @@ from live_repos import Workshop
 from live_servers import OURS, Server, Site, StartServer
 from live_wire import Answer, Wire, raw
 
-pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb fails these by nature: HGWIRE_LIVE_OURS is set")
+pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb fails these: HGWIRE_LIVE_OURS is set")
 
 PUSH = {"Content-Type": "application/mercurial-0.1"}
 FORCE = {"X-HgArg-1": "heads=666f726365", **PUSH}
@@ -26,7 +26,7 @@ FORCE = {"X-HgArg-1": "heads=666f726365", **PUSH}
 
 @attrs.frozen(kw_only=True)
 class Bad:
-    """A malformed request, and words that its answer must hold."""
+    """A malformed request, and words that its answer must contain."""
 
     query: str
     says: str
@@ -43,12 +43,12 @@ def arguments(encoded: str) -> dict[str, str]:
 
 
 def bad_push(media_type: str, body: bytes, *, says: str, status: tuple[int, ...]) -> Bad:
-    """A push whose body is not what its media type says, or whose media type is no client's."""
+    """A push whose body does not match its media type, or whose media type no client sends."""
     headers = {**FORCE, "Content-Type": media_type}
     return Bad(query="cmd=unbundle", method="POST", headers=headers, body=body, says=says, status=status)
 
 
-#: Those of hgweb's crashes that a client can send whole.  The others stand below, as they need a raw socket.
+#: The crashes of hgweb that a normal HTTP client can cause.  The others are below, because they need a raw socket.
 CRASHES = {
     "batch without cmds": Bad(query="cmd=batch", says="cmds"),
     "batch without a space": Bad(query="cmd=batch", headers=arguments("cmds=heads"), says="a space"),
@@ -136,20 +136,20 @@ def server(site: Path, start_server: StartServer) -> Server:
 
 @pytest.fixture(scope="module")
 def connection(server: Server) -> Iterator[Wire]:
-    """One connection for all tests of the module: what one request leaves behind spoils the next."""
+    """One connection for all tests of the module: unread bytes of one request would spoil the next."""
     with Wire(server.port, "/repo") as wire:
         yield wire
 
 
 def sane(wire: Wire, workshop: Workshop) -> None:
-    """The next request on the connection is answered, and rightly."""
+    """The next request on the connection gets the right answer."""
     answer = wire.command("lookup", key="v1")
     node = workshop.hg("log", "-r", "v1", "-T", "{node}", repo=workshop.original("history"))
     assert (answer.status, answer.body) == (200, f"1 {node}\n".encode())
 
 
 def explains(answer: Answer, says: str) -> None:
-    """The answer says what is wrong, and nothing of the server's inside."""
+    """The answer says what is wrong, and does not reveal internals of the server."""
     assert answer.body.strip()
     assert says.lower() in answer.text.lower()
     assert "Traceback" not in answer.text and os.sep + "site-packages" not in answer.text
@@ -181,7 +181,7 @@ def test_there_are_sixteen() -> None:
 
 
 def test_crash_push_without_a_length(connection: Wire, server: Server, site: Path, workshop: Workshop) -> None:
-    """Neither Content-Length nor chunked: by HTTP there is no body, and an empty bundle is a bad one."""
+    """Neither Content-Length nor chunked: by HTTP the body is empty, and an empty bundle is malformed."""
     start = server.logged
     request = (
         b"POST /push?cmd=unbundle HTTP/1.1\r\nHost: localhost\r\nX-HgArg-1: heads=666f726365\r\n"
@@ -190,7 +190,7 @@ def test_crash_push_without_a_length(connection: Wire, server: Server, site: Pat
     )
     received = raw(server.port, request)
     first, _, rest = received.partition(b"HTTP/1.1 200 Script output follows\r\n")
-    # Either refused, or answered in band with a first line of "0"; and the second request on the connection is right.
+    # Either refused, or answered in band with a first line of "0"; the second request gets the right answer.
     if first:
         assert first.startswith(b"HTTP/1.1 4")
     else:
@@ -202,7 +202,7 @@ def test_crash_push_without_a_length(connection: Wire, server: Server, site: Pat
 
 @pytest.mark.parametrize("length", [b"-1", b"x", b"", b"5, 6", b"1_0"])
 def test_crash_content_length_is_no_number(length: bytes, connection: Wire, server: Server, workshop: Workshop) -> None:
-    """The server itself answers these, and closes: it cannot know where the next request begins."""
+    """The server itself answers these and closes the connection: it cannot know where the next request begins."""
     start = server.logged
     received = raw(
         server.port,
@@ -241,7 +241,7 @@ GARBAGE = {
 def test_garbage_is_no_push(
     name: str, size: int, connection: Wire, server: Server, site: Path, workshop: Workshop
 ) -> None:
-    """A push that is none: refused with a text, or in band; the rest of the body is read; nothing changes."""
+    """Refused with a text or in band; the rest of the body is read; nothing changes."""
     start = server.logged
     before = workshop.hg.state(site / "push")
     answer = connection.send(
@@ -256,12 +256,12 @@ def test_garbage_is_no_push(
         explains(answer, "")
     assert workshop.hg.state(site / "push") == before
     sane(connection, workshop)
-    # What Mercurial's parser ran into may be noted, but no failure of the application.
+    # A message of Mercurial's parser may be logged, but not a failure of the application.
     assert "[ERROR]" not in server.log(start) and "a command failed" not in server.log(start), server.log(start)
 
 
 def test_duplicate_argument_headers(connection: Wire, server: Server, workshop: Workshop) -> None:
-    """gunicorn joins them with a comma: the result is no argument that anybody meant."""
+    """gunicorn joins them with a comma: the result is not what the client meant."""
     received = raw(
         server.port,
         b"GET /repo?cmd=known HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -284,7 +284,7 @@ def test_length_and_chunked_together(connection: Wire, server: Server, workshop:
 
 
 def test_a_body_cut_short(connection: Wire, server: Server, site: Path, workshop: Workshop) -> None:
-    """The client promises more than it sends, and goes."""
+    """The client announces more than it sends, and disconnects."""
     start = server.logged
     before = workshop.hg.state(site / "push")
     answer = raw(
@@ -300,8 +300,8 @@ def test_a_body_cut_short(connection: Wire, server: Server, site: Path, workshop
     assert "Traceback" not in server.log(start), server.log(start)
 
 
-def test_a_body_that_nobody_asked_for(connection: Wire, workshop: Workshop) -> None:
-    """It is read and dropped: left-over bytes never become the next request."""
+def test_an_unexpected_body(connection: Wire, workshop: Workshop) -> None:
+    """It is read and dropped: its bytes never become the next request."""
     smuggled = b"GET /repo?cmd=capabilities HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
     for query in ("cmd=heads", "cmd=nonsense", "", "cmd=known"):
         connection.send(query, method="POST", headers=PUSH, body=smuggled)

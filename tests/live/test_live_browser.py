@@ -1,4 +1,4 @@
-"""What a person with a browser sees, and what a web page cannot do."""
+"""What a browser shows, and what a web page must not be able to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from live_repos import Workshop
 from live_servers import OURS, Server, Site, StartServer
 from live_wire import Wire
 
-pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb has pages: HGWIRE_LIVE_OURS is set")
+pytestmark = pytest.mark.skipif(OURS != "ours", reason="hgweb has web pages: HGWIRE_LIVE_OURS is set")
 
 FORM = "application/x-www-form-urlencoded"
 BROWSER = {
@@ -22,7 +22,7 @@ KEY = "namespace=bookmarks&key=mark&old=&new="
 
 
 def as_user(name: str) -> dict[str, str]:
-    """The header that says who asks."""
+    """Return the header that authenticates a user."""
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:pw".encode()).decode()}
 
 
@@ -42,7 +42,7 @@ def server(site: Path, start_server: StartServer) -> Server:
 
 
 def listed(server: Server, **headers: str) -> list[str]:
-    """The list of repositories at the root: their addresses, without the server's."""
+    """Return the list of repositories at the root: the part of each URL below the root."""
     with Wire(server.port, "/code/") as wire:
         answer = wire.send("", headers={**BROWSER, **headers})
         head = wire.send("", method="HEAD", headers={**BROWSER, **headers})
@@ -71,7 +71,7 @@ def test_a_path_without_a_command(server: Server, path: str) -> None:
 
 
 def test_a_path_with_a_command(server: Server) -> None:
-    """A client is answered as clients expect it."""
+    """The answer is one that clients understand."""
     with Wire(server.port, "/code/nothing-here") as wire:
         answer = wire.command("heads")
     assert answer.status == 404
@@ -95,7 +95,7 @@ def test_a_path_with_a_command(server: Server) -> None:
     ids=lambda headers: " ".join(f"{name}={value}" for name, value in headers.items() if name != "X-HgArg-1"),
 )
 def test_a_page_cannot_push(server: Server, site: Path, workshop: Workshop, headers: dict[str, str]) -> None:
-    """With the arguments where a page can put them, or in headers that a page cannot send to another site."""
+    """Arguments are in the query string, or in headers that a page cannot send to another site anyway."""
     before = workshop.hg.state(site / "open")
     node = workshop.hg("log", "-r", "0", "-T", "{node}", repo=site / "open")
     sent = {name: value + node if name == "X-HgArg-1" else value for name, value in headers.items()}

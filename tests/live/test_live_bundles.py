@@ -20,7 +20,7 @@ CLONE_BUNDLES = "[extensions]\nclonebundles =\n"
 
 @pytest.fixture(scope="session")
 def bundles_pair(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers of their own: an extension stays loaded in its process, and shows in every repository there."""
+    """Separate servers: once loaded, an extension affects every repository of its process."""
     return make_pair(hgrc=SERVER_HGRC)
 
 
@@ -31,7 +31,7 @@ def pair(bundles_pair: MakePair, request: pytest.FixtureRequest, tmp_path: Path)
 
 @pytest.fixture
 def static(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """A plain file server, as a CDN is: its address, its folder, and the paths that were asked for."""
+    """A plain file server, like a CDN: its address, its folder, and the requested paths."""
     folder = tmp_path / "static"
     folder.mkdir()
     asked: list[str] = []
@@ -50,7 +50,7 @@ def static(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
 
 
 def bundle(side: Side, target: Path, *flags: str) -> Path:
-    """Write a bundle of the common history, as a server's administrator does."""
+    """Write a bundle of the common history, as an administrator would."""
     target.parent.mkdir(parents=True, exist_ok=True)
     side.scribe("bundle", "-q", *flags, str(target), repo=side.workshop.original("history"))
     return target
@@ -70,7 +70,7 @@ def test_a_clone_bundle_somewhere_else(pair: Pair, static: tuple[str, Path, list
         (served.path / ".hg" / "clonebundles.manifest").write_text(manifest)
         return side.state(side.clone(served.url))
 
-    # What the client asks of the other server depends on nothing but the manifest.
+    # The requests to the other server depend only on the manifest.
     assert len(pair.same(scenario)["changesets"]) == 9
     assert asked == ["/it.hg"] * 2
     assert "applying clone bundle from" in pair.sides["ours"].transcript[0].out
@@ -90,7 +90,7 @@ def test_a_clone_bundle_that_is_gone(pair: Pair, static: tuple[str, Path, list[s
 
 
 def inline(side: Side, served: Served, name: str = "it.hg") -> None:
-    """Put a bundle where Mercurial looks for those it sends itself, and name it in the manifest."""
+    """Put a bundle into the folder of bundles that Mercurial sends itself, and list it in the manifest."""
     bundle(side, served.path / ".hg" / "bundle-cache" / name, "--all", "-t", "zstd-v2")
     (served.path / ".hg" / "clonebundles.manifest").write_text(f"peer-bundle-cache://{name} BUNDLESPEC=zstd-v2\n")
 
@@ -119,7 +119,7 @@ def test_an_inline_clone_bundle_in_a_sub_folder_and_refused_by_the_client(pair: 
 
 
 def test_an_inline_clone_bundle_outside_its_folder_is_not_sent(pair: Pair) -> None:
-    """hgweb compares paths as prefixes: a sibling folder whose name begins the same passes there."""
+    """hgweb compares paths as prefixes: a sibling folder whose name starts the same is accepted there."""
 
     def scenario(side: Side) -> int:
         served = side.serve(hgrc=CLONE_BUNDLES)
@@ -135,7 +135,7 @@ def test_an_inline_clone_bundle_outside_its_folder_is_not_sent(pair: Pair) -> No
 
 
 def test_pull_bundles(pair: Pair) -> None:
-    """The server answers with files it has; the client asks again until it has everything."""
+    """The server answers with prepared files; the client asks again until it has everything."""
 
     def scenario(side: Side) -> Any:
         served = side.serve("ahead", hgrc="[server]\npullbundle = yes\n")
@@ -153,7 +153,7 @@ def test_pull_bundles(pair: Pair) -> None:
 
     whole, part = pair.same(scenario)
     assert len(whole["changesets"]) == len(part["changesets"]) == 9
-    # Both bundles, and then what is in neither.
+    # Both bundles, then the changesets that are in neither.
     assert pair.sides["ours"].transcript[0].out.count("adding changesets") == 3
 
 
@@ -164,7 +164,7 @@ def post_pair(make_pair: Callable[..., MakePair]) -> MakePair:
 
 
 def test_posted_arguments(post_pair: MakePair, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Clone, pull with many nodes, look up, and push, where arguments stand before the body of a POST."""
+    """Clone, pull with many nodes, look up, and push, with arguments in front of the body of a POST."""
     pair = post_pair(request, tmp_path)
 
     def scenario(side: Side) -> Any:

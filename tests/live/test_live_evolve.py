@@ -1,7 +1,7 @@
 """evolve and topic, on the server, on the client, or on both: our application against hgweb, with the same client.
 
-With topic, ``hg`` asks for ``tns_heads`` where it would ask for ``heads``: in a batch, before every clone, pull and
-push. What a client does without a server is done by a command server that has both extensions.
+With topic, ``hg`` asks for ``tns_heads`` instead of ``heads``: in a batch, before every clone, pull and push.  Local
+operations run in a command server that has both extensions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def evolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scribe]:
 
 @pytest.fixture(scope="session")
 def evolve_pair(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with both extensions: they change the whole process, so it has its own."""
+    """Servers with both extensions, in processes of their own: extensions affect every repository of a process."""
     require("evolve")
     return make_pair(hgrc=SERVER_HGRC + ENABLED)
 
@@ -55,7 +55,7 @@ def commit(evolver: Scribe, repo: Path, name: str, *flags: str) -> None:
 
 
 def capabilities(served: Served) -> set[str]:
-    """What the server says of these extensions."""
+    """Return the capabilities that come from these extensions."""
     with urllib.request.urlopen(f"{served.url}?cmd=capabilities", timeout=PATIENCE) as answer:
         return {word for word in answer.read().decode().split() if "topic" in word or "evoext" in word}
 
@@ -92,7 +92,7 @@ def test_drafts_are_rewritten_and_exchanged(
 
 
 def test_topics_and_their_namespaces(topic_pair: Pair, evolver: Scribe) -> None:
-    """They come with a clone, with a clone of one topic, and with a clone as a stream; or without a namespace."""
+    """A clone brings them, also of one topic or as a stream; a client can leave out the namespaces of others."""
 
     def scenario(side: Side) -> Any:
         side.config = EXTENSIONS
@@ -122,7 +122,7 @@ def test_topics_and_their_namespaces(topic_pair: Pair, evolver: Scribe) -> None:
 
 
 def test_the_servers_rules_for_topics(topic_pair: Pair, evolver: Scribe) -> None:
-    """What has no topic is published, a second head of a topic and a namespace are refused."""
+    """Changesets without a topic are published; a second head of a topic and a namespace are refused."""
 
     def scenario(side: Side) -> Any:
         side.config = EXTENSIONS
@@ -145,7 +145,7 @@ def test_the_servers_rules_for_topics(topic_pair: Pair, evolver: Scribe) -> None
 
 
 def test_markers_are_found_by_ranges(topic_pair: Pair, evolver: Scribe) -> None:
-    """``evoext_obshashrange_v1``: a client that has some of the markers asks which ranges differ."""
+    """A client that has some of the markers asks with ``evoext_obshashrange_v1`` which ranges differ."""
 
     def scenario(side: Side) -> Any:
         ranges = "experimental.obshashrange=yes"
@@ -161,7 +161,7 @@ def test_markers_are_found_by_ranges(topic_pair: Pair, evolver: Scribe) -> None:
             commit(evolver, repo, "more", "--amend")
             side.hg("push", "-f", served.url, cwd=repo)
         said = side.hg("pull", "--debug", served.url, cwd=work)
-        # It prints each header and the sizes of all parts.
+        # Its output includes headers and sizes, which differ.
         side.transcript.pop()
         side.hg("pull", cwd=clone)
         markers = [side.state(repo)["markers"] for repo in (served.path, work, clone)]
@@ -174,7 +174,7 @@ def test_markers_are_found_by_ranges(topic_pair: Pair, evolver: Scribe) -> None:
 
 
 def test_topics_of_one_repository(pair: Pair) -> None:
-    """The extensions are on in its own configuration, and clients of other repositories are not told of them."""
+    """The extensions are enabled in its own configuration; other repositories do not announce them."""
 
     def scenario(side: Side) -> Any:
         side.config = EXTENSIONS

@@ -86,7 +86,7 @@ def test_markers_with_bundle1(pair: Pair) -> None:
     ids=["everybody", "alice", "nobody"],
 )
 def test_pull_of_hidden_changesets(pair: Pair, allowed: str, users: list[str], expected: list[bool]) -> None:
-    """``--remote-hidden`` asks for them in the URL of each request, and that of a batch means all its commands."""
+    """``--remote-hidden`` asks for them in the URL of each request; in the URL of a batch, for all its commands."""
 
     def scenario(side: Side) -> Any:
         side.config = ("experimental.evolution=all",)
@@ -113,7 +113,7 @@ def test_pull_of_hidden_changesets(pair: Pair, allowed: str, users: list[str], e
 
 @pytest.fixture(scope="session")
 def largefiles_pair(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with largefiles: the extension changes the whole process, so it has its own."""
+    """Servers with largefiles, in processes of their own: the extension affects every repository of a process."""
     return make_pair(hgrc=SERVER_HGRC + "[extensions]\nlargefiles =\n")
 
 
@@ -132,7 +132,7 @@ def test_largefiles(largefiles_pair: MakePair, request: pytest.FixtureRequest, t
         side.hg("commit", "-q", "-m", "large", cwd=work)
         side.hg("outgoing", "--large", served.url, cwd=work)
         side.hg("push", served.url, cwd=work)
-        # The user's cache must not answer in the server's stead.
+        # A cached copy of the user must not hide that the server lacks the file.
         fresh = (f"largefiles.usercache={side.folder / 'cache'}",)
         clone = side.clone(served.url, "clone", config=fresh)
         side.hg("clone", "-U", "--all-largefiles", served.url, "all", config=fresh)
@@ -172,12 +172,12 @@ def test_a_largefile_that_the_server_lost(
 
 @pytest.fixture(scope="session")
 def lfs_pair(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with lfs: the extension changes the whole process, so it has its own."""
+    """Servers with lfs, in processes of their own: the extension affects every repository of a process."""
     return make_pair(hgrc=SERVER_HGRC + "[extensions]\nlfs =\n")
 
 
 def test_lfs(lfs_pair: MakePair, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Blobs go over routes of their own, below the repository's address."""
+    """Blobs have URLs of their own below that of the repository."""
     pair = lfs_pair(request, tmp_path)
 
     def scenario(side: Side) -> Any:

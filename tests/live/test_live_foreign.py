@@ -1,10 +1,10 @@
 """Mercurial 4.6.2, which has a client for frames, as a foreign client of version 2.
 
-Nobody packages it any more, and it needs Python 2.7: ``HGWIRE_HG462`` holds the command that runs it, for instance
+It needs Python 2.7 and is in no current distribution.  Set ``HGWIRE_HG462`` to the command that runs it, for instance
 ``/opt/python2.7/bin/python /opt/mercurial-4.6.2/hg`` after ``python setup.py build_ext -i`` in its sources.
 
-Its ``debugwireproto --peer raw`` sends what it is told to, and logs what passes through its socket.  Its own frames are
-those of a later revision with the same header, so commands are given by number.
+Its ``debugwireproto --peer raw`` sends the given requests and logs the traffic of its socket.  It names the frames of a
+later revision with the same header, so the tests give frame types by number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 import pytest
+from live_wait import PATIENCE
 
 from hgwire_wsgi import BytesResponse, CommandRegistry, WireApp
 from hgwire_wsgi.framing import EXP_0002, PROFILES, ClientReactor, Error, FrameBuffer, Request, ResponseData
@@ -35,11 +36,10 @@ from wire_servers import serving
 
 HG = shlex.split(os.environ.get("HGWIRE_HG462", ""))
 FRAMES = EXP_0002.media_type
-SECONDS = 60
 
-pytestmark = pytest.mark.skipif(not HG, reason="HGWIRE_HG462 does not say how to run Mercurial 4.6.2")
+pytestmark = pytest.mark.skipif(not HG, reason="HGWIRE_HG462 is not set: the command that runs Mercurial 4.6.2")
 
-# BODYFILE of 4.6.2 hands open() its whole line, taken apart, instead of the name in it.
+# BODYFILE of 4.6.2 passes the split line to open(), instead of the file name in it.
 _EXTENSION = """\
 from mercurial import debugcommands
 def _open(name, mode):
@@ -50,13 +50,13 @@ debugcommands.open = _open
 
 @attrs.frozen
 class Exchange:
-    """What was received and answered.
+    """One request and its response.
 
     Attributes:
-        request: the body as our server read it.
-        status: of the response as the client read it.
+        request: the request body as our server read it.
+        status: the status as the client read it.
         media_type: its ``Content-Type``.
-        body: its body.
+        body: the response body.
     """
 
     request: bytes
@@ -119,7 +119,7 @@ def served(repository: MemoryRepository) -> Iterator[tuple[str, Recorder]]:
 
 @pytest.fixture
 def hg(tmp_path: Path) -> Callable[..., str]:
-    """Run the foreign client; gives what it printed."""
+    """A function that runs the foreign client and returns what it printed."""
     extension = tmp_path / "bodyfile.py"
     extension.write_text(_EXTENSION)
     environment = {
@@ -136,7 +136,7 @@ def hg(tmp_path: Path) -> Callable[..., str]:
             input=given.encode(),
             env=environment,
             capture_output=True,
-            timeout=SECONDS,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.decode("latin-1")
@@ -145,7 +145,7 @@ def hg(tmp_path: Path) -> Callable[..., str]:
 
 
 def response_in(log: str) -> tuple[int, str | None, bytes]:
-    """The response that a log of the socket shows: a line for each line that was read, with escapes."""
+    """Parse the response out of a log of the socket, which shows each line that was read, with escapes."""
     received = log.partition("makefile('rb', None)\n")[2]
     lines = re.findall(r"^s>     (.*)\n", received, re.MULTILINE)
     data = "".join(lines).encode("latin-1").decode("unicode_escape").encode("latin-1")
@@ -158,7 +158,7 @@ Way = Callable[[list[str], Path], str]
 
 
 def by_its_own_encoder(lines: list[str], folder: Path) -> str:
-    """The frames as text, which the client encodes itself."""
+    """Return the frames as text, which the client encodes itself."""
     return "".join(f"    frame {_numbered(line)}\n" for line in lines)
 
 
@@ -172,13 +172,13 @@ def _numbered(line: str) -> str:
 
 
 def by_ours(lines: list[str], folder: Path) -> str:
-    """The bytes that ``hgwire frames encode`` makes of the text."""
+    """Return a file with the frames, encoded by ``hgwire frames encode``."""
     encoded = subprocess.run(
         [sys.executable, "-m", "hgwire_wsgi", "frames", "encode"],
         input="\n".join(lines).encode(),
         cwd=Path(__file__).parents[2],
         capture_output=True,
-        timeout=SECONDS,
+        timeout=PATIENCE,
         check=True,
     )
     path = folder / "frames"
@@ -190,7 +190,7 @@ def by_ours(lines: list[str], folder: Path) -> str:
 def exchange(
     request: pytest.FixtureRequest, served: Any, hg: Callable[..., str], tmp_path: Path
 ) -> Callable[..., Exchange]:
-    """Send frames to a URL through the foreign client."""
+    """A function that sends frames to a URL through the foreign client."""
     url, recorder = served
 
     def run(path: str, *lines: str, **headers: str) -> Exchange:
@@ -206,7 +206,7 @@ def exchange(
 
 
 def replies(exchange: Exchange) -> dict[int, bytes]:
-    """What the response answers to each request, by a reactor that has these requests open."""
+    """Return the reply to each request, read by a reactor that has these requests open."""
     assert exchange.status == 200, exchange.body
     assert exchange.media_type == FRAMES, exchange.body
     buffer = FrameBuffer()
@@ -241,7 +241,7 @@ def test_arguments(exchange: Any, repository: MemoryRepository) -> None:
 
 
 def test_interleaved_commands(exchange: Any, repository: MemoryRepository) -> None:
-    """The exchange of the streams patch, with a third request in a stream of its own."""
+    """The example of the specification, with a third request in another stream."""
     done = exchange(
         "ro/multirequest",
         "1 1 stream-begin command-name have-args listkeys",
@@ -301,7 +301,7 @@ def test_refusals(exchange: Any, path: str, lines: list[str], status: int) -> No
 def test_it_clones_over_version_1(
     served: Any, repository: MemoryRepository, hg: Callable[..., str], tmp_path: Path, advertise: str
 ) -> None:
-    """Also when it asks for an API that nobody has any more."""
+    """Even when it asks for an API that no server offers any more."""
     hg("clone", "--config", f"experimental.httppeer.advertise-v2={advertise}", f"{served[0]}/", tmp_path / "clone")
     assert hg("log", "-R", tmp_path / "clone", "-r", "tip", "-T", "{node}") == repository.heads()[0].hex()
     hg("verify", "-R", tmp_path / "clone")

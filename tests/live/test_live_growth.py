@@ -1,4 +1,4 @@
-"""Clones after a push get an older bundle first and what it lacks next, and are what a whole clone would be."""
+"""After a push, a clone gets the older bundle and then the missing part; the result equals a full clone."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EVOLUTION = ("--config", "experimental.evolution=all")
 STATE = "{node} {phase} {bookmarks} {obsolete}\\n"
 
 
-# Mercurial, which runs in this process here, leaves the files that a push has written to be closed with their objects.
+# Mercurial runs in this process here, and does not close the files that a push has written.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.BufferedRandom name=b:ResourceWarning")
 
 
 @attrs.define
 class Forge:
-    """A server in this process, and what it was asked."""
+    """A server in this process, and the sizes of the bundles that it has sent."""
 
     folder: Path
     url: str
@@ -56,25 +56,28 @@ class Forge:
         return self.scribe("log", "-r", "sort(all(), node)", "-T", STATE, *EVOLUTION, repo=self.folder / repository)
 
     def clone(self) -> list[int | None]:
-        """Clone, compare with the server, and tell the sizes of the bundles that came; ``None`` is one being made."""
+        """Clone, compare with the server, and return the sizes of the bundles; ``None`` for one that is being made."""
         self.bundles.clear()
         self.clones += 1
         self.hg("clone", "-q", "-U", self.url, self.newest)
         assert self.state(self.newest) == self.state("served")
         self.scribe("verify", "-q", repo=self.folder / self.newest)
-        # A client has the last byte of a bundle before that has its name.
-        wait_for(lambda: not list((self.folder / "cache").glob("*/*.part")), "the bundle has its name")
+        self.settle()
         return list(self.bundles)
+
+    def settle(self) -> None:
+        """Wait until the bundle has its final name: the client gets the last byte a little earlier."""
+        wait_for(lambda: not list((self.folder / "cache").glob("*/*.part")), "the bundle has its name")
 
     @property
     def newest(self) -> str:
-        """The last clone."""
+        """The name of the last clone."""
         return f"clone{self.clones}"
 
 
 @pytest.fixture
 def forge(tmp_path: Path, scribe: Scribe) -> Iterator[Forge]:
-    """A repository of some size, of which one clone was made."""
+    """A repository that was cloned once."""
     require("hg")
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
@@ -181,11 +184,12 @@ def test_only_clients_that_ask_again_get_a_part(forge: Forge) -> None:
 
 
 def test_a_streamed_clone_is_made_once(forge: Forge) -> None:
-    """Making one takes the repository's lock, which is no change."""
+    """Making one takes the lock of the repository, which must not count as a change."""
     sizes = []
     for name in ("first", "second"):
         forge.bundles.clear()
         forge.hg("clone", "-q", "-U", "--stream", forge.url, name)
+        forge.settle()
         sizes += forge.bundles
     assert sizes[0] is None
     assert sizes[1] is not None

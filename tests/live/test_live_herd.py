@@ -32,7 +32,7 @@ pytestmark = needs_proc
 def test_clients_at_once_come_to_the_same_as_with_hgweb(
     scribe: Scribe, start_server: StartServer, tmp_path: Path
 ) -> None:
-    """Clone, pull, push, bookmark and phase, in whatever order: every repository is whole and has everything."""
+    """Clone, pull, push, bookmark and phase, in any order: every repository is intact and complete."""
     plans = plan(4, CLIENTS, OPERATIONS)
     shared = SharedScribe(scribe)
     base = tmp_path / "base"
@@ -64,17 +64,17 @@ def test_clients_at_once_come_to_the_same_as_with_hgweb(
     assert ends["ours"] == ends["hgweb"]
     assert len(ends["ours"][0].changesets) > OPERATIONS / 4
     taken = sum(path.stat().st_size for path in (tmp_path / "ours" / "cache").rglob("*") if path.is_file())
-    # Each worker looks through the folder when it has added an eighth of the room that it knows of.
+    # Each worker checks the folder after it has added an eighth of the capacity.
     assert taken <= CAPACITY * (1 + WORKERS / 8)
 
 
-# Killed makers.
+# Workers that are killed while they make a bundle.
 
 
 HALF = 12
-"""Files of 24 that a maker gets through."""
+"""After how many of 24 files a worker stops."""
 
-# Mercurial makes the part of a bundle that holds the files; here its process stops in the middle, unless that is over.
+# Stops the process in the middle of the files of a bundle, until the file ``over`` exists.
 HALT = """\
 import os, signal
 from mercurial import changegroup, extensions
@@ -92,14 +92,14 @@ def extsetup(ui):
 
 @attrs.frozen
 class Halting:
-    """A server whose workers stop in the middle of each bundle of 24 MiB, until there is a file that says otherwise."""
+    """A server whose workers stop in the middle of each bundle of 24 MiB, until the file ``over`` exists."""
 
     server: Server
     cache: Path
     over: Path
 
     def maker(self) -> tuple[Path, int] | None:
-        """The entry that is being made, and its maker, once that has stopped."""
+        """Return the unfinished entry and the process that makes it, once that has stopped."""
         for part in self.cache.glob("*/*.part"):
             maker = maker_of(part)
             if maker is not None and is_stopped(maker):
@@ -107,13 +107,13 @@ class Halting:
         return None
 
     def followers(self, part: Path, maker: int) -> list[int]:
-        """The other workers that have an entry open."""
+        """Return the other workers that have an entry open."""
         return [worker for worker in self.server.workers() if worker != maker and str(part) in descriptors(worker)]
 
 
 @pytest.fixture
 def halting(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> Iterator[Halting]:
-    """Three workers; nothing is in their cache yet."""
+    """Three workers with an empty cache."""
     extension, cache, over = tmp_path / "halt.py", tmp_path / "cache", tmp_path / "over"
     extension.write_text(HALT.format(half=HALF, over=str(over)))
     served = workshop.copy("long-clone", tmp_path / "served", f"[extensions]\nhalt = {extension}\n")
@@ -124,12 +124,12 @@ def halting(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> It
 
 
 def is_settled(cache: Path) -> bool:
-    """Whether no entry is being made, or waits for its name: a client has the last byte a little earlier."""
+    """Whether every entry has its final name, which it gets shortly after the client got its last byte."""
     return not list(cache.glob("*/*.part"))
 
 
 def maker_of(part: Path) -> int | None:
-    """The process that holds the lock of an entry."""
+    """Return the process that holds the lock of an entry, if there is one."""
     try:
         inode = part.stat().st_ino
     except FileNotFoundError:
@@ -153,11 +153,11 @@ def is_stopped(pid: int) -> bool:
 def test_a_worker_killed_while_it_makes_a_bundle(
     halting: Halting, workshop: Workshop, tmp_path: Path, deaths: int
 ) -> None:
-    """Clients of other workers end with a right clone; those of the killed one do too, or fail and say so."""
+    """Clients of other workers end with a correct clone; those of the killed one do too, or report failure."""
     server = halting.server
     environ = environment(tmp_path / "home", CLIENT_HGRC)
     clients: list[subprocess.Popen[str]] = []
-    bereft: set[int] = set()
+    orphaned: set[int] = set()
     with contextlib.ExitStack() as ends:
 
         def clone() -> None:
@@ -170,14 +170,14 @@ def test_a_worker_killed_while_it_makes_a_bundle(
         for _ in range(5):
             clone()
         for death in range(deaths):
-            part, maker = wait_for(halting.maker, "somebody makes a bundle")
+            part, maker = wait_for(halting.maker, "a worker makes a bundle")
             assert part.stat().st_size > MIB
-            # Nothing else may happen to the entry now.  Whoever comes while its maker is stopped is served by another
-            # worker: there is somebody who follows it in another process.
+            # The entry stays as it is now.  A client that comes while its maker is stopped is served by another
+            # worker, which follows the entry.
             clone()
-            wait_for(functools.partial(halting.followers, part, maker), "somebody follows it")
+            wait_for(functools.partial(halting.followers, part, maker), "another worker follows it")
             far = remote_ports(maker)
-            bereft.update(number for number, client in enumerate(clients) if far & local_ports(client.pid))
+            orphaned.update(number for number, client in enumerate(clients) if far & local_ports(client.pid))
             if death == deaths - 1:
                 halting.over.touch()
             os.kill(maker, signal.SIGKILL)
@@ -192,7 +192,7 @@ def test_a_worker_killed_while_it_makes_a_bundle(
             workshop.hg("verify", "-q", repo=target)
             whole += 1
         else:
-            assert number in bereft, (number, bereft, words, server.log())
+            assert number in orphaned, (number, orphaned, words, server.log())
             assert client.returncode == 255 and "abort: " in words, words
             assert not target.exists() or not workshop.hg.state(target)["changesets"]
     assert whole, said

@@ -1,4 +1,4 @@
-"""Where repositories stand: at a mount point, in folders, by a mapping, and alone."""
+"""Where repositories are served: below a mount point, in folders, from a mapping, and at the root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPEN = ("web.push_ssl=no", "web.allow-push=*")
 
 @pytest.fixture(scope="session")
 def mounted_pair(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with a mount point, with their settings given to the application instead of a file."""
+    """Servers with a mount point; their settings are passed to the application, not in a file."""
     return make_pair(hgrc=NO_HGRC, mount="/code/hg", config=OPEN)
 
 
@@ -48,7 +48,7 @@ def test_repositories_in_folders_of_folders(pair: Pair) -> None:
         side.hg("identify", f"{side.server.base}/{side.name}-dir/sub", ok=(255, 100))
         return states
 
-    # How a missing repository is told is the host's affair; that it is missing is not.
+    # The wording of a 404 may differ.
     one, deep, other = pair.same(scenario, output=False)
     assert len(one["changesets"]) == 1
     assert deep == other and len(deep["changesets"]) == 7
@@ -115,7 +115,7 @@ def test_repositories_by_a_mapping(start_server: StartServer, workshop: Workshop
 
 
 def test_hgweb_behind_the_middleware(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> None:
-    """Clients are ours, pages are hgweb's, and so are requests that are neither."""
+    """We answer clients; hgweb answers everything else: its pages, and requests that are neither."""
     folder = tmp_path / "site"
     workshop.copy("history", folder / "repo")
     pages, both = (
@@ -143,7 +143,7 @@ def test_hgweb_behind_the_middleware(start_server: StartServer, workshop: Worksh
             assert seen.status == expected.status, path
             assert seen.headers["content-type"] == expected.headers["content-type"]
             assert seen.body.replace(both.base.encode(), b"") == expected.body.replace(pages.base.encode(), b""), path
-        # A command is ours: this answer says so by a header that hgweb does not send.
+        # We answer commands: the header is one that hgweb does not send.
         assert "x-content-type-options" in wire.command("heads").headers
         assert "x-content-type-options" not in wire.send("", path="/repo/log").headers
     assert "Traceback" not in both.log()

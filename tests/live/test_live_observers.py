@@ -1,7 +1,6 @@
-"""What observers report of requests to a real server: one event at the start and one at the end of each, and the right
-one.
+"""Observers on a real server: two correct events for every request, one at its start and one at its end.
 
-The requests carry IDs of their own, by which their events are found in the file that the observer writes.
+The observer writes events to a file.  Each test finds its own by the ``X-Request-ID`` that it sent.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LOCKED = "[web]\nallow-push = alice\n"
 
 @attrs.frozen
 class Watched:
-    """A server, what it serves, and what its observer has written."""
+    """A server, its repositories and cache, and the file that its observer writes."""
 
     server: Server
     site: Path
@@ -41,7 +40,7 @@ class Watched:
     file: Path
 
     def events(self, request_id: str) -> list[dict[str, Any]]:
-        """The events of one request, when it is closed."""
+        """Wait for the end of a request, and return its events."""
 
         def found() -> list[dict[str, Any]]:
             lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
@@ -52,7 +51,7 @@ class Watched:
         return wait_for(found, f"the end of request {request_id}")
 
     def closed(self, request_id: str) -> dict[str, Any]:
-        """The second of the two events of a request; the first one must agree."""
+        """Return the second event of a request, after checking that there are two and that they agree."""
         events = self.events(request_id)
         assert [event["event"] for event in events] == ["RequestStarted", "RequestClosed"], events
         started, closed = events
@@ -63,7 +62,7 @@ class Watched:
         return closed
 
     def all_closed(self) -> bool:
-        """Whether every request that has started is closed; the events of none are doubled."""
+        """Whether every request that has started is closed.  No request may have more than two events."""
         seen: dict[str, list[str]] = {}
         for line in self.file.read_text().splitlines():
             event = json.loads(line)
@@ -89,14 +88,13 @@ def watched(
 
 
 def ask(watched: Watched, name: str, query: str, path: str = "/repo", **more: Any) -> tuple[Answer, dict[str, Any]]:
-    """Send a request that has this name, and return the answer and the event of its end."""
+    """Send a request with this ID, and return the response and the closing event."""
     headers = {"X-Request-ID": name, **more.pop("headers", {})}
     with Wire(watched.server.port, path) as wire:
         answer = wire.send(query, headers=headers, **more)
     closed = watched.closed(name)
-    assert closed["status"] == answer.status, (answer, closed)
-    assert closed["bytes_out"] == len(answer.body), (answer, closed)
-    assert closed["path"] == path
+    expected = (answer.status, len(answer.body), path)
+    assert (closed["status"], closed["bytes_out"], closed["path"]) == expected, closed
     return answer, closed
 
 
@@ -108,7 +106,7 @@ def test_a_clone_and_a_cached_one(watched: Watched) -> None:
         assert (closed["repository"], closed["commands"], closed["method"]) == ("repo", ["getbundle"], "GET")
         assert len(answer.body) > 3 << 20
         assert closed["changes"] == [] and closed["bytes_in"] == 0
-        # A client has the last byte of a bundle before that has its name.
+        # The client gets the last byte shortly before the bundle gets its final name.
         wait_for(lambda: not list(watched.cache.glob("*/*.part")), "the bundle has its name")
 
 
@@ -167,7 +165,7 @@ def test_a_push_and_refused_ones(watched: Watched, workshop: Workshop, tmp_path:
     ],
 )
 def test_bad_requests(watched: Watched, query: str, path: str, status: int) -> None:
-    _, closed = ask(watched, f"bad {query} {path}", query, path)
+    _, closed = ask(watched, f"bad-{query[4:]}{path.replace('/', '-')}", query, path)
     assert (closed["status"], closed["outcome"]) == (status, "refused")
     assert closed["error"]
 
@@ -180,7 +178,7 @@ def test_a_failure_of_the_server(watched: Watched) -> None:
 
 
 def abort(watched: Watched, name: str, path: str) -> dict[str, Any]:
-    """Ask for everything, read a little, reset the connection; return the event of the end."""
+    """Request everything, read a little, reset the connection, and return the closing event."""
     request = f"GET {path}?cmd=getbundle HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {name}\r\n"
     with socket.create_connection(("127.0.0.1", watched.server.port), timeout=PATIENCE) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -192,19 +190,19 @@ def abort(watched: Watched, name: str, path: str) -> dict[str, Any]:
 
 
 def test_an_aborted_clone(watched: Watched) -> None:
-    """While the bundle is made, and when it is there."""
+    """While the bundle is being made, and when it is cached."""
     closed = abort(watched, "cut", "/long")
     assert closed["outcome"] == "cut" and closed["error"]
     assert 0 < closed["bytes_out"] < 20 << 20
     wait_for(lambda: not list(watched.cache.glob("*/*.part")), "the bundle has its name")
     answer, _ = ask(watched, "whole", "cmd=getbundle", "/long", headers={"X-HgArg-1": EVERYTHING})
     closed = abort(watched, "cached", "/long")
-    # A file may be sent by the kernel, of which the application does not hear how far that came.
+    # If the kernel sends the file, the application does not learn how much was sent.
     assert closed["outcome"] in ("ok", "cut") and closed["bytes_out"] <= len(answer.body)
 
 
 def test_every_request_of_a_client(watched: Watched, workshop: Workshop, tmp_path: Path) -> None:
-    """A clone and a push by ``hg``: as many ends as starts, and nothing left open."""
+    """A clone and a push by ``hg``: every request that has started is closed."""
     environ = environment(tmp_path / "home", CLIENT_HGRC)
     url = f"{watched.server.base}/target"
     work = workshop.copy("ahead", tmp_path / "work")

@@ -1,6 +1,6 @@
 """Mercurial before 2.3, which sends ``pushkey`` as a form: our application against hgweb, with the same client.
 
-Such a client needs Python 2.7: ``HGWIRE_HG22`` holds the command that runs it, for instance ``/opt/python2.7/bin/python
+It needs Python 2.7.  Set ``HGWIRE_HG22`` to the command that runs it, for instance ``/opt/python2.7/bin/python
 /opt/mercurial-2.2.3/hg`` after ``python setup.py build_ext -i`` in its sources.
 """
 
@@ -19,11 +19,11 @@ from live_wait import PATIENCE
 
 HG = shlex.split(os.environ.get("HGWIRE_HG22", ""))
 
-pytestmark = pytest.mark.skipif(not HG, reason="HGWIRE_HG22 does not say how to run Mercurial before 2.3")
+pytestmark = pytest.mark.skipif(not HG, reason="HGWIRE_HG22 is not set: the command that runs a Mercurial before 2.3")
 
 
 def old(side: Side, *args: str, cwd: Path, ok: tuple[int, ...] = (0,)) -> Outcome:
-    """Run the old client and note what it did."""
+    """Run the old client and record the result in the transcript."""
     done = subprocess.run([*HG, *args], env=side.environ, cwd=cwd, capture_output=True, timeout=PATIENCE)
     said = [side.plain(stream.decode()) for stream in (done.stdout, done.stderr)]
     outcome = Outcome(tuple(map(side.plain, args)), done.returncode, said[0], said[1])
@@ -33,7 +33,7 @@ def old(side: Side, *args: str, cwd: Path, ok: tuple[int, ...] = (0,)) -> Outcom
 
 
 def cloned(side: Side, served: Served) -> Path:
-    """A clone that the old client made, with one commit more."""
+    """Let the old client clone and commit, and return the clone."""
     old(side, "clone", served.url, "clone", cwd=side.folder)
     clone = side.folder / "clone"
     (clone / "new").write_text("new\n")
@@ -59,7 +59,7 @@ def test_an_old_client_pushes_bookmarks(pair: Pair) -> None:
 
 
 def test_an_old_client_pushes_phases(pair: Pair) -> None:
-    """With changesets to a server that does not publish, then alone."""
+    """First with a changeset, to a server that does not publish, then alone."""
 
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc="[phases]\npublish = no\n")

@@ -41,7 +41,7 @@ def test_clone(pair: Pair, flags: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("flags", [("-r", BRANCH), ("-r", BOOKMARK), ("-b", BRANCH)], ids=" ".join)
 def test_clone_of_a_revision_with_a_name_outside_ascii(pair: Pair, flags: tuple[str, ...]) -> None:
-    """hgweb answers 500: it parses argument values as ASCII.  What Mercurial does without a network is the measure."""
+    """hgweb answers 500, because it parses argument values as ASCII; so a local clone is the reference."""
 
     def scenario(side: Side) -> dict[str, list[str]]:
         side.hg("clone", *flags, str(side.workshop.original("history")), "locally")
@@ -85,7 +85,7 @@ def test_clone_of_a_repository_that_does_not_exist(pair: Pair) -> None:
     def scenario(side: Side) -> None:
         side.hg("clone", f"{side.server.base}/nothing-here", "clone", ok=(255, 100))
 
-    # What the reason phrase of a missing page is, is the host's affair; that it is an error is not.
+    # The wording of a 404 may differ.
     pair.same(scenario, output=False)
     assert "404" in pair.sides["ours"].transcript[0].err
 
@@ -234,7 +234,7 @@ def test_identify(pair: Pair, flags: tuple[str, ...]) -> None:
     def scenario(side: Side) -> None:
         side.hg("identify", *flags, side.serve().url, ok=(0, 10, 255))
 
-    # --debug prints what the transport does, headers included: only the answer is the same there.
+    # --debug prints the headers too, which differ.
     pair.same(scenario, output="--debug" not in flags)
     assert bool(pair.sides["ours"].transcript[0].code) == ("nothing" in flags or "-t" in flags)
 

@@ -1,4 +1,4 @@
-"""Push in all its ways: our application against hgweb, with the same client."""
+"""Every kind of push: our application against hgweb, with the same client."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ def test_bookmarks_with_bundle1(pair: Pair) -> None:
 @pytest.mark.parametrize("config", [(), (BUNDLE1,)], ids=["bundle2", "bundle1"])
 @pytest.mark.parametrize("publish", ["yes", "no"])
 def test_phases(pair: Pair, publish: str, config: tuple[str, ...]) -> None:
-    """Drafts become public where the server publishes; a secret changeset is never sent."""
+    """Drafts become public if the server publishes; a secret changeset is never sent."""
 
     def scenario(side: Side) -> Any:
         served = side.serve("public-only", hgrc=f"[phases]\npublish = {publish}\n")
         work = side.checkout("drafts")
         side.hg("push", served.url, cwd=work, config=config)
         pushed = side.state(served.path), side.state(work)
-        # A change of phase alone travels too.
+        # A change of phase is pushed too, without changesets.
         side.scribe("phase", "-p", "-r", "1", repo=work)
         side.hg("push", served.url, cwd=work, config=config, ok=(1,))
         return *pushed, side.state(served.path)
@@ -190,7 +190,7 @@ def test_a_failing_hook_leaves_the_repository_unchanged(pair: Pair, hook: str, c
     pair.same(scenario)
     refused = pair.sides["ours"].transcript[0]
     if hook != "pretxnopen":
-        # At the opening of the transaction bundle2 has no reply yet: hgweb's client sees only the status.
+        # When the transaction opens there is no bundle2 reply yet: the client of hgweb sees only the status.
         assert "remote: not today" in refused.out + refused.err
         assert "remote: really not" in refused.out + refused.err
 
@@ -240,7 +240,7 @@ def test_bundle1_push_refused_by_the_server(pair: Pair, setting: str) -> None:
 
 
 def test_the_servers_other_refusals(pair: Pair) -> None:
-    """Validation of the incoming data and a refused race are errors of the push, told to the client."""
+    """Failed validation and a refused second head are reported to the client as errors of the push."""
 
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc="[server]\nvalidate = yes\n[experimental]\nsingle-head-per-branch = yes\n")
@@ -266,7 +266,7 @@ def test_a_push_bigger_than_the_pipes(pair: Pair) -> None:
 
 
 def test_push_while_the_repository_is_locked(pair: Pair) -> None:
-    """hgweb fails without an answer here; ours says what is the matter, and changes nothing."""
+    """hgweb fails without an answer; ours says what is wrong, and changes nothing."""
 
     def scenario(side: Side) -> Any:
         served = side.serve(hgrc="[ui]\ntimeout = 0\n")

@@ -1,4 +1,4 @@
-"""Clients that vanish, state that changes between requests, memory that stays."""
+"""Clients that disconnect, repositories that change between requests, constant memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(site: Path, start_server: StartServer) -> Server:
 
 @contextlib.contextmanager
 def begun_clone(port: int, path: str) -> Iterator[socket.socket]:
-    """Ask for everything, and read a little of it; the connection is closed at the end of the block."""
+    """Request everything and read the beginning; the connection is closed at the end of the block."""
     arguments = f"common={NODE}&cg=1&bundlecaps=HG20"
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
         request = f"GET {path}?cmd=getbundle HTTP/1.1\r\nHost: localhost\r\nX-HgArg-1: {arguments}\r\n\r\n"
@@ -53,12 +53,12 @@ def begun_clone(port: int, path: str) -> Iterator[socket.socket]:
 
 
 def reset_at_the_end(client: socket.socket) -> None:
-    """Let the connection be reset instead of closed."""
+    """Make closing the connection send a reset."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_clients_that_vanish_leave_nothing_behind(server: Server, workshop: Workshop, site: Path) -> None:
-    """More of them than there are threads or repository objects in any pool; then all threads at once."""
+    """First more of them than any pool has threads or repository objects, then enough to occupy all threads."""
     for number in range(24):
         with begun_clone(server.port, "/long") as client:
             if number % 2:
@@ -82,14 +82,14 @@ def test_a_slow_client_does_not_hold_up_the_others(server: Server, workshop: Wor
         for number in range(4):
             slow.enter_context(begun_clone(server.port, "/repo" if number % 2 else "/long"))
         assert wire.command("heads").status == 200
-        # A commit is possible too: nobody who reads holds a lock.
+        # A commit is possible too: readers hold no lock.
         workshop.commit(site / "long", "while others read", small="x\n")
         node = workshop.hg("log", "-r", "tip", "-T", "{node}\n", repo=site / "long")
         assert wire.command("heads").body.decode() == node
 
 
 def test_an_hg_killed_in_the_middle_of_a_clone(server: Server, tmp_path: Path) -> None:
-    """It stops itself when it has begun to read the bundle, and never goes on."""
+    """It stops itself at the beginning of the bundle, and is killed."""
     environ = environment(tmp_path / "home", CLIENT_HGRC)
     command = ["clone", "--config", "hooks.pretxnopen.stop=kill -STOP $PPID", f"{server.base}/long", "clone"]
     with running_hg(command, environ=environ, cwd=tmp_path) as client:
@@ -116,7 +116,7 @@ def test_what_changes_on_disk_is_seen_on_the_same_connection(server: Server, wor
         assert wire.command("heads").status == 401
         (repo / ".hg" / "hgrc").write_text("")
         assert wire.command("heads").status == 200
-        # The repository is replaced altogether.
+        # The repository is replaced by another one.
         repo.rename(site.parent / f"{site.name}-gone")
         assert wire.command("heads").status == 404
         workshop.copy("history", repo)
@@ -127,7 +127,7 @@ def test_what_changes_on_disk_is_seen_on_the_same_connection(server: Server, wor
 
 @needs_proc
 def test_a_push_that_breaks_off(server: Server, workshop: Workshop, site: Path, tmp_path: Path) -> None:
-    """Nothing of it stays, no lock either, and the same push succeeds afterwards."""
+    """It leaves nothing behind, no lock either, and the same push succeeds afterwards."""
     repo = workshop.copy("empty", site / "broken")
     bundle = tmp_path / "it.hg"
     workshop.hg("bundle", "-q", "--all", "-t", "none-v1", str(bundle), repo=workshop.original("large-push"))
@@ -143,7 +143,7 @@ def test_a_push_that_breaks_off(server: Server, workshop: Workshop, site: Path, 
             wait_for(lambda port=port: port in remote_ports(server.worker), "the push has begun")
             if reset:
                 reset_at_the_end(client)
-        wait_for(lambda port=port: port not in remote_ports(server.worker), "the push is given up")
+        wait_for(lambda port=port: port not in remote_ports(server.worker), "the push is aborted")
     with Wire(server.port, "/broken") as wire:
         assert wire.command("unbundle", "POST", body, heads="666f726365").body.startswith(b"1\n")
         assert wire.command("unbundle", "POST", body, heads="666f726365").status == 200
@@ -169,7 +169,7 @@ def hook(ui, repo, **more):
 
 
 def test_pushes_at_the_same_time_do_not_mix(server: Server, workshop: Workshop, site: Path, tmp_path: Path) -> None:
-    """Two hooks wait for each other, in two repositories; each client gets the output of its own, and all of it."""
+    """Two hooks wait for each other, in two repositories; each client gets all output of its own push and no other."""
     pairs = (("red", "blue"), ("blue", "red"))
     with contextlib.ExitStack() as ends:
         clients = {}
@@ -211,13 +211,13 @@ def test_many_clients_at_once(server: Server, workshop: Workshop, site: Path, tm
     assert len(pushed) == 9
     for target in clones:
         cloned = [line.split()[0] for line in workshop.hg.state(target)["changesets"]]
-        # A clone saw the repository before or after the push, nothing in between.
+        # A clone sees the repository before or after the push.
         assert cloned in (pushed[:7], pushed)
 
 
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Path:
-    """A folder with 200 MiB that do not compress, in 100 files of a repository, and an empty repository."""
+    """A folder with a repository of 200 incompressible MiB in 100 files, and an empty repository."""
     folder = tmp_path_factory.mktemp("heavy")
     noise = random.Random(200)
     repo = folder / "heavy"
@@ -235,7 +235,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Path:
 
 
 class Growth:
-    """The most that a server's worker was seen to grow by while the block ran."""
+    """The maximum growth of a server's worker, sampled while the block runs."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -298,6 +298,6 @@ def test_memory_stays_while_much_is_transferred(heavy: Path, start_server: Start
             assert connection.getresponse().read().startswith(b"1\n")
     body.unlink()
     assert cloned < 64 * MIB, f"a clone: {cloned / MIB:.0f} MiB"
-    # Applying a bundle is all Mercurial's work, and under hgweb it grows by 100 MiB too, on Python 3.13 by 147.
+    # Mercurial itself needs this to apply a bundle: under hgweb 100 MiB, on Python 3.13 147.
     assert growth.size < 192 * MIB, f"a push: {growth.size / MIB:.0f} MiB"
     assert "Traceback" not in server.log(), server.log()

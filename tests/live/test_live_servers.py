@@ -24,7 +24,7 @@ from live_wire import Wire
 
 KINDS = ["gunicorn", "uwsgi", "waitress"]
 ABORTS = 200
-"""Clients that go away: more than any pool of threads, connections or repositories holds."""
+"""Number of aborted clones: more than any pool of threads, connections or repositories holds."""
 
 
 @pytest.fixture(params=KINDS)
@@ -63,7 +63,7 @@ def test_clone_commit_push_pull(pair: Pair) -> None:
 
 
 def test_large_push_and_clone(pair: Pair) -> None:
-    """3 MiB up and down: more than any buffer in between."""
+    """3 MiB in both directions: more than any buffer in between."""
 
     def scenario(side: Side) -> Any:
         served = side.serve("empty")
@@ -76,7 +76,7 @@ def test_large_push_and_clone(pair: Pair) -> None:
 
 
 def test_refused_push_with_a_large_body(pair: Pair) -> None:
-    """The client sends its whole body before it reads; the refusal must still reach it."""
+    """The client reads only after it has sent its whole body; the refusal must still reach it."""
 
     def scenario(side: Side) -> Any:
         served = side.serve("empty", hgrc="[web]\nallow-push = alice\n")
@@ -100,7 +100,7 @@ def test_failing_hook(pair: Pair) -> None:
 
 
 def test_many_heads(pair: Pair) -> None:
-    """All arguments that a discovery sends fit through the server's limits on headers."""
+    """All arguments of a discovery fit into the limits of the server on headers."""
 
     def scenario(side: Side) -> Any:
         served = side.serve("heads")
@@ -145,7 +145,7 @@ def own(
 ) -> Own:
     """Each kind of server in turn."""
     if OURS != "ours":
-        pytest.skip("these are not for hgweb: HGWIRE_LIVE_OURS is set")
+        pytest.skip("hgweb fails these: HGWIRE_LIVE_OURS is set")
     if request.param not in own_servers:
         folder = tmp_path_factory.mktemp("own")
         (folder / "site").mkdir()
@@ -156,15 +156,15 @@ def own(
 
 
 def send_chunked(own: Own, target: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-    """Send a chunked request, then another one if the connection can take it, and return the answer to the first."""
+    """Send a chunked request, then another one, and return the status and body of the first response."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", own.server.port, timeout=PATIENCE)) as connection:
         connection.request("POST", target, body=chunks(body), headers=headers, encode_chunked=True)
         answer = connection.getresponse()
         said = answer.read()
         if own.server.kind == "uwsgi":
-            # Its router gives a connection with a chunked body up afterwards, and does not say so.
+            # After a chunked body its router closes the connection without saying so.
             connection.close()
-        # Elsewhere the end of a chunked body is known: the connection serves on.
+        # With the others the connection is usable again.
         connection.request("GET", f"{target.partition('?')[0]}?cmd=heads")
         after = connection.getresponse()
         assert after.status == 200 and len(after.read().strip()) == 40
@@ -194,7 +194,7 @@ def test_a_chunked_push_written_by_hand(own: Own, workshop: Workshop, tmp_path: 
 
 
 def test_chunked_arguments_of_a_pull(own: Own, workshop: Workshop) -> None:
-    """Also when there is nothing else in the body, and when they are cut short."""
+    """The body holds nothing else; then it ends before the announced length of the arguments."""
     target = workshop.copy("public-only", own.site / "pull")
     node = workshop.hg("log", "-r", "0", "-T", "{node}", repo=target)
     arguments = f"nodes={'+'.join([node, 'f' * 40] * 2000)}".encode()
@@ -207,7 +207,7 @@ def test_chunked_arguments_of_a_pull(own: Own, workshop: Workshop) -> None:
 
 
 def test_pushkey_as_a_form(own: Own, workshop: Workshop) -> None:
-    """As clients before 2.3 send it: the library that they use sets the media type of every POST."""
+    """As clients before 2.3 send it: their HTTP library declares every POST without a media type as a form."""
     target = workshop.copy("public-only", own.site / "form")
     node = workshop.hg("log", "-r", "0", "-T", "{node}", repo=target)
     headers = {
@@ -232,7 +232,7 @@ def test_pushkey_as_a_form(own: Own, workshop: Workshop) -> None:
 
 @needs_proc
 def test_clients_that_abort_a_cached_clone(own: Own, workshop: Workshop) -> None:
-    """No file of the cache stays open, whenever the client goes."""
+    """No file of the cache stays open, whenever the client disconnects."""
     target = workshop.copy("large-push", own.site / "abort")
     command = f"/{target.name}?cmd=getbundle"
     with Wire(own.server.port, f"/{target.name}") as wire:
@@ -282,12 +282,12 @@ def test_gunicorns_access_log_counts_the_bytes_of_a_cached_bundle(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_stops_when_asked(kind: str, start_server: StartServer, workshop: Workshop, tmp_path: Path) -> None:
-    """It is not killed, and logs no failure: nothing of ours keeps a process alive."""
+    """It need not be killed, and logs no failure: nothing of ours keeps the process alive."""
     target = workshop.copy("history", tmp_path / "site" / "repo")
     server = start_server(kind, Site(side="ours", root=str(target.parent)))
     with Wire(server.port, "/repo") as wire:
         assert wire.command("heads").status == 200
     code = server.stop()
-    # waitress has no handler of SIGTERM and ends by it; SIGKILL would be -9.
+    # waitress does not handle SIGTERM, so the signal ends it; SIGKILL would be -9.
     assert code == (-signal.SIGTERM if kind == "waitress" else 0)
     assert "Traceback" not in server.log()

@@ -1,5 +1,4 @@
-"""remotefilelog and narrow, whose clients hold some of the files: our application against hgweb, with the same
-client."""
+"""remotefilelog and narrow, where clients have only some files: our application against hgweb, with the same client."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ ELLIPSES = "[experimental]\nnarrowservebrokenellipses = yes\n"
 
 @pytest.fixture(scope="session")
 def shallow_servers(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with remotefilelog: the extension changes the whole process, so it has its own."""
+    """Servers with remotefilelog, in processes of their own: it affects every repository of a process."""
     return make_pair(hgrc=SERVER_HGRC + REMOTEFILELOG)
 
 
@@ -32,7 +31,7 @@ def shallow_pair(shallow_servers: MakePair, request: pytest.FixtureRequest, tmp_
 
 @pytest.fixture(scope="session")
 def narrow_servers(make_pair: Callable[..., MakePair]) -> MakePair:
-    """Servers with narrow: the extension changes the whole process, so it has its own."""
+    """Servers with narrow, in processes of their own: it affects every repository of a process."""
     return make_pair(hgrc=SERVER_HGRC + NARROW)
 
 
@@ -44,7 +43,7 @@ def narrow_pair(narrow_servers: MakePair, request: pytest.FixtureRequest, tmp_pa
 
 @pytest.mark.parametrize("flags", [(), ("--stream",)], ids=["pull", "stream"])
 def test_a_shallow_client(shallow_pair: Pair, flags: tuple[str, ...]) -> None:
-    """It asks for the files that it needs, and gets many of them in one batch; what it commits it can push."""
+    """It requests the files that it needs, many in one batch, and can push a commit."""
 
     def scenario(side: Side) -> Any:
         cache = side.folder / "cache"
@@ -55,7 +54,7 @@ def test_a_shallow_client(shallow_pair: Pair, flags: tuple[str, ...]) -> None:
         )
         served = side.serve()
         clone = side.clone(served.url, "clone", "--shallow", "--noupdate", *flags)
-        # Over HTTP a clone brings all files; without them the client behaves as after a clone over SSH.
+        # Over HTTP a clone brings all files.  Without them the client behaves as after a clone over SSH.
         shutil.rmtree(clone / ".hg" / "store" / "data")
         side.hg("update", "stable", cwd=clone)
         fetched = len([path for path in cache.rglob("*") if len(path.name) == 40])
@@ -80,14 +79,14 @@ def test_a_whole_clone_of_a_shallow_server(shallow_pair: Pair) -> None:
 
 
 def contents(repo: Path) -> list[str]:
-    """The names of the files that a repository holds, and of those in its working copy."""
+    """Return the names of the files in the store of a repository and in its working copy."""
     found = [str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file()]
     return sorted(name for name in found if not name.startswith(".hg/") or name.startswith(".hg/store/data/"))
 
 
 @pytest.mark.parametrize("hgrc", ["", ELLIPSES], ids=["whole", "ellipses"])
 def test_a_narrow_client(narrow_pair: Pair, hgrc: str) -> None:
-    """It clones one folder, adds another, and pushes.  Without ellipses, ``narrow_widen`` brings the other one."""
+    """It clones one folder, adds another, and pushes.  Without ellipses, ``narrow_widen`` sends the other folder."""
 
     def scenario(side: Side) -> Any:
         side.config = ("extensions.narrow=",)
