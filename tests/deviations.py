@@ -422,6 +422,8 @@ class FrameStep:
         receiving: request IDs whose commands are incomplete.
         partial: request IDs whose argument goes on in the next frame.
         names: the arguments that requests have so far.
+        failed: whether there was a protocol error; then the end of the input only sends what was deferred.
+        frame: the frame of the step, if it has one.
     """
 
     step: Mapping[str, Any]
@@ -429,6 +431,7 @@ class FrameStep:
     receiving: frozenset[int]
     partial: frozenset[int]
     names: Mapping[int, frozenset[bytes]]
+    failed: bool
     frame: Frame | None = None
 
     @property
@@ -468,7 +471,7 @@ def _duplicate_name(step: FrameStep) -> bool:
 
 
 def _ends_inside(step: FrameStep) -> bool:
-    return step.step["op"] == "eof" and bool(step.receiving)
+    return step.step["op"] == "eof" and bool(step.receiving) and not step.failed
 
 
 def _unknown_profile(step: FrameStep) -> bool:
