@@ -1,8 +1,8 @@
 """Where this project answers otherwise than Mercurial's server or a recorded exchange, on purpose.
 
-One table, :data:`DEVIATIONS`, which ``docs/deviations.rst`` shows (``python tests/deviations.py`` writes it).  A deviation
-that vectors can show is a rule: it decides by what was asked and answered, never by the name of a case.  Each of the
-others names the tests that show it.
+One table, :data:`DEVIATIONS`, which ``docs/deviations.rst`` shows (``python tests/deviations.py`` writes it).  A
+deviation that vectors can show is a rule: it decides by what was asked and answered, never by the name of a case.  Each
+of the others names the tests that show it.
 
 A vector to which no rule applies must be answered as recorded, or as its ``spec_expect`` says.
 """
@@ -19,19 +19,19 @@ import attrs
 from vector_files import raw_bytes
 from wire_model import COMMANDS, STREAMS, Call, Recorded
 
-from hgwire_wsgi.framing import BufferedCommands, Error, Frame, RunCommand, ServerReactor
+from hgwire_wsgi.framing import EXP_0002, BufferedCommands, Error, Frame, RunCommand, ServerReactor
 
 __all__ = [
     "DEVIATIONS",
-    "FRAME_RULES",
     "FRAMED_RULES",
+    "FRAME_RULES",
     "HG_ERROR",
     "PAGE",
     "V1_RULES",
     "Deviation",
     "Expected",
-    "Framed",
     "FrameStep",
+    "Framed",
     "expected_for",
     "is_plain_notation",
     "render",
@@ -556,14 +556,12 @@ class Framed:
     Attributes:
         case: the vector.
         body: of the request.
-        configuration: what is switched on.
         required: the arguments that a command of the recording cannot do without.
         result: what a command of the recording answers, or the message (``str``) of its failure.
     """
 
     case: Mapping[str, Any]
     body: bytes
-    configuration: Mapping[str, Any]
     required: Callable[[bytes], Iterable[bytes]]
     result: Callable[[bytes, Mapping[bytes, bytes]], bytes | str]
 
@@ -591,7 +589,7 @@ class Framed:
 
     def actions(self) -> Iterator[Any]:
         """What a reactor makes of the body."""
-        commands = BufferedCommands(ServerReactor())
+        commands = BufferedCommands(ServerReactor(EXP_0002))
         yield from commands.receive_data(self.body)
         yield commands.receive_eof()
 
@@ -643,7 +641,9 @@ def _no_command(asked: Framed) -> Expected | None:
 def _bad_frames(asked: Framed) -> Expected | None:
     if asked.status not in (200, 500) or not asked.is_command or asked.content_type == TEXT or asked.error is None:
         return None
-    return Expected(status=(400,) if asked.status == 500 else (200, 400), content_type=TEXT, says=(asked.error.message,))
+    return Expected(
+        status=(400,) if asked.status == 500 else (200, 400), content_type=TEXT, says=(asked.error.message,)
+    )
 
 
 def _failed_command(asked: Framed) -> Expected | None:
@@ -845,7 +845,15 @@ def render() -> str:
     """The tables as ``docs/deviations.rst`` has them."""
     lines: list[str] = []
     for heading, deviations in DEVIATIONS.items():
-        lines += [heading, "-" * len(heading), "", ".. list-table::", "   :header-rows: 1", "   :widths: 24 22 27 27", ""]
+        lines += [
+            heading,
+            "-" * len(heading),
+            "",
+            ".. list-table::",
+            "   :header-rows: 1",
+            "   :widths: 24 22 27 27",
+            "",
+        ]
         rows = [("What", "hgweb or the recorded server", "hgwire-wsgi", "Why")]
         rows += [(f"{each.asked} ({each.name})", each.reference, each.ours, each.reason) for each in deviations]
         for row in rows:

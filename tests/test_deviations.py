@@ -18,7 +18,7 @@ from deviations import DEVIATIONS, OTHERS, V1_RULES, expected_for, render
 from vector_files import COPIES
 from wire_model import Recorded
 
-from hgwire_wsgi import CommandRegistry, WireApp
+from hgwire_wsgi import WireApp
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,8 +217,6 @@ def test_what_the_table_says_of_hgweb(example: Example, served: Any) -> None:
 
     if not util.version().startswith(b"7.2"):
         pytest.skip("the table speaks of Mercurial 7.2")
-    if "debugwireargs" in example.target:
-        pytest.skip("a command of the recording server")
     app = hgweb.hgweb(os.fsencode(served(example.hgrc)))
     asked = example.asked()
     path, _, query = asked.target.partition("?")

@@ -24,8 +24,15 @@ from deviations import HG_ERROR, PAGE, V1_RULES, Expected, expected_for, wire_ar
 from vector_files import FOLDER, file_of, parameters, raw_bytes
 from wire_model import Call, Recorded, Texts, bundle_parts, changegroup_contents
 
-from hgwire_wsgi import ZLIB, CommandRegistry, LegacyStreamResponse, ServerCapabilities, StreamResponse
-from hgwire_wsgi import WireApp, WireMiddleware
+from hgwire_wsgi import (
+    ZLIB,
+    CommandRegistry,
+    LegacyStreamResponse,
+    ServerCapabilities,
+    StreamResponse,
+    WireApp,
+    WireMiddleware,
+)
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.compression import ENGINES, DecodingReader, Engine
 from hgwire_wsgi.limits import Limits
@@ -79,7 +86,11 @@ def histories(name: str, folder: Path) -> list[tuple[bytes, Texts]]:
     for digest in load(name, folder)["payloads"]:
         content = payload(digest, folder).data or b""
         if content.startswith(b"HG20"):
-            parts = [part for kind, keys, part in bundle_parts(content) if kind == b"CHANGEGROUP" and b"version" not in dict(keys)]
+            parts = [
+                part
+                for kind, keys, part in bundle_parts(content)
+                if kind == b"CHANGEGROUP" and b"version" not in dict(keys)
+            ]
             content = parts[0] if parts else b""
         if content.startswith(b"\0\0"):
             texts: Texts = {}
@@ -121,8 +132,9 @@ def replies(name: str, command: bytes, folder: Path = FOLDER) -> list[tuple[Call
 
 
 def keys(reply: bytes) -> dict[bytes, bytes]:
-    pairs = (line.split(b"\t") for line in reply.split(b"\n") if line)
-    return {name: value for name, value in pairs}
+    """The keys of a namespace, from the reply to ``listkeys``."""
+    pairs = (line.partition(b"\t") for line in reply.split(b"\n") if line)
+    return {name: value for name, _, value in pairs}
 
 
 @functools.cache
@@ -181,7 +193,10 @@ def graded(engine: Engine, level: str | None) -> Engine:
 def offered(hgrc: str) -> ServerCapabilities:
     """The negotiation that the recording server was set to; a setting that it could not use is left out."""
     settings = settings_of(hgrc)
-    named = [{"bz2": "bzip2"}.get(name, name) for name in re.findall(r"[^\s,]+", settings.get("server.compressionengines", ""))]
+    named = [
+        {"bz2": "bzip2"}.get(name, name)
+        for name in re.findall(r"[^\s,]+", settings.get("server.compressionengines", ""))
+    ]
     names = list(dict.fromkeys(name for name in named if name in ENGINES)) or ["zstd", "zlib"]
     levels = {"zlib": settings.get("server.zliblevel"), "zstd": settings.get("server.zstdlevel")}
     length = settings.get("server.maxhttpheaderlen", "")
@@ -404,7 +419,7 @@ def check_alone(answer: Answer, asked: Recorded) -> None:
         assert answer.status.startswith("400 ") and answer.headers["Content-Type"] == HG_ERROR
         assert b"unknown command" in answer.body
     elif asked.target.partition("?")[0] == "/" and asked.method in ("GET", "HEAD"):
-        assert answer.status == "200 OK" and b"hg clone http://localhost/" in answer.body or asked.method == "HEAD"
+        assert (answer.status == "200 OK" and b"hg clone http://localhost/" in answer.body) or asked.method == "HEAD"
     else:
         assert answer.status[:3] in ("400", "404")
 

@@ -48,7 +48,7 @@ COMMANDS = frozenset(
     {*REQUIRED, *NODES, b"branchmap", b"capabilities", b"clonebundles", b"clonebundles_manifest", b"heads", b"hello"}
     | {b"stream_out"}
 )
-"""The standard commands, and the one that the recording server added."""
+"""The standard commands, and one for tests that Mercurial has."""
 
 STREAMS = frozenset({b"changegroup", b"changegroupsubset", b"get_cached_bundle_inline", b"getbundle", b"stream_out"})
 """Those whose reply is a stream."""
@@ -239,7 +239,7 @@ def _apply(base: bytes, delta: bytes) -> bytes:
 
 
 def _group(data: _Bytes, section: bytes, version: str, texts: Texts) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
-    """The revisions of a group: node, and parents and link.  Their texts go to ``texts``, and their hashes are right."""
+    """The revisions of a group: node, and parents and link.  Hashes are checked, and the texts go to ``texts``."""
     base = None
     while chunk := data.chunk():
         revision = _Bytes(chunk)

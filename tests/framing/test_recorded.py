@@ -416,7 +416,7 @@ class TestReactor:
             scenario.note(look, action)
             if step["op"] == "frame" and "raises" in step["expect"] and not spec:
                 # The reference fails at what it cannot do.  We can continue an argument; all else is an error.
-                assert isinstance(action, Error) or look.frame.type_id == 2 and look.frame.flags & 1, number
+                assert isinstance(action, Error) or (look.frame.type_id == 2 and look.frame.flags & 1), number
                 binding = False
                 continue
             self.compare(number, step, spec or step["expect"], action, scenario)
@@ -449,3 +449,65 @@ class TestReactor:
         frames = list(action.frames) if action is not NOOP else []
         # Where the reference fails in the middle, it made the first of the frames.
         scenario.same(frames[: len(wanted)] if "raises" in step["expect"] else frames, wanted)
+
+
+MADE = {
+    "contradicting-flags": [
+        ["1 1 stream-begin command-name eos|have-data cmd"],
+        ["1 1 stream-begin command-name have-args cmd", r"1 1 0 command-argument continuation|eoa \1\0\1\0ab"],
+        ["1 1 stream-begin command-name have-data cmd", "1 1 0 command-data continuation|eos x"],
+    ],
+    "even-request-id": [["6 1 stream-begin command-name have-args|have-data cmd"]],
+    "empty-argument-name": [["1 1 stream-begin command-name have-args cmd", r"1 1 0 command-argument 0 \0\0\1\0x"]],
+    "duplicate-argument-name": [
+        [
+            "1 1 stream-begin command-name have-args cmd",
+            r"1 1 0 command-argument continuation \1\0\2\0kv",
+            "1 1 0 command-argument 0 w",
+            r"1 1 0 command-argument eoa \1\0\1\0kv",
+        ]
+    ],
+    "end-inside-a-command": [
+        [
+            "1 1 stream-begin command-name eos a",
+            "3 1 0 command-name have-data b",
+            "3 1 0 command-data continuation x",
+            "",
+        ],
+    ],
+    "unknown-profile": [
+        [r"1 1 stream-begin stream-settings 0 \4zstd"],
+        ["1 1 stream-begin stream-settings 0 "],
+        ["1 1 stream-begin command-name have-data a", r"1 3 stream-begin stream-settings 0 \10identit?"],
+    ],
+    "ignored-frames": [["1 1 stream-begin command-name have-data a", "1 1 0 text-output 0 x"]],
+}
+"""Scenarios by the rule that their last step meets; an empty line is the end of the input."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "lines"), [pytest.param(rule, lines, id=rule) for rule, each in MADE.items() for lines in each]
+)
+def test_rules_by_scenarios(rule: str, lines: list[str]) -> None:
+    scenario = Scenario({"deferoutput": True})
+    for number, line in enumerate(lines):
+        frame = parse_frame(line, EXP_0002) if line else None
+        step = {"op": "frame" if frame else "eof", "expect": {"returns_none": rule == "ignored-frames" and number == 1}}
+        look = FrameStep(
+            step,
+            frozenset(scenario.active),
+            frozenset(scenario.receiving),
+            frozenset(scenario.partial),
+            dict(scenario.names),
+            scenario.failed,
+            frame,
+        )
+        met = [each.name for each in FRAME_RULES if each.rule and each.rule(look)]
+        action = scenario.commands.receive_frame(frame) if frame else scenario.commands.receive_eof()
+        scenario.note(look, action)
+        last = number == len(lines) - 1
+        assert (met, isinstance(action, Error)) == ([rule] if last else [], last)
+
+
+def test_every_rule_has_a_scenario() -> None:
+    assert MADE.keys() == {deviation.name for deviation in FRAME_RULES}
