@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import Peer, http, raw_server, serving
 
 from hgwire_wsgi import ApiSettings, WireApp

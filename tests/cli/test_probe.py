@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 
 import pytest
 from cli_support import environment
-from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import FRAMES, endless, http, raw_server, serving
 
 from hgwire_wsgi import BZIP2, NONE, ZLIB, ZSTD, ApiSettings, ServerCapabilities, WireApp

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hgwire_wsgi.http.api import ApiSettings
 from wire_servers import (
     FRAMES,
     Peer,

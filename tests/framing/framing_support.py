@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
+from vector_files import file_of, raw_bytes
 
 from hgwire_wsgi.framing import EXP_0002, Action, Frame, SendFrames, encode_frame, parse_frame
 from hgwire_wsgi.limits import Limits
 
-VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
+__all__ = [
+    "ANY_SIZE",
+    "Source",
+    "Split",
+    "any_frame",
+    "frame",
+    "load",
+    "raw_bytes",
+    "recorded_frame",
+    "sent",
+    "single",
+    "split_at",
+    "whole",
+    "wire",
+]
 
 Split: TypeAlias = Callable[[bytes], Iterator[bytes]]
 
@@ -21,17 +34,8 @@ ANY_SIZE = Limits(frame_payload=(1 << 24) - 1)
 
 
 def load(name: str) -> list[Any]:
-    """The cases of a file of vectors."""
-    return list(json.loads((VECTORS / name).read_text())["cases"])
-
-
-def raw_bytes(value: Any) -> bytes:
-    """A byte value: hexadecimal, repeated, or a concatenation of such."""
-    if isinstance(value, str):
-        return bytes.fromhex(value)
-    if "concat" in value:
-        return b"".join(map(raw_bytes, value["concat"]))
-    return raw_bytes(value["repeat_hex"]) * int(value["count"])
+    """The cases of a file of vectors of exp-framing-0002."""
+    return list(file_of(f"framing-0002/{name}")["cases"])
 
 
 def recorded_frame(case: Any) -> Frame:

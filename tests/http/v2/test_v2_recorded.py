@@ -1,16 +1,22 @@
-"""The recorded exchanges of the frame-based API."""
+"""The recorded exchanges of the frame-based API.
+
+The commands of the recording are made from what the vectors say of them.  What a body means is taken from a
+``ServerReactor``, which has vectors of its own.
+"""
 
 from __future__ import annotations
 
 import io
-import json
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from deviations import FRAMED_RULES, Expected, Framed, expected_for
 from fakes import Exchange, FakeProvider, FakeRepository
 from v2_support import MEDIA_TYPE
+from vector_files import COPIES, file_of, parameters, raw_bytes
 
 from hgwire_wsgi import (
     ApiSettings,
@@ -22,39 +28,11 @@ from hgwire_wsgi import (
     WireMiddleware,
 )
 from hgwire_wsgi.errors import CommandFailed
-from hgwire_wsgi.framing import Frame, FrameBuffer
+from hgwire_wsgi.framing import EXP_0002, Frame, FrameBuffer, encode_frame, parse_frame
 
-VECTORS = Path(__file__).parent.parent.parent / "vectors" / "framing-0002" / "http.json"
-RECORDED = json.loads(VECTORS.read_text())
-
-NOT_FRAMES = "a body that is no frames, or holds no whole command, is answered with 400 and a text (decisions)"
-ERROR_FRAME = "a failed command is answered with an error frame (specification), not with a crash"
-WORKS = "the reference crashes at what it cannot do yet, and this server can"
-
-DEVIATIONS: dict[str, tuple[str, int, bytes | str | None]] = {
-    "url/api-root-disabled": ("what the URL means with the API off is hgweb's affair there, and ours here", 404, None),
-    "malformed-body/empty-body": (NOT_FRAMES, 400, b"the request holds no command\n"),
-    "malformed-body/truncated-header": (
-        NOT_FRAMES,
-        400,
-        b"received incomplete frame: got 5 of 8 bytes of its header\n",
-    ),
-    "malformed-body/truncated-payload": (NOT_FRAMES, 400, b"frame length error: expected 14; got 10\n"),
-    "malformed-body/multirequest-empty-body": (NOT_FRAMES, 400, b"the request holds no command\n"),
-    "malformed-body/only-incomplete-command": (
-        NOT_FRAMES,
-        400,
-        b"received end of input inside a command: request 1\n",
-    ),
-    "command-failure/missing-argument": (ERROR_FRAME, 200, "listkeys: missing argument namespace"),
-    "command-failure/command-raises-abort": (ERROR_FRAME, 200, "aborter says no"),
-    "command-failure/star-args-command": (WORKS, 200, b""),
-    "command-failure/stream-response-command": (WORKS, 200, b"chunk1chunk2"),
-}
-"""The exchanges that come out otherwise: why, the status, and the body, response data, or (``str``) error message."""
-
-MISSING_TYPE = "text/plain"
-"""Of the answers that have no ``Content-Type`` in the recording: WSGI wants one, and decisions ask for it in errors."""
+RECORDED = file_of("framing-0002/http.json")
+OWN = file_of("framing-0002/http.json", COPIES)
+"""Those that came with the project, for requests that are made from one of them."""
 
 
 class Repository(FakeRepository):
@@ -63,66 +41,101 @@ class Repository(FakeRepository):
     def heads(self) -> list[bytes]:
         return [b"\0" * 20]
 
+    def known(self, nodes: Any) -> list[bool]:
+        return [node == b"\0" * 20 for node in nodes]
+
     def listkeys(self, namespace: bytes) -> dict[bytes, bytes]:
         return dict.fromkeys((b"bookmarks", b"namespaces", b"phases"), b"") if namespace == b"namespaces" else {}
 
 
+class RecordedCommand:
+    """A command of the recording, as the vectors describe it: ``pull, args 'one two', returns bytes '<one>;<two>'``."""
+
+    def __init__(self, name: str, described: str) -> None:
+        def find(pattern: str) -> str | None:
+            match = re.search(pattern, described)
+            return match[1] if match else None
+
+        self.name = name
+        self.permission = find(r"\b(pull|push)\b")
+        self.args = (find("args? '([^']*)'") or find(r"arg (\w+)") or "").split()
+        self.bytes = find("returns bytes '([^']*)'")
+        self.repeated = re.search(r"returns bytes (\w+)\*(\w+)", described)
+        self.abort = find(r"raises error.Abort\('([^']*)'")
+        self.refusal = find("returns ooberror '([^']*)'")
+        self.chunks = find(r"returns a stream response of chunks ([\w, ]+)")
+        self.only_v1 = "version 1 transports only" in described
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has to be made; the others are standard commands."""
+        return self.permission is not None and self.name not in CommandRegistry.standard()
+
+    def answer(self, arguments: Mapping[str, bytes]) -> bytes | str:
+        """What it returns, or the message (``str``) that it fails with."""
+        if self.abort is not None or self.refusal is not None:
+            return self.abort or self.refusal or ""
+        if self.chunks is not None:
+            return b"".join(chunk.encode() for chunk in self.chunks.split(", "))
+        if self.repeated:
+            return arguments[self.repeated[1]] * int(arguments[self.repeated[2]])
+        text = self.bytes or ""
+        return re.sub(rb"<(\w+)>", lambda match: arguments[match[1].decode()], text.encode())
+
+    def __call__(self, context: CommandContext, **arguments: bytes) -> Any:
+        answer = self.answer(arguments)
+        if self.abort is not None:
+            raise CommandFailed(self.abort)
+        if isinstance(answer, str):
+            return OutOfBandError(answer.encode())
+        return StreamResponse([chunk.encode() for chunk in self.chunks.split(", ")]) if self.chunks else answer
+
+
+COMMANDS = {
+    name: RecordedCommand(name, described)
+    for name, described in {**OWN["commands"], **RECORDED.get("commands", {})}.items()
+}
+CONFIGURATIONS = {**OWN["configs"], **RECORDED.get("configs", {})}
+
+
 def recorded_commands() -> CommandRegistry:
     registry = CommandRegistry.standard()
-
-    @registry.command("customreadonly", permission="pull")
-    def customreadonly(context: CommandContext) -> bytes:
-        return b"customreadonly bytes response"
-
-    @registry.command("customreadwrite", permission="push")
-    def customreadwrite(context: CommandContext) -> bytes:
-        return b"customreadwrite bytes response"
-
-    @registry.command("echoargs", permission="pull", args=["one", "two"])
-    def echoargs(context: CommandContext, one: bytes, two: bytes) -> bytes:
-        return b"one=%s;two=%s" % (one, two)
-
-    @registry.command("fill", permission="pull", args=["byte", "count"])
-    def fill(context: CommandContext, byte: bytes, count: bytes) -> bytes:
-        return byte * int(count)
-
-    @registry.command("aborter", permission="pull")
-    def aborter(context: CommandContext) -> bytes:
-        raise CommandFailed("aborter says no")
-
-    @registry.command("oob", permission="pull")
-    def oob(context: CommandContext) -> OutOfBandError:
-        return OutOfBandError(b"out of band")
-
-    @registry.command("streamer", permission="pull")
-    def streamer(context: CommandContext) -> StreamResponse:
-        return StreamResponse([b"chunk1", b"chunk2"])
-
-    @registry.command("v1only", permission="pull", version="v2")
-    def v1only(context: CommandContext) -> bytes:
-        return b""
-
+    for name, each in COMMANDS.items():
+        if each.is_ours:
+            options: dict[str, Any] = {"version": "v2"} if each.only_v1 else {}
+            registry.command(name, permission=each.permission, args=each.args, **options)(each.__call__)
     return registry
 
 
-def raw_bytes(value: Any) -> bytes:
-    if isinstance(value, str):
-        return bytes.fromhex(value)
-    if "concat" in value:
-        return b"".join(map(raw_bytes, value["concat"]))
-    return raw_bytes(value["repeat_hex"]) * int(value["count"])
+def result(name: bytes, arguments: Mapping[bytes, bytes]) -> bytes | str:
+    """What a command of the recording answers to arguments."""
+    known = {key.decode("latin-1"): value for key, value in arguments.items()}
+    command = COMMANDS.get(name.decode("latin-1"))
+    if command is not None and command.is_ours:
+        return command.answer(known)
+    if name == b"known":
+        return b"".join(b"%d" % (node == b"0" * 40) for node in known["nodes"].split())
+    if name == b"heads":
+        return b"0" * 40 + b"\n"
+    assert name == b"listkeys", name
+    return b"\n".join(b"%s\t%s" % item for item in sorted(Repository().listkeys(known["namespace"]).items()))
+
+
+def required(name: bytes) -> list[bytes]:
+    command = COMMANDS.get(name.decode("latin-1"))
+    return [each.encode() for each in command.args if each != "*"] if command is not None else []
 
 
 def configured(name: str, **options: Any) -> WireApp:
     """The application with the configuration of a recording."""
-    config = RECORDED["configs"][name]
+    config = CONFIGURATIONS[name]
     switches = config.get("experimental", {})
     provider = FakeProvider()
     provider.repository = Repository(config.get("web", {}))
     api = ApiSettings(
-        server="web.apiserver" in switches,
-        http_v2="web.api.http-v2" in switches,
-        debugreflect="web.api.debugreflect" in switches,
+        server=switches.get("web.apiserver") == "true",
+        http_v2=switches.get("web.api.http-v2") == "true",
+        debugreflect=switches.get("web.api.debugreflect") == "true",
         **options,
     )
     return WireApp(provider, commands=recorded_commands(), api=api)
@@ -137,13 +150,14 @@ def replay(case: Any, app: Any) -> Exchange:
         environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"] = value
     environ["wsgi.input"] = io.BytesIO(raw_bytes(request.get("body_hex", "")))
     path, _, query = request["target"].partition("?")
-    return Exchange(app, query, path="/repo" + unquote(path), **environ)
+    return Exchange(app, query, path="/repo" + unquote(path, "latin-1"), **environ)
 
 
-by_name = pytest.mark.parametrize("case", RECORDED["cases"], ids=[case["name"] for case in RECORDED["cases"]])
+def framed(case: Any) -> Framed:
+    return Framed(case, raw_bytes(case["request"].get("body_hex", "")), required, result)
 
 
-@by_name
+@parameters(RECORDED["cases"])
 def test_recorded(case: Any) -> None:
     app = configured(case["config"])
     exchange = replay(case, app)
@@ -151,37 +165,58 @@ def test_recorded(case: Any) -> None:
     assert isinstance(app.provider, FakeProvider)
     assert app.provider.leased == app.provider.released
     assert exchange.headers["X-Content-Type-Options"] == "nosniff"
-    if case["name"] in DEVIATIONS:
-        check_deviation(case, exchange, body)
+    if (found := expected_for(FRAMED_RULES, framed(case))) is not None:
+        check_deviation(case, exchange, body, found[1])
         return
     expected = case["response"]
     headers = dict(expected["headers"])
-    assert exchange.status == expected["status_line"].removeprefix("HTTP/1.1 ")
-    assert exchange.headers["Content-Type"] == headers.get("Content-Type", MISSING_TYPE)
+    assert exchange.status == expected["status_line"].partition(" ")[2]
+    assert exchange.headers["Content-Type"] == headers["Content-Type"]
     for name in ("Allow", "Content-Length"):
         assert exchange.headers.get(name) == headers.get(name)
-    assert body == raw_bytes(expected["body_hex"])
+    check_body(body, expected)
 
 
-def check_deviation(case: Any, exchange: Exchange, body: bytes) -> None:
-    _, status, wanted = DEVIATIONS[case["name"]]
-    assert case["response"]["status"] != status
-    assert int(exchange.status[:3]) == status
-    if status == 200:
-        assert exchange.headers["Content-Type"] == MEDIA_TYPE
-        data = wanted.encode() if isinstance(wanted, str) else wanted
-        (frame,) = parse_frames(body)
-        assert (frame.request_id, frame.stream_id, frame.stream_flags, frame.payload) == (1, 2, 1, data)
-        assert (frame.type_id, frame.flags) == ((5, 2) if isinstance(wanted, str) else (4, 2))
-    elif wanted is not None:
-        assert (exchange.headers["Content-Type"], body) == ("text/plain", wanted)
+def check_body(body: bytes, expected: Mapping[str, Any]) -> None:
+    if "body_hex" in expected:
+        assert body == raw_bytes(expected["body_hex"])
+    elif "body_length" in expected:
+        assert len(body) == expected["body_length"]
 
 
-def test_every_deviation_is_recorded() -> None:
-    assert DEVIATIONS.keys() <= {case["name"] for case in RECORDED["cases"]}
+def check_deviation(case: Any, exchange: Exchange, body: bytes, expected: Expected) -> None:
+    if expected.like is not None:
+        other = replay(expected.like, configured(case["config"]))
+        assert (other.read(), other.status, other.headers) == (body, exchange.status, exchange.headers)
+        assert exchange.status[:3] not in ("406", "415")
+        return
+    assert int(exchange.status[:3]) in expected.status
+    assert not expected.content_type or exchange.headers["Content-Type"] == expected.content_type
+    if expected.frames is not None:
+        check_frame(body, expected.frames)
+        return
+    assert exchange.headers["Content-Length"] == str(len(body)) and b"Traceback" not in body
+    for words in expected.says:
+        assert words in body.decode()
+    if expected.body is not None:
+        assert body == expected.body
+        assert exchange.headers.get("Allow") == dict(case["response"]["headers"]).get("Allow")
 
 
-@by_name
+def check_frame(body: bytes, wanted: bytes | str) -> None:
+    """The frames of one response: its data, or the message of an error."""
+    frames = parse_frames(body)
+    assert [(each.stream_id, each.stream_flags) for each in frames[:1]] == [(2, 1)]
+    assert {each.request_id for each in frames} == {1}
+    if isinstance(wanted, bytes):
+        assert b"".join(each.payload for each in frames) == wanted
+        assert [(each.type_id, each.flags) for each in frames] == [(4, 1)] * (len(frames) - 1) + [(4, 2)]
+    else:
+        (frame,) = frames
+        assert (frame.type_id, frame.flags) == (5, 2) and wanted.encode() in frame.payload
+
+
+@parameters(RECORDED["cases"])
 def test_recorded_with_workers(case: Any) -> None:
     """Switched on, workers change the streams of several responses to one request, and nothing else."""
     alone, beside = (replay(case, configured(case["config"], workers=workers)) for workers in (0, 3))
@@ -203,6 +238,101 @@ def parse_frames(data: bytes) -> list[Frame]:
     frames = list(buffer)
     buffer.end()
     return frames
+
+
+def made(
+    target: str, frames: list[str], status: int = 500, content_type: str | None = None, cut: int = 0, **headers: str
+) -> dict[str, Any]:
+    """A case as if recorded: a request for a command, and what the reference would say."""
+    body = b"".join(encode_frame(parse_frame(line, EXP_0002)) for line in frames)
+    body = body[: len(body) - cut]
+    sent = {"accept": MEDIA_TYPE, "content-type": MEDIA_TYPE, "content-length": str(len(body))}
+    sent.update({name.strip("_").replace("_", "-"): value for name, value in headers.items()})
+    typed = [["Content-Type", content_type]] if content_type else []
+    return {
+        "config": "v2",
+        "request": {
+            "method": "POST",
+            "target": f"/api/exp-http-v2-0001/{target}",
+            "headers": [[name, value] for name, value in sent.items()],
+            "body_hex": body.hex(),
+        },
+        "response": {"status": status, "status_line": f"HTTP/1.1 {status} text", "headers": typed},
+    }
+
+
+HEADS_FRAME = "1 1 stream-begin command-name eos heads"
+LISTKEYS = "1 1 stream-begin command-name have-args listkeys"
+TEXT = "text/plain"
+
+MADE = {
+    "api-off": [{**made("ro/heads", [], 400), "config": "no-api", "body_is_hgweb_specific": True}],
+    "more-path-parts": [
+        made("ro/heads/x", [HEADS_FRAME], 200, MEDIA_TYPE),
+        made("ro/heads/x/y?z", [HEADS_FRAME], 405),
+        made("ro/multirequest/heads", [HEADS_FRAME], 200, MEDIA_TYPE),
+    ],
+    "accept-ranges": [
+        made("ro/heads", [HEADS_FRAME], 406, TEXT, accept=f"text/plain, {MEDIA_TYPE};q=0.5"),
+        made("ro/heads", [HEADS_FRAME], 406, TEXT, accept=f"{MEDIA_TYPE};x=y"),
+    ],
+    "content-type-parameters": [made("ro/heads", [HEADS_FRAME], 415, TEXT, content_type_=f"{MEDIA_TYPE}; x=y")],
+    "no-command": [
+        made("ro/heads", []),
+        made("ro/multirequest", []),
+        made("ro/heads", ["1 1 stream-begin stream-settings 0 \\x08identity"]),
+    ],
+    "broken-frames": [
+        made("ro/heads", [HEADS_FRAME], cut=1),
+        made("ro/heads", [HEADS_FRAME], cut=len("heads") + 3),
+        made("ro/listkeys", [LISTKEYS]),
+        made("ro/multirequest", [HEADS_FRAME, LISTKEYS.replace("1", "3", 1)], 200, MEDIA_TYPE),
+        made("ro/listkeys", [LISTKEYS, r"1 1 0 command-argument eoa \0\0\1\0x"], 200, MEDIA_TYPE),
+        made("ro/heads", ["2 1 stream-begin command-name eos heads"], 200, MEDIA_TYPE),
+        made("ro/heads", ["1 1 stream-begin command-name eos|have-args heads"], 200, MEDIA_TYPE),
+        made("ro/heads", ["1 1 stream-begin|encoded command-name eos heads"]),
+    ],
+    "failed-command": [
+        made("ro/listkeys", [LISTKEYS, r"1 1 0 command-argument eoa \1\0\1\0ab"]),
+        made("ro/aborter", ["1 1 stream-begin command-name eos aborter"]),
+    ],
+    "works-over-frames": [
+        made("ro/streamer", ["1 1 stream-begin command-name eos streamer"]),
+        made(
+            "ro/known",
+            [
+                "1 1 stream-begin command-name have-args known",
+                rf"1 1 0 command-argument eoa \5\0\x51\0nodes{'00' * 20} {'11' * 20}",
+            ],
+        ),
+        made(
+            "ro/listkeys",
+            [
+                LISTKEYS,
+                r"1 1 0 command-argument continuation \11\0\12\0namespacename",
+                "1 1 0 command-argument eoa spaces",
+            ],
+        ),
+    ],
+    "typed-answers": [{**made("ro/heads", [], 405), "request": {**made("ro/heads", [])["request"], "method": "GET"}}],
+}
+"""Cases as if recorded, by the rule that decides them."""
+MADE["typed-answers"][0]["response"].update(
+    body_hex=b"commands require POST requests".hex(), headers=[["Allow", "POST"]]
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"), [pytest.param(rule, case, id=rule) for rule, cases in MADE.items() for case in cases]
+)
+def test_rules_by_requests(rule: str, case: Any) -> None:
+    found = expected_for(FRAMED_RULES, framed(case))
+    assert found is not None and found[0].name == rule
+    test_recorded(case)
+
+
+def test_every_rule_has_a_request() -> None:
+    assert MADE.keys() == {deviation.name for deviation in FRAMED_RULES}
 
 
 def test_off_unless_switched_on() -> None:
@@ -242,6 +372,9 @@ def test_head_has_no_body() -> None:
     assert (exchange.status, exchange.headers["Content-Length"]) == ("200 OK", "96")
 
 
+HEADS = next(case for case in OWN["cases"] if case["request"]["target"].endswith("/ro/heads"))
+
+
 @pytest.mark.parametrize(
     ("accept", "good"),
     [
@@ -259,7 +392,7 @@ def test_head_has_no_body() -> None:
     ],
 )
 def test_accept_is_a_list_with_weights(accept: str, good: bool) -> None:
-    case = next(case for case in RECORDED["cases"] if case["name"] == "single-command/heads")
+    case = HEADS
     request = {**case["request"], "headers": [pair for pair in case["request"]["headers"] if pair[0] != "accept"]}
     request["headers"].append(["accept", accept])
     exchange = replay({"request": request}, configured("v2"))
@@ -268,7 +401,7 @@ def test_accept_is_a_list_with_weights(accept: str, good: bool) -> None:
 
 
 def test_content_type_may_have_parameters() -> None:
-    case = next(case for case in RECORDED["cases"] if case["name"] == "single-command/heads")
+    case = HEADS
     headers = [*case["request"]["headers"], ["content-type", f"{MEDIA_TYPE}; x=y"]]
     exchange = replay({"request": {**case["request"], "headers": headers}}, configured("v2"))
     exchange.read()
