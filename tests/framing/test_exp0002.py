@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hgwire_wsgi.errors import BadRequestId, BadStream, LimitExceeded, LocalProtocolError, UnexpectedFrame
 from hgwire_wsgi.framing import (
     EXP_0002,
+    NOOP,
     WANT_FRAME,
     ZLIB,
     Action,
@@ -470,6 +471,36 @@ class TestEncoders:
     def test_a_fault_of_the_server_has_no_flag_of_its_own(self) -> None:
         errors = EXP_0002.encode_error(OutgoingStream(2), ANSWERED, b"oops", "server", True)
         assert list(errors) == [frame("1 2 stream-begin|stream-end error-response application oops")]
+
+    @given(
+        data=st.binary(max_size=50) | st.lists(st.binary(max_size=20)),
+        profile=st.sampled_from([None, ZLIB]),
+        end=st.booleans(),
+        size=st.integers(1, 80),
+    )
+    def test_responses_arrive(self, data: bytes | list[bytes], profile: Profile | None, end: bool, size: int) -> None:
+        stream = OutgoingStream(2, profile, frame_size=size)
+        frames = [EXP_0002.encode_settings(stream, 1)] if profile else []
+        frames += EXP_0002.encode_response(stream, ANSWERED, data, end)
+        assert [bool(item.stream_flags & 2) for item in frames] == [False] * (len(frames) - 1) + [end]
+        client = ClientReactor(EXP_0002)
+        list(client.send_command(OutgoingStream(1), b"c")[1].frames)
+        actions = [item for item in map(client.receive_frame, frames) if item is not WANT_FRAME]
+        assert all(isinstance(item, ResponseData) for item in actions)
+        received = b"".join(item.data for item in actions if isinstance(item, ResponseData))
+        assert received == (data if isinstance(data, bytes) else b"".join(data))
+        # An empty frame only where there is nothing at all.
+        assert len(actions) == 1 or all(item.data for item in actions if isinstance(item, ResponseData))
+        assert client.receive_eof() is NOOP
+
+    @pytest.mark.parametrize("type_id", [ERROR, TEXT])
+    def test_messages_are_no_longer_than_a_frame(self, type_id: int) -> None:
+        client, stream = ClientReactor(EXP_0002), OutgoingStream(2, ZLIB)
+        list(client.send_command(OutgoingStream(1), b"c")[1].frames)
+        client.receive_frame(EXP_0002.encode_settings(stream, 1))
+        action = client.receive_frame(stream.make_frame(1, type_id, 0, bytes(65536), encode=True))
+        assert isinstance(action, Error)
+        assert action.message == "a message decodes to more than 65535 bytes"
 
     def test_no_objects(self) -> None:
         with pytest.raises(LocalProtocolError, match="the data of a response must be bytes, not Objects"):

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 from framing_support import Source, frame, sent, wire
 
@@ -291,6 +292,12 @@ class TestMistakesOfTheOwner:
             frame("1 2 stream-begin error-response application no")
         ]
 
+    def test_text_where_there_is_none(self) -> None:
+        reactor = ServerReactor(attrs.evolve(EXP_0002, encode_text=None))
+        reactor.receive_frame(frame(COMMANDS[0]))
+        with pytest.raises(LocalProtocolError, match="exp-framing-0002 has no text output"):
+            reactor.send_text(OutgoingStream(2), 1, [Atom(b"x")])
+
     @pytest.mark.parametrize("atoms", [None, "text", [b"text"], [Atom("text")]])  # type: ignore[arg-type]  # tested
     def test_text(self, atoms: Any) -> None:
         reactor, stream = started(*COMMANDS), OutgoingStream(2)
@@ -400,7 +407,36 @@ class TestFailure:
             reactor.send_failure(OutgoingStream(1))
 
 
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("limits", "texts", "message"),
+        [
+            (Limits(command_name=3), ["1 1 1 command-name eos name"], "command name is longer than 3 bytes"),
+            (
+                Limits(command_argument_bytes=9),
+                [
+                    "1 1 1 command-name have-args c",
+                    "1 1 0 command-argument 0 \\x01\\x00\\x00\\x00k",
+                    "1 1 0 command-argument 0 \\x01\\x00\\x00\\x00l",
+                ],
+                "command arguments exceed 9 bytes",
+            ),
+        ],
+    )
+    def test_what_is_kept(self, limits: Limits, texts: list[str], message: str) -> None:
+        reactor = ServerReactor(EXP_0002, limits)
+        *_, action = map(reactor.receive_frame, map(frame, texts))
+        assert isinstance(action, Error)
+        assert isinstance(action.error, LimitExceeded)
+        assert action.message == message
+
+
 class TestRequestIds:
+    def test_even_numbers_are_the_servers(self) -> None:
+        action = ServerReactor(EXP_0002).receive_frame(frame("2 1 1 command-name eos c"))
+        assert isinstance(action, Error)
+        assert action.message == "received frame with even numbered request ID: 2"
+
     def test_free_once_the_last_frame_was_taken(self) -> None:
         reactor = started(COMMANDS[0])
         action = reactor.send_response(OutgoingStream(2), 1, bytes(40000))
