@@ -22,7 +22,7 @@ from wire_servers import (
     sizable_commands,
 )
 
-from hgwire_wsgi import StreamResponse, WireApp
+from hgwire_wsgi import ApiSettings, StreamResponse, WireApp
 from hgwire_wsgi.client import Call, Part, V2Client
 from hgwire_wsgi.client import v2 as v2_module
 from hgwire_wsgi.errors import (
