@@ -29,10 +29,12 @@ What is always true.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -328,7 +330,9 @@ class SingleFlight:
                     raise _NoRoom
                 self._running.add(producer)
             try:
-                threading.Thread(target=self._run, args=(producer,), name="hgwire-maker", daemon=True).start()
+                # Log lines of the thread name the request that it works for.
+                run = partial(contextvars.copy_context().run, self._run, producer)
+                threading.Thread(target=run, name="hgwire-maker", daemon=True).start()
             except RuntimeError as error:
                 self._dismiss(producer)
                 raise _NoRoom from error
