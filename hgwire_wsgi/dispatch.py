@@ -23,7 +23,7 @@ from .commands.classify import WireRequest
 from .commands.context import CommandContext
 from .commands.registry import Command, CommandRegistry, Permission, ProtocolVersion, stricter
 from .commands.responses import RESPONSE_TYPES, BytesResponse, Response
-from .errors import InvalidArgument, LocalProtocolError, RepositoryChanged, UnknownCommand
+from .errors import InvalidArgument, LocalProtocolError, StreamChanged, UnknownCommand
 from .events import PushChanges
 from .limits import Limits
 from .negotiation import ClientProtocol, ServerCapabilities
@@ -95,10 +95,10 @@ class BoundCommand:
         """Check another lease of the repository.
 
         Raises:
-            RepositoryChanged: if it is not in the state that this command was bound in.
+            StreamChanged: if it is not in the state that this command was bound in.
         """
         if repository.change_stamp() != self.stamp:
-            raise RepositoryChanged("the repository has changed")
+            raise StreamChanged("the repository has changed")
 
     def reading(self, body: Readable) -> BoundCommand:
         """The same command with another request body."""

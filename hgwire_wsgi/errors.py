@@ -30,7 +30,7 @@ The tree::
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryBusy
-    │   ├── RepositoryChanged
+    │   ├── StreamChanged
     │   └── RepositoryUnusable
     ├── ConnectionFailed              our client has no connection to its server, or has lost it
     └── CommandRefused                the server of our client answered with an error
@@ -69,10 +69,10 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RepositoryBusy",
-    "RepositoryChanged",
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "StreamChanged",
     "TruncatedFrame",
     "UnexpectedFrame",
     "UnknownCommand",
@@ -237,8 +237,8 @@ class RepositoryBusy(BackendError):
     http_status = 503
 
 
-class RepositoryChanged(BackendError):
-    """The repository changed while a stream was being sent; the transfer must break off."""
+class StreamChanged(BackendError):
+    """A stream that was begun again cannot be continued where it broke off; the transfer must break off."""
 
 
 class RepositoryUnusable(BackendError):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import attrs
 
-from .single_flight import Bundle, BundleJob, Chunks, Outcome, SingleFlight, StreamChanged, Uncacheable
+from .single_flight import Bundle, BundleJob, Chunks, Outcome, SingleFlight, Uncacheable
 from .stores.base import BundleStore, StoredFile, StoredUrl
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Outcome",
     "StoredFile",
     "StoredUrl",
-    "StreamChanged",
     "Uncacheable",
 ]
 

@@ -39,7 +39,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from ..errors import BackendError
+from ..errors import StreamChanged
 from ..streams import close_source, coalesce
 from .stores.base import BundleStore, GrowingEntry, PendingEntry, StoredFile, StoredUrl
 from .stores.memory import ENTRY_OVERHEAD, MemoryStore
@@ -52,7 +52,6 @@ __all__ = [
     "Outcome",
     "ProducerStatus",
     "SingleFlight",
-    "StreamChanged",
     "Uncacheable",
 ]
 
@@ -84,10 +83,6 @@ class Chunks(Iterator[bytes], Protocol):
 
     def close(self) -> None:
         """Free what the stream uses, whether it was read to its end or not."""
-
-
-class StreamChanged(BackendError):
-    """A bundle that was begun again differs from what was sent already; the transfer must break off."""
 
 
 class Uncacheable(Exception):

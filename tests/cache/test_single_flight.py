@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.cache.single_flight import Bundle, BundleJob, Chunks, SingleFlight, StreamChanged, Uncacheable
+from hgwire_wsgi.cache.single_flight import Bundle, BundleJob, Chunks, SingleFlight, Uncacheable
 from hgwire_wsgi.cache.stores.base import GrowingEntry, PendingEntry, StoredFile, StoredUrl
 from hgwire_wsgi.cache.stores.folder import FolderStore, _GrowingFile, _PendingFile
+from hgwire_wsgi.errors import StreamChanged
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
