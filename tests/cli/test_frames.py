@@ -14,7 +14,7 @@ import pytest
 
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli.frames import _SHOWN
-from hgwire_wsgi.framing import EXP_0002, actions, encode_frame, parse_frame
+from hgwire_wsgi.framing import EXP_0002, RunCommand, actions, encode_frame, parse_frame
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
 
@@ -217,6 +217,10 @@ class TestCheck:
         done = frames("check", "--format", "text", *self.files(tmp_path, self.REQUESTS, responses))
         assert done.code == 1
         assert done.lines[-1].startswith("  Error ")
+
+    def test_arguments_may_have_types(self) -> None:
+        shown = _SHOWN[RunCommand](RunCommand(1, b"known", {b"nodes": [b"a", 1], b"raw": b"x"}))
+        assert shown == "request 1: 'known' 'nodes'=[b'a', 1] 'raw'='x'"
 
     def test_every_action_can_be_shown(self) -> None:
         assert set(_SHOWN) == set(get_args(actions.Action))

@@ -305,13 +305,6 @@ class TestMistakesOfTheOwner:
             reactor.send_text(stream, 1, atoms)
         assert not stream.is_open
 
-    def test_input(self) -> None:
-        reactor = started(*COMMANDS)
-        for data in ("text", 5, None):
-            with pytest.raises(LocalProtocolError, match="input must be bytes"):
-                reactor.receive_data(data)  # type: ignore[arg-type]  # that it refuses is what is tested
-        assert reactor.failure is None
-
     def test_a_source_is_the_owners_until_it_was_accepted(self) -> None:
         reactor, source = started(*COMMANDS), Source(b"x")
         with pytest.raises(LocalProtocolError):
