@@ -76,7 +76,7 @@ class TestEncode:
 
 
 class Trickle(io.RawIOBase):
-    """A file that gives at most three bytes at a time."""
+    """A file that returns at most three bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)

@@ -300,7 +300,7 @@ class TestReactor:
                 assert isinstance(operate(step), Error)
                 return
             if "requestid" in step and (step["requestid"] not in active or step["stream"] % 2):
-                # The reference makes the frames of a response before it finds, if ever, that nobody asked for it.
+                # The reference makes the frames of a response before it checks, if ever, that there is a request.
                 with pytest.raises(LocalProtocolError):
                     operate(step)
                 refused.add(step["requestid"])

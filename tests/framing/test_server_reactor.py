@@ -574,7 +574,7 @@ class TestEnd:
             reactor.receive_data(b"x")
 
 
-def test_arguments_belong_to_whoever_runs_the_command() -> None:
+def test_arguments_belong_to_the_owner_once_the_command_runs() -> None:
     reactor = ServerReactor(EXP_0002)
     (_, run) = reactor.receive_data(
         wire("1 1 1 command-name have-args a", "1 1 0 command-argument eoa \\x01\\x00\\x01\\x00kv")
