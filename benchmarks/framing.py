@@ -2,11 +2,13 @@
 
     python benchmarks/framing.py [--only TEXT] [seconds per measurement]
 
-Those that a line compares take turns, and the best turn of each counts, so that other load strikes all alike; a turn
-is short, so that the slower ones have some undisturbed, too.  The ratios are what counts.  Peers that are not installed
-are left out.  "Build" goes from fields to bytes, "parse" from bytes to frame objects, as a file or buffer holds them;
-Mercurial and hyperframe have all the bytes at hand, whatever the pieces that are pushed to us.  Mercurial's reactor
-speaks exp-framing-0006, where a command is one frame of CBOR; in ours an argument is a frame more.
+The functions that a line compares take turns, and the best turn of each counts, so other load on the machine affects
+all of them alike.  Turns are short, so that the slower functions also have undisturbed ones.  Look at the ratios.
+Peers that are not installed are left out.
+
+"Build" goes from fields to bytes, "parse" from bytes to frame objects.  Mercurial and hyperframe always have all bytes
+at once; ours gets them in pieces of the stated size.  Mercurial's reactor speaks exp-framing-0006, where a command is
+one frame of CBOR; in exp-framing-0002 each argument is one more frame.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ except ImportError:
     hyperframe = None
 
 Batch: TypeAlias = Callable[[], int]
-"""Does some work and says how many units that was."""
+"""Does some work and returns the number of units."""
 
 SMALL = b"0123456789abcdef"
 LARGE = b"x" * 32768
@@ -60,7 +62,7 @@ class Table:
         self._only = only
 
     def line(self, title: str, ours: Batch, unit: str = "", **peers: Batch) -> None:
-        """Our rate, and our multiple of each peer's."""
+        """Print our rate, those of the peers, and the ratios."""
         if self._only not in title:
             return
         rate, *others = self._rates(ours, *peers.values())
@@ -96,7 +98,7 @@ def build(payload: bytes, count: int) -> Batch:
 
 
 def build_joined(payload: bytes, count: int) -> Batch:
-    """Our frames, each in one piece: what a transport needs that cannot send two."""
+    """Our frames, each in one piece, for a transport that cannot send two."""
 
     def run() -> int:
         for _ in range(count):
@@ -149,7 +151,7 @@ def parse(payload: bytes, count: int, piece: int = 262144) -> Batch:
 
 
 def parse_64k(payload: bytes, count: int) -> Batch:
-    """The same in pieces so small that every other large frame lies across two of them."""
+    """The same in pieces so small that every other large frame crosses two of them."""
     return parse(payload, count, 65536)
 
 

@@ -219,7 +219,7 @@ _SHOWN: dict[type, Callable[..., str]] = {
     RunCommand: _run_command,
     CommandData: _data,
     ResponseData: _data,
-    ResponseError: lambda action: f"request {action.request_id}: {action.kind or 'nobody'} {_bytes(action.message)}",
+    ResponseError: lambda action: f"request {action.request_id}: {action.kind or 'error'} {_bytes(action.message)}",
     TextOutput: _text,
     Error: lambda action: action.message,
     Signal: lambda action: "",

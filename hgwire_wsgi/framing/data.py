@@ -60,6 +60,8 @@ def check_data(data: object, what: str) -> bytes | Iterable[BytesLike]:
     Raises:
         LocalProtocolError: ``data`` is text, or neither bytes nor iterable.
     """
+    if isinstance(data, bytes):
+        return data
     try:
         return as_bytes(data, what)
     except LocalProtocolError:

@@ -25,6 +25,7 @@ _unpack = LAYOUT.unpack_from
 # Below this size a payload is joined to its header: a copy costs less than writing one more chunk.
 _JOIN_BELOW = 2048
 _REPR_PAYLOAD = 24
+_PAYLOAD = "the payload of a frame"
 
 
 @attrs.define(repr=False)
@@ -55,9 +56,13 @@ def encode_frame(frame: Frame, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Convert a frame to bytes.
 
     Raises:
-        LocalProtocolError: a field does not fit in the header, or the payload exceeds ``limits.frame_payload``.
+        LocalProtocolError: a field does not fit in the header, the payload exceeds ``limits.frame_payload``, or is not
+            bytes.
     """
-    return _header_of(frame, limits.frame_payload) + frame.payload
+    payload = frame.payload
+    if type(payload) is not bytes:
+        payload = as_bytes(payload, _PAYLOAD)
+    return _header_of(frame, len(payload), limits.frame_payload) + payload
 
 
 def iter_chunks(frames: Iterable[Frame], limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
@@ -66,20 +71,23 @@ def iter_chunks(frames: Iterable[Frame], limits: Limits = DEFAULT_LIMITS) -> Ite
     Raises:
         LocalProtocolError: as :func:`encode_frame`, after the chunks of the frames before.
     """
-    most = limits.frame_payload
+    limit = limits.frame_payload
     for frame in frames:
-        header = _header_of(frame, most)
-        if len(frame.payload) < _JOIN_BELOW:
-            yield header + frame.payload
+        payload = frame.payload
+        if type(payload) is not bytes:
+            payload = as_bytes(payload, _PAYLOAD)
+        length = len(payload)
+        header = _header_of(frame, length, limit)
+        if length < _JOIN_BELOW:
+            yield header + payload
         else:
             yield header
-            yield frame.payload
+            yield payload
 
 
-def _header_of(frame: Frame, most: int) -> bytes:
-    length = len(frame.payload)
-    if length > most:
-        raise LocalProtocolError(f"frame payload of {length} bytes exceeds the limit of {most}")
+def _header_of(frame: Frame, length: int, limit: int) -> bytes:
+    if length > limit:
+        raise LocalProtocolError(f"frame payload of {length} bytes exceeds the limit of {limit}")
     return pack_header(length, frame.request_id, frame.stream_id, frame.stream_flags, frame.type_id, frame.flags)
 
 

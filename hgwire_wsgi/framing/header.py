@@ -74,10 +74,10 @@ def pack_header(length: int, request_id: int, stream_id: int, stream_flags: int,
     Raises:
         LocalProtocolError: a number does not fit in its field.
     """
-    if flags >> 4:
-        raise LocalProtocolError(f"frame flags do not fit in 4 bits: {flags}")
     try:
+        if flags >> 4:
+            raise LocalProtocolError(f"frame flags do not fit in 4 bits: {flags}")
         return _pack(length & 0xFFFF, length >> 16, request_id, stream_id, stream_flags, type_id << 4 | flags)
-    except struct.error as error:
-        fields = f"length {length}, request {request_id}, stream {stream_id} ({stream_flags}), type {type_id}"
+    except (struct.error, TypeError) as error:
+        fields = f"length {length}, request {request_id}, stream {stream_id} ({stream_flags}), type {type_id} ({flags})"
         raise LocalProtocolError(f"a number does not fit in the frame header: {fields}") from error

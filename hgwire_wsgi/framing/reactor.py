@@ -112,11 +112,13 @@ class Reactor:
         """Take one frame.
 
         Raises:
-            LocalProtocolError: this is called after :meth:`receive_eof`.
+            LocalProtocolError: ``frame`` is something else, or this is called after :meth:`receive_eof`.
         """
         if self._failure is not None:
             return self._failure
         self._check_open()
+        if not isinstance(frame, Frame) or not isinstance(frame.payload, bytes):
+            raise LocalProtocolError("input must be a frame with a payload of bytes")
         if len(frame.payload) > self.limits.frame_payload:
             return self.fail(too_large(len(frame.payload), self.limits.frame_payload), frame.request_id)
         return self._handle(frame)

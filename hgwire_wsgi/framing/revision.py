@@ -141,5 +141,5 @@ class Revision:
 
     @property
     def has_text_output(self) -> bool:
-        """True if a server can send text for the user beside its responses."""
+        """True if a server can send text for the user in addition to its responses."""
         return self.encode_text is not None

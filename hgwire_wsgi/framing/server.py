@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ..errors import BadRequestId, HgWireError, LimitExceeded, LocalProtocolError
 from ..limits import Limits
@@ -278,9 +277,8 @@ class ServerReactor(Reactor):
         request.state = data_state if request.has_data else complete_state
         request.running = True
         # The owner has them from here on, so a request that waits for its answer keeps nothing.
-        arguments: dict[bytes, Any]
         arguments, request.arguments = request.arguments, {}
-        return RunCommand(request.request_id, request.name, arguments, request.has_data, redirect=request.redirect)
+        return RunCommand(request.request_id, request.name, arguments, request.has_data, None, request.redirect)
 
     def pass_data(self, request: Request, data: bytes, final: bool) -> CommandData | Signal:
         """Return data of a running command, unless it was answered and needs none."""

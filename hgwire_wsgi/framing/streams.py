@@ -163,12 +163,14 @@ class OutgoingStream:
             65,535.
 
     Raises:
-        LocalProtocolError: a number is out of range.
+        LocalProtocolError: a number is out of range, or ``profile`` is, for example, only a name.
     """
 
     def __init__(self, stream_id: int, profile: Profile | None = None, *, frame_size: int = DEFAULT_FRAME_SIZE) -> None:
         _check_range("stream ID", stream_id, 0, 0xFF)
         _check_range("frame size", frame_size, 1, _LARGEST_FRAME)
+        if profile is not None and not isinstance(profile, Profile):
+            raise LocalProtocolError(f"a profile is one of PROFILES.values() or made like them, not {profile!r}")
         self.stream_id = stream_id
         self.profile = profile
         self.frame_size = frame_size

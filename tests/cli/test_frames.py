@@ -14,7 +14,7 @@ import pytest
 
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli.frames import _SHOWN
-from hgwire_wsgi.framing import EXP_0002, actions, encode_frame, parse_frame
+from hgwire_wsgi.framing import EXP_0002, RunCommand, actions, encode_frame, parse_frame
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "framing-0002"
 
@@ -24,7 +24,7 @@ TEXT = [
     "3 1 stream-end|encoded command-data eos \\x00\\xff\\\\ \\n",
     "65535 255 248 15 15 ",
 ]
-OCTETS = b"".join(encode_frame(parse_frame(line, EXP_0002)) for line in TEXT)
+FRAMES = b"".join(encode_frame(parse_frame(line, EXP_0002)) for line in TEXT)
 
 
 class Out:
@@ -51,10 +51,10 @@ def frames(capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 class TestEncode:
     def test_lines_to_bytes(self, frames: Any, tmp_path: Path) -> None:
         given = ("# a comment\n\n" + "\n".join(TEXT) + "\n").encode()
-        assert frames("encode", given=given).out == OCTETS
+        assert frames("encode", given=given).out == FRAMES
         file = tmp_path / "frames.txt"
         file.write_bytes(given.replace(b"\n", b"\r\n"))
-        assert frames("encode", file).out == OCTETS
+        assert frames("encode", file).out == FRAMES
 
     def test_a_payload_of_spaces_is_kept(self, frames: Any) -> None:
         assert frames("encode", given=b"1 1 0 3 0   \n").out == bytes([2, 0, 0, 1, 0, 1, 0, 0x30]) + b"  "
@@ -84,9 +84,9 @@ class TestEncode:
 
 class TestDecode:
     def test_bytes_to_lines(self, frames: Any, tmp_path: Path) -> None:
-        assert frames("decode", given=OCTETS).lines == TEXT
+        assert frames("decode", given=FRAMES).lines == TEXT
         file = tmp_path / "frames"
-        file.write_bytes(OCTETS)
+        file.write_bytes(FRAMES)
         assert frames("decode", file).lines == TEXT
 
     def test_there_and_back(self, frames: Any) -> None:
@@ -101,10 +101,10 @@ class TestDecode:
     @pytest.mark.parametrize(
         "dump",
         [
-            OCTETS.hex(),
-            OCTETS.hex(" "),
-            "\n".join(OCTETS.hex(" ")[start : start + 30] for start in range(0, len(OCTETS) * 3, 30)) + "\n\n",
-            OCTETS.hex().upper(),
+            FRAMES.hex(),
+            FRAMES.hex(" "),
+            "\n".join(FRAMES.hex(" ")[start : start + 30] for start in range(0, len(FRAMES) * 3, 30)) + "\n\n",
+            FRAMES.hex().upper(),
         ],
     )
     def test_plain_hex(self, frames: Any, dump: str) -> None:
@@ -112,17 +112,17 @@ class TestDecode:
 
     def test_xxd(self, frames: Any) -> None:
         dump = "".join(
-            f"{start:08x}: {OCTETS[start : start + 16].hex(' ', 2):39}  ab cd\n" for start in range(0, len(OCTETS), 16)
+            f"{start:08x}: {FRAMES[start : start + 16].hex(' ', 2):39}  ab cd\n" for start in range(0, len(FRAMES), 16)
         )
         assert frames("decode", "--hex", given=dump.encode()).lines == TEXT
 
     def test_hexdump(self, frames: Any) -> None:
-        rows = [OCTETS[start : start + 16] for start in range(0, len(OCTETS), 16)]
+        rows = [FRAMES[start : start + 16] for start in range(0, len(FRAMES), 16)]
         dump = "".join(
             f"{16 * number:08x}  {row[:8].hex(' ')}  {row[8:].hex(' '):23}  |ab cd|\n"
             for number, row in enumerate(rows)
         )
-        assert frames("decode", "--hex", given=f"{dump}{len(OCTETS):08x}\n".encode()).lines == TEXT
+        assert frames("decode", "--hex", given=f"{dump}{len(FRAMES):08x}\n".encode()).lines == TEXT
 
     @pytest.mark.parametrize(
         "command", [["xxd"], ["xxd", "-p"], ["hexdump", "-C"]], ids=["xxd", "xxd -p", "hexdump -C"]
@@ -130,7 +130,7 @@ class TestDecode:
     def test_dumps_of_tools(self, frames: Any, command: list[str]) -> None:
         if shutil.which(command[0]) is None:
             pytest.skip(f"not installed here: {command[0]}")
-        dump = subprocess.run(command, input=OCTETS, capture_output=True, check=True).stdout
+        dump = subprocess.run(command, input=FRAMES, capture_output=True, check=True).stdout
         assert frames("decode", "--hex", given=dump).lines == TEXT
 
     @pytest.mark.parametrize("dump", ["0g", "00000000  00 00\n*\n", "000"])
@@ -140,13 +140,13 @@ class TestDecode:
         assert "not a hexadecimal dump" in done.err
 
     def test_explain(self, frames: Any) -> None:
-        lines = frames("decode", "--explain", given=OCTETS).lines
+        lines = frames("decode", "--explain", given=FRAMES).lines
         assert lines[0] == TEXT[0]
         assert any(line.startswith("01 ") and "stream ID     1 (client)" in line for line in lines)
 
     @pytest.mark.parametrize("cut", [1, 8, 30])
     def test_a_frame_that_is_cut(self, frames: Any, cut: int) -> None:
-        done = frames("decode", given=OCTETS[:-8][:-cut])
+        done = frames("decode", given=FRAMES[:-8][:-cut])
         assert done.code == 1
         assert done.lines == TEXT[: len(done.lines)] and len(done.lines) < 3
         assert done.err.startswith("hgwire: ")
@@ -217,6 +217,10 @@ class TestCheck:
         done = frames("check", "--format", "text", *self.files(tmp_path, self.REQUESTS, responses))
         assert done.code == 1
         assert done.lines[-1].startswith("  Error ")
+
+    def test_arguments_may_have_types(self) -> None:
+        shown = _SHOWN[RunCommand](RunCommand(1, b"known", {b"nodes": [b"a", 1], b"raw": b"x"}))
+        assert shown == "request 1: 'known' 'nodes'=[b'a', 1] 'raw'='x'"
 
     def test_every_action_can_be_shown(self) -> None:
         assert set(_SHOWN) == set(get_args(actions.Action))

@@ -338,7 +338,7 @@ class TestHostileServers:
             connect(url).call("heads")
 
     def test_data_without_end(self, connect: Connect) -> None:
-        """Whoever reads decides how much; what is collected is bounded."""
+        """The reader decides how much to take; what is collected is bounded."""
         flood = wire("1 2 0 bytes-response continuation " + "x" * 30_000)
         with raw_server(endless(http(wire(f"{BEGIN} continuation x")), flood)) as (url, _):
             client = connect(url)

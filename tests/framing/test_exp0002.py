@@ -317,7 +317,7 @@ class TestArguments:
         limits = Limits(command_argument_bytes=20)
         argument = "1 0 command-argument {} \\x01\\x00\\x03\\x00{}123"
         reactor = ServerReactor(EXP_0002, limits)
-        # A command that is handed out holds nothing any more.
+        # A command that was returned holds nothing any more.
         for _ in range(5):
             _, _, run = feed(reactor, BEGIN, "1 " + argument.format(0, "a"), "1 " + argument.format("eoa", "b"))
             assert isinstance(run, RunCommand)

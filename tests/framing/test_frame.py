@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from framing_support import ANY_SIZE, Split, any_frame, frame, single, split_at, whole, wire
@@ -41,6 +42,21 @@ class TestEncode:
         with pytest.raises(LocalProtocolError):
             encode_frame(Frame(1 << 16, 1, 0, 3, 1, b""))
 
+    @pytest.mark.parametrize("payload", ["text", "text" * 1000, None, 5, [1]])
+    def test_payload_that_is_not_bytes(self, payload: Any) -> None:
+        bad = Frame(1, 1, 0, 3, 1, payload)
+        for encode in (encode_frame, lambda item: list(iter_chunks([item]))):
+            with pytest.raises(LocalProtocolError, match="the payload of a frame must be bytes, not "):
+                encode(bad)
+
+    @pytest.mark.parametrize("size", [5, 5000])
+    def test_payload_of_other_kinds_of_bytes(self, size: int) -> None:
+        for kind in (bytearray, memoryview):
+            item = Frame(1, 1, 0, 3, 1, kind(bytes(size)))
+            chunks = list(iter_chunks([item]))
+            assert {type(chunk) for chunk in chunks} == {bytes}
+            assert b"".join(chunks) == encode_frame(item) == encode_frame(Frame(1, 1, 0, 3, 1, bytes(size)))
+
     @given(st.lists(FRAMES))
     def test_chunks_hold_the_same(self, frames: list[Frame]) -> None:
         frames.append(Frame(1, 1, 0, 3, 1, bytes(5000)))
@@ -60,7 +76,7 @@ class TestEncode:
 
 
 class Trickle(io.RawIOBase):
-    """A file that gives at most three bytes at a time."""
+    """A file that returns at most three bytes at a time."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)

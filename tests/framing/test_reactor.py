@@ -23,6 +23,7 @@ from hgwire_wsgi.framing import (
     ClientReactor,
     CommandData,
     Error,
+    Frame,
     OutgoingStream,
     RunCommand,
     ServerReactor,
@@ -88,6 +89,18 @@ def test_the_first_error_stays(kind: type[Reactor], text: str, error: type[Remot
         assert list(reactor.receive_data(b"anything")) == [action]
         assert reactor.fail(RemoteProtocolError("another")) is action
         assert reactor.receive_eof() is action
+
+
+@BOTH
+def test_mistakes_of_the_owner(kind: type[Reactor]) -> None:
+    reactor = kind(EXP_0002)
+    for data in ("text", 5, None, [b"x"]):
+        with pytest.raises(LocalProtocolError, match="input must be bytes"):
+            reactor.receive_data(data)  # type: ignore[arg-type]  # that it refuses is what is tested
+    for item in (b"x", None, Frame(1, 1, 1, 1, 1, "text")):  # type: ignore[arg-type]  # as above
+        with pytest.raises(LocalProtocolError, match="input must be a frame with a payload of bytes"):
+            reactor.receive_frame(item)  # type: ignore[arg-type]  # as above
+    assert reactor.receive_eof() is NOOP
 
 
 @BOTH

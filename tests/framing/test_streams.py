@@ -127,6 +127,10 @@ class TestOutgoing:
         with pytest.raises(LocalProtocolError, match="a frame size is a number from 1 to 16777215, not "):
             OutgoingStream(2, profile, frame_size=size)
 
+    def test_a_name_is_not_a_profile(self) -> None:
+        with pytest.raises(LocalProtocolError, match="made like them, not 'zlib'"):
+            OutgoingStream(2, "zlib")  # type: ignore[arg-type]  # that it refuses is what is tested
+
     def test_capacity_is_never_nothing(self) -> None:
         assert OutgoingStream(1, ZLIB, frame_size=3).capacity == 1
         assert OutgoingStream(1, frame_size=3).capacity == 3

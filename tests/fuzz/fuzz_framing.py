@@ -1,8 +1,8 @@
 """Fuzz targets of the frame-based protocol, in the manner of atheris: a function of bytes each.
 
-Each lists the errors that are documented for what it calls; anything else is a finding.  ``test_fuzz_framing`` runs
-them briefly with hypothesis, over the recorded vectors, and over ``corpus/``, where inputs that found something stay.
-For longer runs, without or with atheris::
+Each allows only the errors that are documented for what it calls; anything else is a finding.  ``test_fuzz_framing``
+runs them briefly: with hypothesis, with the recorded vectors, and with ``corpus/``, which keeps every input that found
+something.  For longer runs, without or with atheris::
 
     python tests/fuzz/fuzz_framing.py SECONDS [SEED]
     python -c 'import atheris, fuzz_framing; atheris.Setup([""], fuzz_framing.fuzz_server); atheris.Fuzz()'
