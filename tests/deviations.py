@@ -206,6 +206,17 @@ def _unknown_node(asked: Recorded) -> Expected | None:
     return None
 
 
+def _long_nodes(asked: Recorded) -> Expected | None:
+    if asked.status != 500 or asked.call.command != b"known" or all(len(word) != 64 for word in asked.call.nodes()):
+        return None
+    body = b"".join(b"%d" % (bytes.fromhex(word.decode()) in asked.known) for word in asked.call.nodes())
+    return Expected(status=(200,), content_type=MEDIA_TYPE_01, body=body)
+
+
+def _no_inline_bundle(asked: Recorded) -> Expected | None:
+    return Expected() if asked.status == 500 and asked.call.command == b"get_cached_bundle_inline" else None
+
+
 def _not_ascii(asked: Recorded) -> Expected | None:
     values = [value for call in asked.calls for value in call.arguments.values()]
     if asked.status != 500 or all(value.isascii() for value in values):
@@ -231,9 +242,9 @@ def _garbage(asked: Recorded) -> Expected | None:
     content = asked.body[asked.posted :]
     if asked.method != "POST" or asked.call.command != b"unbundle" or asked.status not in (200, 500):
         return None
-    if re.match(rb"HG10(UN|GZ|BZ)|HG20|\0", content):
+    if asked.status == 200 and re.match(rb"HG10(UN|GZ|BZ)|HG20|\0", content):
         return None
-    return Expected(status=(200, 400), says=("bundle",))
+    return Expected(status=(200, 400))
 
 
 def _head(asked: Recorded) -> Expected | None:
@@ -366,6 +377,22 @@ V1_RULES = (
         _unknown_node,
     ),
     Deviation(
+        "long-nodes",
+        "``known`` with nodes of 64 digits",
+        "500",
+        "they are not known",
+        "Mercurial's format for longer hashes.",
+        _long_nodes,
+    ),
+    Deviation(
+        "missing-inline-bundle",
+        "an inline clone bundle that does not exist",
+        "500",
+        "400",
+        "The list of bundles may have changed since the client read it.",
+        _no_inline_bundle,
+    ),
+    Deviation(
         "bytes-in-arguments",
         "argument values that are not ASCII",
         "500",
@@ -383,8 +410,8 @@ V1_RULES = (
     ),
     Deviation(
         "garbage-bundle",
-        "``unbundle`` with a body that is no bundle",
-        "200 with ``0`` and no reason",
+        "``unbundle`` with a body that is no bundle, or an empty one",
+        "200 with ``0`` and no reason, or 500",
         "400, or ``0`` with the reason",
         "The user is told what is wrong.",
         _garbage,
@@ -763,7 +790,7 @@ OTHERS = (
         "500",
         "the rest of the settings counts, and the log names the one that is wrong",
         "A slip in one setting does not stop a server.",
-        tests=("tests/test_vectors_negotiation.py::test_v1_config_capabilities",),
+        tests=("tests/test_deviations.py::test_broken_settings",),
     ),
     Deviation(
         "locked-repository",

@@ -164,6 +164,8 @@ EXAMPLES = (
             f"/?cmd=between&pairs={UNKNOWN}-{'00' * 20}",
         )
     ),
+    Example("long-nodes", f"/?cmd=known&nodes={'ab' * 32}+{NODE}"),
+    Example("missing-inline-bundle", "/?cmd=get_cached_bundle_inline&path=none.hg"),
     Example("bytes-in-arguments", "/?cmd=lookup&key=%C3%A9", says="0 unknown revision 'é'"),
     Example("bytes-in-arguments", "/?cmd=debugwireargs&one=%FF&two=b"),
     Example("bytes-in-arguments", "/?cmd=lookup", headers=arguments("key=%E2%82%AC"), says="'€'"),
@@ -174,6 +176,7 @@ EXAMPLES = (
     Example("garbage-bundle", FORCE, 200, WIRE, (MERCURIAL,), b"this is not a bundle", OPEN),
     Example("garbage-bundle", FORCE, 200, WIRE, (MERCURIAL,), b"HG10XX" + bytes(100), OPEN),
     Example("garbage-bundle", FORCE, 200, WIRE, (MERCURIAL,), b"", OPEN),
+    Example("garbage-bundle", FORCE, 500, None, (MERCURIAL,), b"HG20" + bytes(8), OPEN),
     Example("head", "/?cmd=heads", 200, WIRE, method="HEAD"),
 )
 
@@ -252,6 +255,29 @@ def test_a_path_below_a_repository() -> None:
     assert (answer.status, answer.headers["Content-Type"], answer.body) == ("404 Not Found", WIRE, b"0\nNot Found\n")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "compressionengines = zstd, zstd",
+        "compressionengines = nonsense",
+        "compressionengines = nonsense, zlib",
+        "zstdlevel = abc",
+        "zliblevel = 42",
+        "maxhttpheaderlen = long",
+    ],
+)
+def test_broken_settings(setting: str, served: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from hgwire_wsgi.repositories.mercurial import MercurialProvider
+
+    app = WireApp(MercurialProvider(served(f"[server]\n{setting}\n")))
+    assert b"compression=" in v1.get(app, "/?cmd=capabilities").body
+    for protocol in ("0.1", "0.2", "0.1 0.2 comp=zstd,zlib,none"):
+        answer = v1.get(app, "/?cmd=getbundle", ("X-HgProto-1", protocol))
+        assert answer.status == "200 Script output follows"
+        assert v1.decoded(answer, True)[1].startswith(b"\0\0\0")
+    assert setting.partition(" ")[0] in caplog.text
+
+
 def test_a_locked_repository(served: Any) -> None:
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
@@ -323,4 +349,6 @@ def test_rules_that_vectors_show() -> None:
         "nested-batch",
         "garbage-bundle",
         "head",
+        "long-nodes",
+        "missing-inline-bundle",
     }
