@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from live_hg import Scribe, environment
 from live_pair import CLIENT_HGRC, MakePair, Pair, Served, Side
-from live_servers import SERVER_HGRC, require
+from live_servers import OURS, SERVER_HGRC, require
 from live_wait import PATIENCE
 
 ENABLED = "[extensions]\nevolve =\ntopic =\n"
@@ -173,8 +173,15 @@ def test_markers_are_found_by_ranges(topic_pair: Pair, evolver: Scribe) -> None:
     assert sorted(markers[0]) == sorted(markers[1]) == sorted(markers[2])
 
 
-def test_topics_of_one_repository(pair: Pair) -> None:
+@pytest.fixture(scope="session")
+def plain_servers(make_pair: Callable[..., MakePair]) -> MakePair:
+    """Servers without extensions, in processes of their own: those of one repository stay loaded."""
+    return make_pair(hgrc=SERVER_HGRC)
+
+
+def test_topics_of_one_repository(plain_servers: MakePair, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The extensions are enabled in its own configuration; other repositories do not announce them."""
+    pair = plain_servers(request, tmp_path)
 
     def scenario(side: Side) -> Any:
         side.config = EXTENSIONS
@@ -185,6 +192,6 @@ def test_topics_of_one_repository(pair: Pair) -> None:
 
     state, said = pair.same(scenario)
     assert len(state["changesets"]) == 9 and said
-    ours = pair.sides["ours"]
-    if ours.server.site.side == "ours":
+    if OURS == "ours":
+        ours = pair.sides["ours"]
         assert capabilities(ours.serve("history", suffix="-plain")) == set()

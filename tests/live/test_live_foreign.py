@@ -25,7 +25,7 @@ import pytest
 from hgwire_wsgi.http.api import ApiSettings
 from live_wait import PATIENCE
 
-from hgwire_wsgi import BytesResponse, CommandRegistry, WireApp
+from hgwire_wsgi import ApiSettings, BytesResponse, CommandRegistry, WireApp
 from hgwire_wsgi.framing import EXP_0002, PROFILES, ClientReactor, Error, FrameBuffer, Request, ResponseData
 from hgwire_wsgi.framing import ResponseError as FrameError
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
