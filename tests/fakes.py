@@ -8,7 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hgwire_wsgi import CommandRegistry, Lease, Repository, RepositoryProvider, StreamResponse, WireApp
+from hgwire_wsgi import (
+    CommandRegistry,
+    Lease,
+    Repository,
+    RepositoryProvider,
+    RequestClosed,
+    RequestStarted,
+    StreamResponse,
+    WireApp,
+)
 from hgwire_wsgi.testing import WireTestApp
 
 
@@ -129,3 +138,24 @@ def makers_are_done() -> None:
     for thread in threading.enumerate():
         if thread.name == "hgwire-maker":
             thread.join(30)
+
+
+class Watch:
+    """An observer that knows what must be true of events."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+    @property
+    def closed(self) -> RequestClosed:
+        """The end of the only request so far, which started and ended exactly once."""
+        assert [type(event) for event in self.events] == [RequestStarted, RequestClosed]
+        started, closed = self.events
+        for name in ("request_id", "method", "path", "user", "address"):
+            assert getattr(started, name) == getattr(closed, name)
+        assert closed.wall >= 0 and closed.cpu >= 0
+        self.events.clear()
+        return closed

@@ -21,7 +21,6 @@ import attrs
 from ..errors import BodyTooLarge
 from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
-from ..streams import close_source
 from .message import FileBody, FrontEndBody, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
@@ -99,7 +98,7 @@ def _outcome(response: Response, failure: str) -> Outcome:
         return "cut"
     if response.code >= 500:
         return "failed"
-    return "refused" if response.error else "ok"
+    return "refused" if response.error or response.code >= 400 else "ok"
 
 
 class _Transfer:
@@ -131,11 +130,12 @@ class _Transfer:
 class _Chunks:
     """What a WSGI server iterates and closes."""
 
-    def __init__(self, chunks: Iterator[bytes], transfer: _Transfer, *, cut: bool) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterator[bytes] | None, transfer: _Transfer, *, cut: bool) -> None:
+        self._chunks = chunks or iter(())
         self._transfer = transfer
         self._cut = cut
-        self._complete = False
+        # Nobody has to iterate a response without a body.
+        self._complete = chunks is None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -204,19 +204,19 @@ def send(
         headers.append(("Content-Length", str(body.size)))
     elif isinstance(body, FrontEndBody):
         headers.append(body.header)
-        transfer.sent = body.size
     elif isinstance(body, bytes):
         headers.append(("Content-Length", str(len(body))))
-    else:
-        response.release = (lambda: close_source(body), *response.release)
     try:
         start_response(response.status, headers)
     except BaseException:
         transfer.failure = "the server refused the response"
         transfer.end(False)
         raise
-    if request.method == "HEAD" or isinstance(body, FrontEndBody):
-        return _Chunks(iter(()), transfer, cut=cut)
+    if request.method == "HEAD":
+        return _Chunks(None, transfer, cut=cut)
+    if isinstance(body, FrontEndBody):
+        transfer.sent = body.size
+        return _Chunks(None, transfer, cut=cut)
     if isinstance(body, bytes):
         if observation is None and not cut and not response.release:
             CURRENT.set(None)
