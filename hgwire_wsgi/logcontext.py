@@ -8,10 +8,11 @@ on working for a request copies its context (:func:`contextvars.copy_context`).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
-__all__ = ["CURRENT", "LOGGER", "Described"]
+__all__ = ["CURRENT", "LOGGER", "Described", "printable", "short_list"]
 
 
 class Described(Protocol):
@@ -20,8 +21,25 @@ class Described(Protocol):
     def describe(self) -> str: ...
 
 
+_SHOWN = 200
+_LISTED = 8
+
 CURRENT: ContextVar[Described | None] = ContextVar("hgwire_wsgi.request", default=None)
 """The request that this thread serves."""
+
+
+def printable(value: str) -> str:
+    """A value as it may stand in a log line, which is one line of ASCII and has spaces between its facts.
+
+    Control characters are escaped; a value with a space or a quotation mark is quoted; a long one is cut.
+    """
+    shown = ascii(value[:_SHOWN])[1:-1].replace('"', '\\"')
+    return f'"{shown}"' if " " in shown or '"' in shown else shown
+
+
+def short_list(commands: Sequence[str]) -> str:
+    """The first few commands of a request."""
+    return ",".join(commands[:_LISTED]) + (",..." if len(commands) > _LISTED else "")
 
 
 class _RequestFilter(logging.Filter):

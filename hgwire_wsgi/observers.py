@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from .events import Event, PushChanges, RequestClosed
+from .logcontext import printable, short_list
 
 __all__ = ["log_requests"]
 
@@ -17,13 +18,13 @@ def log_requests(event: Event) -> None:
     """Log one line per request to ``hgwire_wsgi.requests``, when its response is closed.
 
     The level is INFO for answers and refusals, WARNING for transfers that broke off, ERROR for failures of the server.
-    What the client controls is printed without control characters.
+    What the client controls is printed by :func:`~hgwire_wsgi.logcontext.printable`.
     """
     if not isinstance(event, RequestClosed) or not _LOGGER.isEnabledFor(_LEVELS[event.outcome]):
         return
     facts = {
         "repository": event.repository,
-        "command": ",".join(event.commands[:8]) + (",…" if len(event.commands) > 8 else ""),
+        "command": short_list(event.commands),
         "user": event.user or "",
         "address": event.address,
         "request": event.request_id,
@@ -35,8 +36,8 @@ def log_requests(event: Event) -> None:
         "changes": "; ".join(map(_describe, event.changes)),
         "error": event.error,
     }
-    line = " ".join(f"{name}={_printable(value)}" for name, value in facts.items() if value)
-    _LOGGER.log(_LEVELS[event.outcome], "%s %d %s %s", event.method, event.status, event.outcome, line)
+    line = " ".join(f"{name}={printable(value)}" for name, value in facts.items() if value)
+    _LOGGER.log(_LEVELS[event.outcome], "%s %d %s %s", printable(event.method), event.status, event.outcome, line)
 
 
 def _describe(changes: PushChanges) -> str:
@@ -47,8 +48,3 @@ def _describe(changes: PushChanges) -> str:
         "obsmarkers": changes.obsmarkers,
     }
     return ", ".join(f"{count} {name}" for name, count in counted.items() if count)
-
-
-def _printable(value: str) -> str:
-    shown = ascii(value[:200])[1:-1]
-    return f'"{shown}"' if " " in shown else shown

@@ -16,6 +16,7 @@ from webob import BaseRequest
 
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
+from ..logcontext import printable, short_list
 from .body import RequestBody
 from .headers import Headers
 
@@ -113,8 +114,8 @@ class Request:
 
     @property
     def webob(self) -> BaseRequest:
-        """The request as WebOb shows it, for URLs."""
-        return BaseRequest(self.environ)
+        """The request as WebOb shows it, for URLs; names in any encoding keep their bytes."""
+        return BaseRequest({**self.environ, "webob.url_encoding": "latin-1"})
 
     @property
     def body(self) -> RequestBody:
@@ -146,15 +147,15 @@ class Request:
         return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
 
     def describe(self) -> str:
-        """One line for log messages.  What the client controls is printed without control characters."""
+        """One line for log messages."""
         facts = {
             "repository": self.repository,
-            "command": ",".join(self.commands[:8]) + (",…" if len(self.commands) > 8 else ""),
+            "command": short_list(self.commands),
             "user": self.user or "",
             "address": self.address,
             "request": self.request_id,
         }
-        return " ".join(f"{name}={ascii(value)[1:-1][:200] or '-'}" for name, value in facts.items())
+        return " ".join(f"{name}={printable(value) or '-'}" for name, value in facts.items())
 
 
 @attrs.frozen
@@ -190,7 +191,8 @@ class Response:
     Attributes:
         status: the status line without the HTTP version.
         headers: all headers but ``Content-Length``, which follows from the body.
-        body: the whole body, a file, one that the front end sends, or chunks of a body of unknown length.
+        body: the whole body, a file, one that the front end sends, or chunks of a body of unknown length.  A file is
+            closed with the response; what chunks come from is for ``release``.
         release: called once, in order, when the response is closed, or was given up.
         error: why the request was refused or failed; empty otherwise.
     """

@@ -22,7 +22,6 @@ import attrs
 from ..errors import BodyTooLarge
 from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
-from ..streams import close_source
 from .message import FileBody, FrontEndBody, Observed, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
@@ -101,7 +100,7 @@ def _outcome(response: Response, failure: str) -> Outcome:
         return "cut"
     if response.code >= 500:
         return "failed"
-    return "refused" if response.error else "ok"
+    return "refused" if response.error or response.code >= 400 else "ok"
 
 
 class _Transfer:
@@ -133,11 +132,12 @@ class _Transfer:
 class _Chunks:
     """What a WSGI server iterates and closes."""
 
-    def __init__(self, chunks: Iterator[bytes], transfer: _Transfer, *, cut: bool) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Iterator[bytes] | None, transfer: _Transfer, *, cut: bool) -> None:
+        self._chunks = iter(()) if chunks is None else chunks
         self._transfer = transfer
         self._cut = cut
-        self._complete = False
+        # Nobody has to iterate a response without a body.
+        self._complete = chunks is None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -213,17 +213,17 @@ def send(
         headers.append(("Content-Length", str(body.size)))
     elif isinstance(body, FrontEndBody):
         headers.append(body.header)
-        transfer.sent = body.size
-    elif not isinstance(body, bytes):
-        response.release = (partial(close_source, body), *response.release)
     try:
         start_response(response.status, headers)
     except BaseException:
         transfer.failure = "the server refused the response"
         transfer.end(False)
         raise
-    if request.method == "HEAD" or isinstance(body, FrontEndBody):
-        return _Chunks(iter(()), transfer, cut=cut)
+    if request.method == "HEAD":
+        return _Chunks(None, transfer, cut=cut)
+    if isinstance(body, FrontEndBody):
+        transfer.sent = body.size
+        return _Chunks(None, transfer, cut=cut)
     if isinstance(body, bytes):
         return _Chunks(iter([body]), transfer, cut=cut)
     if not isinstance(body, FileBody):

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
-from hgwire_wsgi.http.body import RequestBody, ResponseBody
+from hgwire_wsgi.http.body import RequestBody
 from hgwire_wsgi.limits import Limits
-from hgwire_wsgi.streams import coalesce
 
 
 def body(content: bytes, limits: Limits | None = None, **environ: object) -> RequestBody:
@@ -37,19 +35,19 @@ def test_no_length_and_no_promise_is_an_empty_body() -> None:
 
 def test_chunked_body_without_a_promise_is_refused() -> None:
     with pytest.raises(LengthRequired):
-        body(b"", HTTP_TRANSFER_ENCODING="chunked")
+        body(b"", HTTP_TRANSFER_ENCODING="chunked").check()
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.0", "+1", "²", " 1"])
 def test_malformed_content_length(length: str) -> None:
     with pytest.raises(RequestError, match="Content-Length"):
-        body(b"", CONTENT_LENGTH=length)
+        body(b"", CONTENT_LENGTH=length).check()
 
 
 @pytest.mark.parametrize("length", ["11", "9" * 30])
 def test_declared_length_over_the_bound(length: str) -> None:
     with pytest.raises(BodyTooLarge):
-        body(b"", Limits(body=10), CONTENT_LENGTH=length)
+        body(b"", Limits(body=10), CONTENT_LENGTH=length).check()
 
 
 def test_undeclared_length_over_the_bound() -> None:
@@ -100,55 +98,95 @@ def test_drain_of_a_lost_client_leaves_nothing_to_read() -> None:
     assert body(b"x", CONTENT_LENGTH="10").drain(100)
 
 
-@given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
-def test_coalesce_keeps_bytes_and_makes_no_small_chunk_but_the_last(chunks: list[bytes], size: int) -> None:
-    joined = list(coalesce(chunks, size))
-    assert b"".join(joined) == b"".join(chunks)
-    assert all(len(chunk) >= size for chunk in joined[:-1])
-    assert all(joined)
+def test_a_preview_is_read_again() -> None:
+    source = body(b"arguments and data", CONTENT_LENGTH="18")
+    with source.preview(100) as first:
+        assert first.read(4) == b"argu"
+    with source.preview(100) as second:
+        assert second.read(2) == b"ar"
+    assert (source.received, source.at_end) == (4, False)
+    assert read_all(source) == b"arguments and data"
+    assert source.at_end
 
 
-def test_coalesce_holds_one_chunk() -> None:
-    made = []
-
-    def chunks() -> Iterator[bytes]:
-        for number in range(100):
-            made.append(number)
-            yield b"0123456789"
-
-    stream = coalesce(chunks(), 50)
-    next(stream)
-    assert len(made) == 5
+def test_a_preview_of_nothing_changes_nothing() -> None:
+    source = body(b"data", CONTENT_LENGTH="4")
+    with source.preview(100) as first:
+        assert first.read(0) == b""
+    assert (source.received, source.length) == (0, 4)
+    assert read_all(source) == b"data"
 
 
-def test_response_closes_everything_once_and_in_order() -> None:
-    closed: list[str] = []
-
-    def fails() -> None:
-        closed.append("fails")
-        raise RuntimeError
-
-    response = ResponseBody(iter([b"x"]), [lambda: closed.append("first"), fails, lambda: closed.append("last")])
-    assert list(response) == [b"x"]
-    assert closed == []
-    response.close()
-    response.close()
-    assert closed == ["first", "fails", "last"]
+def test_a_preview_has_a_limit_and_what_it_read_is_kept() -> None:
+    source = body(b"0123456789", CONTENT_LENGTH="10")
+    with pytest.raises(RequestError, match="posted arguments exceed the limit"), source.preview(5) as first:
+        first.read(5)
+        first.read(1)
+    assert read_all(source) == b"0123456789"
 
 
-def test_response_that_leaves_a_body_unread_fails_after_its_last_chunk() -> None:
-    response = ResponseBody(iter([b"x"]), [], cut=True)
-    assert next(response) == b"x"
-    with pytest.raises(BodyTooLarge):
-        next(response)
+def test_what_was_previewed_is_not_drained_again() -> None:
+    source = body(b"0123456789next", CONTENT_LENGTH="10")
+    with source.preview(5) as first:
+        first.read(5)
+    assert source.drain(5)
+    assert source.read(10) == b""
 
 
-def test_response_failure_reaches_the_server() -> None:
-    def chunks() -> Iterator[bytes]:
-        yield b"x"
-        raise OSError("disk")
+def test_nothing_is_read_where_nothing_is_asked_for() -> None:
+    source = body(b"data", CONTENT_LENGTH="4")
+    assert source.read(0) == source.read(-1) == b""
+    with source.preview(10) as first:
+        first.read(1)
+    assert source.read(0) == source.read(-1) == b""
+    assert read_all(source) == b"data"
 
-    response = ResponseBody(chunks(), [])
-    assert next(response) == b"x"
-    with pytest.raises(OSError, match="disk"):
-        next(response)
+
+def test_an_environ_without_input_has_an_empty_body() -> None:
+    source = RequestBody({}, Limits()).check()
+    assert (source.read(10), source.at_end, source.length) == (b"", True, 0)
+
+
+def test_faults_of_the_declaration_are_reported_before_anything_is_read() -> None:
+    for environ, error in (
+        ({"CONTENT_LENGTH": "x"}, RequestError),
+        ({"CONTENT_LENGTH": "11"}, BodyTooLarge),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, LengthRequired),
+    ):
+        source = body(b"01234567890", Limits(body=10), **environ)
+        assert (source.at_end, source.received) == (False, 0)
+        with pytest.raises(error):
+            source.check()
+    assert body(b"").check().at_end
+
+
+def test_the_end_is_unknown_behind_a_malformed_length_so_the_connection_is_cut() -> None:
+    assert not body(b"", CONTENT_LENGTH="x").drain(100)
+    assert not body(b"", HTTP_TRANSFER_ENCODING="chunked").drain(100)
+
+
+@given(
+    content=st.binary(max_size=60),
+    previews=st.lists(st.lists(st.integers(1, 30), max_size=4), max_size=3),
+    sizes=st.lists(st.integers(1, 30), min_size=1),
+    declared=st.booleans(),
+)
+def test_however_it_is_previewed_and_read_the_body_is_the_same(
+    content: bytes, previews: list[list[int]], sizes: list[int], declared: bool
+) -> None:
+    end = {"CONTENT_LENGTH": str(len(content))} if declared else {"wsgi.input_terminated": True}
+    source = body(content + (b"next request" if declared else b""), **end)
+    for reads in previews:
+        with source.preview(1000) as preview:
+            assert content.startswith(b"".join(preview.read(size) for size in reads))
+    read = b"".join(source.read(size) for size in sizes)
+    assert read + source.as_file().read() == content
+    assert source.received == len(content)
+
+
+def test_as_a_file_it_has_what_wsgi_requires() -> None:
+    file = body(b"one\ntwo\nthree!more", CONTENT_LENGTH="14").as_file()
+    assert file.readline() == b"one\n"
+    assert file.read(2) == b"tw"
+    assert list(file) == [b"o\n", b"three!"]
+    assert file.read() == b""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import string
+import sys
 import zlib
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote_from_bytes, urlencode
 
 import pytest
+from fakes import OPEN, Exchange, FakeProvider, returning
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hgwire_wsgi import classify
+from hgwire_wsgi import CommandContext, WireApp, classify
 from hgwire_wsgi.commands.batch import SubCommand
 from hgwire_wsgi.commands.classify import WireRequest, names_command
 from hgwire_wsgi.commands.registry import CommandRegistry
@@ -29,6 +33,7 @@ from hgwire_wsgi.http.v1.input import open_payload
 from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.negotiation import MEDIA_TYPE_01, MEDIA_TYPE_02, ServerCapabilities
 from hgwire_wsgi.streams import read_exactly
+from hgwire_wsgi.testing import WireTestApp
 
 COMMANDS = CommandRegistry.standard()
 POSTING = ServerCapabilities(post_args=True)
@@ -362,3 +367,126 @@ def test_a_request_or_a_documented_error_and_nothing_else(environ: dict[str, Any
         # What was put back ends where the body does; without a length it has none.
         end = int(declared or 0)
     assert environ["wsgi.input"].read() == body[:end]
+
+
+def test_a_server_that_receives_only_0_2_refuses_bodies_of_0_1() -> None:
+    seen = []
+    commands = CommandRegistry()
+
+    @commands.command("put", permission="push", body=True)
+    def put(context: CommandContext) -> bytes:
+        seen.append(context.body.read(100))
+        return b"1\n"
+
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, capabilities=ServerCapabilities(receive=("0.2",))))
+    refused = app.wire("/repo", "put", body=b"data")
+    assert refused.status == 415
+    assert b"only receives request bodies as application/mercurial-0.2" in refused.data
+    assert seen == []
+    reply = app.wire("/repo", "put", body=b"data", media_type="application/mercurial-0.2", compression=["bzip2"])
+    assert (reply.status, seen) == (200, [b"data"])
+
+
+def test_request_bodies_of_unknown_engines_are_refused() -> None:
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=returning(b"", permission="push", body=True)))
+    reply = app.post(
+        "/repo?cmd=x", b"\x03foo", {"Content-Type": "application/mercurial-0.2"}, status=415, expect_errors=True
+    )
+    assert b"unknown compression engine" in reply.body
+
+
+def test_decompressed_request_bodies_are_bounded() -> None:
+    commands = CommandRegistry()
+
+    @commands.command("put", permission="push", body=True)
+    def put(context: CommandContext) -> bytes:
+        while context.body.read(1 << 16):
+            pass
+        return b"1\n"
+
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, limits=Limits(body_decoded=1 << 20)))
+    reply = app.wire(
+        "/repo", "put", body=b"\0" * (2 << 20), media_type="application/mercurial-0.2", compression=["zstd"]
+    )
+    assert reply.status == 413
+
+
+def test_classification_is_what_the_application_acts_on() -> None:
+    app = WireApp(FakeProvider(OPEN), capabilities=ServerCapabilities(post_args=True))
+    posted = b"cmds=heads+%3Bknown+nodes%3D"
+    exchange = Exchange(lambda environ, start: [], "cmd=batch", body=posted, HTTP_X_HGARGS_POST=str(len(posted)))
+    request = app.classify(exchange.environ)
+    assert request is not None
+    assert (request.names, request.permission) == (("batch", "heads", "known"), "pull")
+    assert exchange.environ["wsgi.input"].read() == posted
+    again = Exchange(app, "cmd=batch", body=posted, HTTP_X_HGARGS_POST=str(len(posted)))
+    assert again.read() == b"11" * 20 + b"\n;"
+
+
+def test_posted_arguments_in_chunks_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ``wsgi.input`` is empty; the chunks come from a function of its own."""
+    pieces = iter([b"no", b"des=" + b"11" * 20, b"", b""])
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(chunked_read=lambda: next(pieces)))
+    headers = {"HTTP_TRANSFER_ENCODING": "chunked", "HTTP_X_HGARGS_POST": "46", "uwsgi.version": b"2.0.31"}
+    app = WireApp(FakeProvider(), capabilities=POSTING)
+    exchange = Exchange(app, "cmd=known", REQUEST_METHOD="POST", CONTENT_TYPE=MEDIA_TYPE_01, **headers)
+    assert (exchange.status, exchange.read()) == ("200 Script output follows", b"1")
+
+
+def test_a_proxy_may_classify_such_a_request_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = iter([b"nodes=" + b"11" * 20, b"", b""])
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(chunked_read=lambda: next(pieces)))
+    headers = {"HTTP_TRANSFER_ENCODING": "chunked", "HTTP_X_HGARGS_POST": "46", "uwsgi.version": b"2.0.31"}
+    app, seen = WireApp(FakeProvider(), capabilities=POSTING), []
+
+    def proxy(environ: dict[str, Any], start_response: Any) -> Any:
+        seen.append(app.classify(environ))
+        return app(environ, start_response)
+
+    assert Exchange(proxy, "cmd=known", REQUEST_METHOD="POST", **headers).read() == b"1"
+    assert [(each.command, each.posted) for each in seen] == [("known", 46)]
+
+
+def test_a_command_reads_what_follows_its_posted_arguments() -> None:
+    commands, seen = CommandRegistry(), []
+
+    @commands.command("put", permission="push", body=True, args=["name"])
+    def put(context: CommandContext, name: bytes) -> bytes:
+        seen.append((name, read_exactly(context.body, 100)))
+        return b"1\n"
+
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, capabilities=POSTING))
+    for media_type in (MEDIA_TYPE_01, MEDIA_TYPE_02):
+        reply = app.wire(
+            "/repo", "put", {"name": "x"}, via="post", body=b"data", media_type=media_type, compression=["zlib"]
+        )
+        assert reply.status == 200
+    assert seen == [(b"x", b"data")] * 2
+
+
+@given(
+    name=st.sampled_from([b"none", b"zlib", b"bzip2", b"zstd", b"xz"]),
+    data=st.binary(max_size=200),
+    end=st.integers(0, 300),
+    sizes=st.lists(st.integers(1, 20), min_size=1),
+)
+def test_a_compressed_body_is_the_same_however_it_arrives(name: bytes, data: bytes, end: int, sizes: list[int]) -> None:
+    """Whole, byte by byte, and in pieces; a body that is cut or unknown is a documented error each time."""
+    engine = ENGINES.get(name.decode())
+    body = (encoded(engine, data) if engine else b"\2xz" + data)[:end]
+
+    def outcome(source: Any) -> bytes | type[Exception]:
+        try:
+            return read_exactly(open_payload(source, "0.2", ServerCapabilities(), Limits()), 1000)
+        except (RequestError, UnsupportedMediaType) as error:
+            return type(error)
+
+    class InPieces:
+        def __init__(self, sizes: list[int]) -> None:
+            self.file, self.sizes = io.BytesIO(body), itertools.cycle(sizes)
+
+        def read(self, size: int, /) -> bytes:
+            return self.file.read(min(size, next(self.sizes)))
+
+    whole = outcome(io.BytesIO(body))
+    assert outcome(InPieces([1])) == outcome(InPieces(sizes)) == whole

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import io
+import random
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from hgwire_wsgi import Lease, Repository, RepositoryProvider
+from hgwire_wsgi import (
+    CommandRegistry,
+    Lease,
+    Repository,
+    RepositoryProvider,
+    RequestClosed,
+    RequestStarted,
+    StreamResponse,
+    WireApp,
+)
+from hgwire_wsgi.testing import WireTestApp
 
 
 class FakeRepository(Repository):
@@ -90,3 +103,59 @@ class Exchange:
     def close(self) -> None:
         if hasattr(self.response, "close"):
             self.response.close()
+
+
+OPEN = {"push_ssl": "no", "allow-push": "*"}
+"""Settings that let anyone push."""
+
+NOISE = random.Random(0).randbytes(1 << 20)
+
+
+def returning(response: Any, *, permission: str = "pull", **declaration: Any) -> CommandRegistry:
+    """The standard commands, and ``x`` with a response."""
+    registry = CommandRegistry.standard()
+    registry.command("x", permission=permission, **declaration)(lambda context, **arguments: response)
+    return registry
+
+
+def streaming(chunks: Callable[[], Iterator[bytes]], **options: Any) -> CommandRegistry:
+    """The standard commands, and ``x`` with a stream that may be cached."""
+    registry = CommandRegistry.standard()
+    registry.command("x", permission="pull", cacheable=True, reply="stream", **options)(
+        lambda context: StreamResponse(chunks())
+    )
+    return registry
+
+
+def ask(commands: CommandRegistry, protocol: str | None = None, **options: Any) -> Any:
+    """The reply to ``x``."""
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, **options))
+    return app.wire("/repo", "x", protocol=protocol, compression=["zstd"] if protocol == "0.2" else ())
+
+
+def makers_are_done() -> None:
+    """Wait until what was made has its name; its last byte may be read before."""
+    for thread in threading.enumerate():
+        if thread.name == "hgwire-maker":
+            thread.join(30)
+
+
+class Watch:
+    """An observer that knows what must be true of events."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+    @property
+    def closed(self) -> RequestClosed:
+        """The end of the only request so far, which started and ended exactly once."""
+        assert [type(event) for event in self.events] == [RequestStarted, RequestClosed]
+        started, closed = self.events
+        for name in ("request_id", "method", "path", "user", "address"):
+            assert getattr(started, name) == getattr(closed, name)
+        assert closed.wall >= 0 and closed.cpu >= 0
+        self.events.clear()
+        return closed

@@ -1,0 +1,112 @@
+"""Requests and responses as values."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from hgwire_wsgi import Limits
+from hgwire_wsgi.http.message import NOSNIFF, Request, Response, text_response
+
+
+def request(body: bytes = b"", limits: Limits | None = None, **environ: Any) -> Request:
+    length = {"CONTENT_LENGTH": str(len(body))} if body else {}
+    return Request({"wsgi.input": io.BytesIO(body), **length, **environ}, limits or Limits())
+
+
+def test_an_empty_environ_is_a_request() -> None:
+    empty = Request({}, Limits())
+    assert (empty.method, empty.path, empty.query, empty.user, empty.address) == ("GET", "", "", None, "")
+    assert (empty.repository, empty.commands, empty.cache, empty.may_have_body) == ("", (), "", False)
+    assert (empty.body.read(1), empty.bytes_in, empty.drain()) == (b"", 0, True)
+
+
+def test_what_a_request_says() -> None:
+    made = request(
+        REQUEST_METHOD="POST", PATH_INFO="/r\xff", QUERY_STRING="cmd=x", REMOTE_USER="alice", REMOTE_ADDR="192.0.2.1"
+    )
+    assert (made.method, made.path, made.query) == ("POST", "/r\xff", "cmd=x")
+    assert (made.user, made.address) == ("alice", "192.0.2.1")
+    assert request(REMOTE_USER="").user is None
+
+
+@pytest.mark.parametrize("given", ["abc-1.2:3/x_y=+", "x" * 128])
+def test_a_request_id_of_the_front_end_is_kept(given: str) -> None:
+    assert request(HTTP_X_REQUEST_ID=given).request_id == given
+
+
+@pytest.mark.parametrize("given", [None, "", "two words", "a\n", "a\x1b", "é", "x" * 129])
+def test_any_other_request_gets_a_random_one_that_stays(given: str | None) -> None:
+    made = request(**({} if given is None else {"HTTP_X_REQUEST_ID": given}))
+    assert len(made.request_id) == 16
+    assert made.request_id == made.request_id != request().request_id
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        ({"CONTENT_LENGTH": ""}, False),
+        ({"CONTENT_LENGTH": "0"}, False),
+        ({"CONTENT_LENGTH": "1"}, True),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, True),
+    ],
+)
+def test_whether_there_may_be_a_body(environ: dict[str, str], expected: bool) -> None:
+    assert request(**environ).may_have_body is expected
+
+
+def test_a_body_is_counted_and_drained() -> None:
+    made = request(b"0123456789")
+    assert made.body.read(3) == b"012"
+    assert made.body is made.body
+    assert made.bytes_in == 3
+    assert made.drain()
+    assert made.bytes_in == 10
+
+
+def test_a_body_that_nobody_asked_for_is_drained_within_the_limit() -> None:
+    source = io.BytesIO(b"0123456789next")
+    assert request(b"", Limits(drain=10), CONTENT_LENGTH="10", **{"wsgi.input": source}).drain()
+    assert source.read() == b"next"
+    assert not request(b"0123456789", Limits(drain=9)).drain()
+
+
+def test_a_request_describes_itself_in_one_line() -> None:
+    made = request(HTTP_X_REQUEST_ID="r1")
+    assert made.describe() == "repository=- command=- user=- address=- request=r1"
+    made.repository, made.commands = "a\nb", ("batch", *["x y"] * 9)
+    made.environ.update(REMOTE_USER='eve" address="', REMOTE_ADDR="::1")
+    assert made.describe() == (
+        r'repository=a\nb command="batch,x y,x y,x y,x y,x y,x y,x y,..."'
+        r' user="eve\" address=\"" address=::1 request=r1'
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "url"),
+    [
+        ("", "/repo", "http://example.org/repo"),
+        ("/hg", "/a b", "http://example.org/hg/a%20b"),
+        ("/\xc3\xa9", "/\xff", "http://example.org/%C3%A9/%FF"),
+    ],
+)
+def test_urls_of_names_in_any_encoding(script: str, path: str, url: str) -> None:
+    environ = {"wsgi.url_scheme": "http", "HTTP_HOST": "example.org", "SCRIPT_NAME": script, "PATH_INFO": path}
+    made = request(**environ)
+    assert made.webob.path_url == url
+    assert "webob.url_encoding" not in made.environ
+
+
+def test_a_status_as_a_number() -> None:
+    assert Response("404 Not Found", [], b"").code == 404
+
+
+def test_a_response_of_text_forbids_guessing() -> None:
+    response = text_response("400 no", "naïve\udcff", [("Allow", "GET")], error="no")
+    assert response.body == "naïve?".encode()
+    assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NOSNIFF]
+    assert (response.error, response.release) == ("no", ())
+    assert text_response("200 OK", b"\xff").body == b"\xff"
