@@ -1,7 +1,7 @@
-"""The command line ``hgwire``: one table of sub-commands, each in a module of its own.
+"""The command ``hgwire``: a table of sub-commands, each in its own module.
 
-A module is imported only when its sub-command is named, so that ``hgwire frames`` does not pay for gunicorn.  It
-offers ``configure(parser)``, which declares its arguments, and ``run(args)``, which returns the exit code.
+A module is imported only when its sub-command is named, so that ``hgwire frames`` does not load gunicorn.  It defines
+``configure(parser)``, which declares its arguments, and ``run(args)``, which returns the exit code.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["SUBCOMMANDS", "CommandLineError", "Subcommand", "add_timeout", "main
 
 
 class CommandLineError(Exception):
-    """What the user asked for cannot be done.  The text is one line for that user.
+    """The request on the command line cannot be carried out.
 
     Args:
-        message: what is wrong and, where known, what to do about it.
-        code: exit code of the process; 2 is what argparse uses for a wrong command line.
+        message: one line for the user: what is wrong and, where known, what to do about it.
+        code: exit code of the process; 2, as from argparse, is for a wrong command line.
     """
 
     def __init__(self, message: str, *, code: int = 2) -> None:
@@ -43,7 +43,7 @@ class Subcommand:
     """One entry of :data:`SUBCOMMANDS`."""
 
     module: str
-    """Name of the module, inside this package, that holds ``configure`` and ``run``."""
+    """Name of the module, inside this package, that defines ``configure`` and ``run``."""
 
     summary: str
     """One line for ``hgwire --help``."""
@@ -53,15 +53,15 @@ SUBCOMMANDS = {
     "call": Subcommand("call", "run one command on a server"),
     "commands": Subcommand("commands", "print the table of wire protocol commands"),
     "frames": Subcommand("frames", "encode, decode and check the frames of HTTP version 2"),
-    "probe": Subcommand("probe", "tell what a server speaks, and what is wrong with it"),
+    "probe": Subcommand("probe", "report what a server supports, and what is wrong with it"),
     "serve": Subcommand("serve", "serve repositories, or a demonstration repository, over HTTP"),
-    "warm": Subcommand("warm", "make the bundles of full clones ahead of time"),
+    "warm": Subcommand("warm", "build the bundles of full clones ahead of time"),
 }
 
 
 def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     """Declare ``--timeout`` for a sub-command that is a client."""
-    text = f"without a byte, until to give up ({default:g})"
+    text = f"give up after this many seconds without data (default: {default:g})"
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=default, help=text)
 
 
@@ -73,7 +73,7 @@ def _seconds(text: str) -> float:
 
 
 def open_input(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a file for reading; ``-`` is standard input, which stays open."""
+    """Open a file for reading.  ``-`` is standard input, which is not closed afterwards."""
     return contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb")
 
 
@@ -81,29 +81,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
     Args:
-        argv: arguments after the program's name; those of the process by default.
+        argv: arguments after the program's name (default: those of the process).
 
     Returns:
-        The exit code: that of the sub-command, or of a :class:`CommandLineError`; 1 for what a server or a file does
-        wrong, 2 where a file cannot be opened, read or written, 130 after SIGINT, 1 if nobody reads the output.  The
-        reason was printed to standard error.
+        The exit code: that of the sub-command, or of a :class:`CommandLineError`; 1 for an error of a server or in a
+        file's contents, 2 if a file cannot be opened, read or written, 130 after SIGINT, 1 if the reader of the output
+        went away.  The reason was printed to standard error.
 
     Raises:
-        SystemExit: from argparse, for ``--help``, ``--version`` and a command line it cannot parse.
+        SystemExit: from argparse, for ``--help``, ``--version`` and a command line that it cannot parse.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="hgwire", description="Mercurial's HTTP wire protocol as a WSGI component.")
     parser.add_argument("--version", action="version", version=f"hgwire {__version__}")
     choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, subcommand in SUBCOMMANDS.items():
-        chosen = choices.add_parser(name, help=subcommand.summary, description=subcommand.summary + ".")
+        description = subcommand.summary[0].upper() + subcommand.summary[1:] + "."
+        chosen = choices.add_parser(name, help=subcommand.summary, description=description)
         if name in arguments:
             module = importlib.import_module("." + subcommand.module, __name__)
             module.configure(chosen)
             chosen.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files, and what servers say, may hold what the terminal's encoding has no place for.
+        # File names and replies of servers may contain characters that the terminal's encoding does not have.
         sys.stdout.reconfigure(errors="backslashreplace")
     problem = ""
     try:
@@ -114,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
+        # The reader of the output, such as ``head``, has seen enough.
         code = 1
     except HgWireError as error:
         problem, code = error.message, 1
     except OSError as error:
-        problem, code = str(error), 2
+        problem, code = _plain(error), 2
     try:
         print(end="", flush=True)
     except OSError:
@@ -128,3 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problem:
         print(f"hgwire: {problem}", file=sys.stderr)
     return code
+
+
+def _plain(error: OSError) -> str:
+    """Say what the system refused, without the error's number."""
+    if error.strerror is None:
+        return str(error)
+    names = filter(None, (error.filename, error.filename2))
+    return ": ".join([*(os.fsdecode(name) for name in names if not isinstance(name, int)), error.strerror])

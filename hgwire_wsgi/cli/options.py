@@ -1,4 +1,4 @@
-"""What ``hgwire serve`` and ``hgwire warm`` have in common: which repositories, their settings, and the cache."""
+"""Options that ``hgwire serve`` and ``hgwire warm`` share: the repositories, their configuration, and the cache."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _UNITS = {unit: 1 << 10 * power for power, unit in enumerate(("", "K", "M", "G",
 
 @attrs.frozen(kw_only=True)
 class Served:
-    """What is served, and how; small enough to be handed to every worker.
+    """What is served, and how.
 
     Attributes:
-        root: what a provider is made of: one path, or paths by name.
-        config: settings of Mercurial.
-        cache: where bundles are kept, and how many bytes of them.
+        root: one path, or paths by name, for a ``MercurialProvider``.
+        config: Mercurial configuration, as ``section.name=value``.
+        cache: the folder and the size of the bundle cache.
     """
 
     root: str | Mapping[str, str]
@@ -41,20 +41,20 @@ class Served:
 
     @property
     def repositories(self) -> dict[str, Path]:
-        """The repositories by name."""
+        """The repositories that exist now, by name."""
         if isinstance(self.root, Mapping):
             return {name: Path(path) for name, path in self.root.items()}
         top = Path(self.root)
         return {"" if path == top else path.relative_to(top).as_posix(): path for path in _repositories(top)}
 
     def app(self, **settings: Any) -> WireApp:
-        """Make the application.  The workers do, so that no repository is opened before they are forked.
+        """Make the application.  Each worker calls this, so that no repository is opened before the fork.
 
         Args:
-            settings: of :class:`~hgwire_wsgi.WireApp`.
+            settings: further arguments of :class:`~hgwire_wsgi.WireApp`.
 
         Raises:
-            CommandLineError: for configuration that Mercurial refuses.
+            CommandLineError: for configuration that Mercurial rejects.
         """
         from ..http.app import WireApp
         from ..repositories.mercurial import MercurialProvider
@@ -66,38 +66,41 @@ class Served:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that decide what is kept, and under which keys."""
+    """Declare the options that decide which bundles are made, and where they are cached."""
     add = parser.add_argument
-    add("--allow-push", action="store_true", help="anyone may push, also without TLS")
+    add("--allow-push", action="store_true", help="let anyone push, also without TLS")
     add(
         "--config",
         action="append",
         default=[],
         metavar="SECTION.NAME=VALUE",
-        help="Mercurial configuration; repeatable",
+        help="set a Mercurial configuration option (repeatable)",
     )
-    add("--cache-dir", type=Path, metavar="DIR", help="where bundles are kept; in the user's cache folder by default")
+    add("--cache-dir", type=Path, metavar="DIR", help="cache bundles in DIR (default: the user's cache folder)")
     add(
         "--cache-size",
         type=_size,
         metavar="SIZE",
-        help="most that is kept, such as 500M; 1G by default, 0 keeps nothing",
+        help="maximum size of the bundle cache, such as 500M (default: 1G); 0 disables it",
     )
 
 
-def read_options(args: argparse.Namespace) -> Served:
-    """Read what :func:`add_options` declared, and ``paths``: repositories, and folders of repositories.
+def read_options(args: argparse.Namespace, *, may_be_empty: bool = False) -> Served:
+    """Read the options of :func:`add_options`, and ``paths``: repositories, and folders of repositories.
+
+    Args:
+        args: the parsed command line.
+        may_be_empty: accept a single folder that has no repositories yet.
 
     Raises:
-        CommandLineError: for a setting that is none, a path that is no repository and no folder with repositories, and
-            a name that two have.
+        CommandLineError: for a malformed setting, a path that has no repository, and two repositories of one name.
     """
     for pair in args.config:
         if not _is_config(pair):
             raise CommandLineError(f"--config takes SECTION.NAME=VALUE, not {pair!r}")
     given = {"folder": args.cache_dir, "disk": args.cache_size}
     return Served(
-        root=_root(args.paths),
+        root=_root(args.paths, may_be_empty=may_be_empty),
         config=[*(ALLOW_PUSH if args.allow_push else ()), *args.config],
         cache=CacheSettings(**{name: value for name, value in given.items() if value is not None}),
     )
@@ -116,12 +119,14 @@ def _size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _root(paths: Sequence[Path]) -> str | dict[str, str]:
-    """One path as it is, several by name."""
+def _root(paths: Sequence[Path], *, may_be_empty: bool) -> str | dict[str, str]:
+    """A single path as it is, several by name."""
     for path in paths:
-        if next(_repositories(path), None) is None:
-            found = "neither a repository nor a folder with repositories" if os.path.isdir(path) else "not a folder"
-            raise CommandLineError(f"{path} is {found}")
+        if not os.path.isdir(path):
+            raise CommandLineError(f"{path} is not a folder")
+        if next(_repositories(path), None) is None and not (may_be_empty and len(paths) == 1):
+            alone = "; only a folder that is served alone may be empty" if may_be_empty else ""
+            raise CommandLineError(f"{path} contains no repository{alone}")
     if len(paths) == 1:
         return str(paths[0])
     served: dict[str, str] = {}
@@ -136,8 +141,8 @@ def _root(paths: Sequence[Path]) -> str | dict[str, str]:
 
 
 def _repositories(path: Path) -> Iterator[Path]:
-    """The path itself if it is a repository, else the repositories below it, but none inside another."""
-    # os.path.isdir() says no where Path.is_dir() raises: for what may not be looked into, and for a name too long.
+    """The path itself if it is a repository, otherwise the repositories below it, except those inside another."""
+    # os.path.isdir() is false where Path.is_dir() raises: for a forbidden folder, and for a name that is too long.
     if os.path.isdir(path / ".hg"):
         yield path
         return

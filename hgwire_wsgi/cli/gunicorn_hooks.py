@@ -1,0 +1,113 @@
+"""What gunicorn's workers do for this application beyond serving it: complete logs, and a quiet end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+__all__ = ["complete_logs", "stop_quietly"]
+
+_PACKAGE_LOG = logging.getLogger("hgwire_wsgi")
+
+
+def complete_logs(worker: Any) -> None:
+    """Send the package's warnings to gunicorn's error log, and count files in the access log.
+
+    Call it in the worker, before it loads the application: from gunicorn's ``post_fork`` hook.
+
+    Args:
+        worker: gunicorn's worker.
+    """
+    if not _PACKAGE_LOG.hasHandlers():
+        _PACKAGE_LOG.addHandler(_ErrorLogHandler(worker.log.error_log))
+    _count_files(worker.log)
+
+
+class _ErrorLogHandler(logging.Handler):
+    """Passes records on to the handlers of gunicorn's error log.
+
+    It stands aside once the application has configured logging for itself, which happens after this was installed.
+    """
+
+    def __init__(self, error_log: logging.Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._error_log = error_log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record on; called by :mod:`logging`."""
+        if not logging.getLogger().handlers:
+            self._error_log.handle(record)
+
+
+def _count_files(log: Any) -> None:
+    """Let the access log count replies that the kernel sends from a file.
+
+    ``Response.sendfile`` of gunicorn (22 to 27 at least) does not add to ``Response.sent``, which the log takes for the
+    number of bytes.  A complete reply has its ``Content-Length``.  How much of one that broke off was sent is not
+    known: it is logged as ``-``.
+
+    The instance is changed, not ``logger_class``: gunicorn chooses that itself for statsd, and it is the operator's.
+    """
+    write = log.access
+
+    def access(response: Any, request: Any, environ: Any, request_time: Any) -> None:
+        if _is_sent_file(response, request):
+            response.sent = response.response_length if sys.exc_info()[0] is None else None
+        write(response, request, environ, request_time)
+
+    log.access = access
+
+
+def _is_sent_file(response: Any, request: Any) -> bool:
+    """Whether the kernel sent a body from a file: it has a length, the response began, and nothing was written.
+
+    Responses of asynchronous workers are of other classes, and count for themselves.
+    """
+    return bool(
+        getattr(response, "headers_sent", False)
+        and response.sent == 0
+        and getattr(response, "response_length", None)
+        and request.method != "HEAD"
+        and response.status_code not in (204, 304)
+    )
+
+
+def stop_quietly(worker: Any) -> None:
+    """Let a worker end without a traceback or a complaint, whatever its requests do.
+
+    A stopping worker lets its transfers go on, in threads that cannot be interrupted.  A second Ctrl-C ends it at once,
+    and so does a quick shutdown after a graceful one.  When the time for transfers is over, the worker ends by itself;
+    otherwise gunicorn kills it and logs "Perhaps out of memory?".
+
+    One Ctrl-C brings two signals: SIGINT from the terminal, and SIGQUIT from gunicorn's master.
+
+    Call it from gunicorn's ``post_worker_init`` hook, when the worker has installed its own handlers.
+
+    Args:
+        worker: gunicorn's worker.
+    """
+    begin = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)}
+    first: int | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if first is None:
+            first = number
+            signal.signal(signal.SIGALRM, _end)
+            signal.setitimer(signal.ITIMER_REAL, max(worker.cfg.graceful_timeout - 1, 0.1))
+            handler: Any = begin[signal.Signals(number)]
+            handler(number, frame)
+        elif number == signal.SIGINT or (first, number) == (signal.SIGTERM, signal.SIGQUIT):
+            _end(number, frame)
+
+    for number in begin:
+        signal.signal(number, stop)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the process.  The usual way would wait for the threads."""
+    os._exit(0)
