@@ -66,14 +66,17 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is not typed.
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _listening(self, arbiter: Any) -> None:
-        """Take over SIGINT in gunicorn's master, which does not pass on a second one."""
+        """Take over SIGINT in gunicorn's master, which does not pass on a second one.
+
+        It may come before the master has passed on the first one, so it is passed on as SIGALRM.
+        """
         begin: Any = signal.getsignal(signal.SIGINT)
         stopping = False
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             nonlocal stopping
             if stopping:
-                arbiter.kill_workers(signal.SIGINT)
+                arbiter.kill_workers(signal.SIGALRM)
                 return
             stopping = True
             notice = threading.Timer(_PATIENCE, _say_what_keeps_it, [arbiter.cfg.graceful_timeout])

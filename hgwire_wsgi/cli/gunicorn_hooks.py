@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -79,11 +80,15 @@ def _is_sent_file(response: Any, request: Any) -> bool:
 def stop_quietly(worker: Any) -> None:
     """Let a worker end without a traceback or a complaint, whatever its requests do.
 
-    A stopping worker lets its transfers go on, in threads that cannot be interrupted.  A second Ctrl-C ends it at once,
-    and so does a quick shutdown after a graceful one.  When the time for transfers is over, the worker ends by itself;
-    otherwise gunicorn kills it and logs "Perhaps out of memory?".
+    A stopping worker lets its transfers go on, in threads that cannot be interrupted, while the main thread waits for
+    them.  gunicorn handles the first signal, in the main thread.  A thread of our own handles further ones and gets
+    their numbers through a pipe: the system may deliver a signal to any thread, and if that is not the main thread, the
+    main thread does not notice while it waits.
 
-    One Ctrl-C brings two signals: SIGINT from the terminal, and SIGQUIT from gunicorn's master.
+    Three things end the process at once: a second Ctrl-C, a quick shutdown after a graceful one, and SIGALRM.  The
+    latter comes from the master (see ``gunicorn_app``), or from a timer shortly before gunicorn would kill the worker
+    and log "Perhaps out of memory?".  One Ctrl-C brings two signals: SIGINT from the terminal, and SIGQUIT from
+    gunicorn's master.
 
     Call it from gunicorn's ``post_worker_init`` hook, when the worker has installed its own handlers.
 
@@ -91,23 +96,27 @@ def stop_quietly(worker: Any) -> None:
         worker: gunicorn's worker.
     """
     begin = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     first: int | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal first
         if first is None:
             first = number
-            signal.signal(signal.SIGALRM, _end)
+            signal.set_wakeup_fd(writer)
             signal.setitimer(signal.ITIMER_REAL, max(worker.cfg.graceful_timeout - 1, 0.1))
             handler: Any = begin[signal.Signals(number)]
             handler(number, frame)
-        elif number == signal.SIGINT or (first, number) == (signal.SIGTERM, signal.SIGQUIT):
-            _end(number, frame)
 
-    for number in begin:
-        signal.signal(number, stop)
+    def watch() -> None:
+        for (number,) in iter(lambda: os.read(reader, 1), b""):
+            quicker = (first, number) == (signal.SIGTERM, signal.SIGQUIT)
+            if quicker or number in (signal.SIGINT, signal.SIGALRM):
+                # The usual way would wait for the other threads.
+                os._exit(0)
 
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """End the process.  The usual way would wait for the threads."""
-    os._exit(0)
+    for each in begin:
+        signal.signal(each, stop)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    threading.Thread(target=watch, name="hgwire-signals", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Running ``hgwire`` and ``hg`` as processes, without a configuration of the machine or its user."""
+"""Running ``hgwire`` and ``hg`` as processes, without the configuration of the machine or its user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ class Running:
     printed: str
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Stop it with a signal; gives its exit code and what it wrote to standard error."""
+        """Stop it with a signal.
+
+        Returns:
+            The exit code and the standard error.
+        """
         self.process.send_signal(number)
         self.process.wait(PATIENCE)
         assert self.process.stdout is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-# Where the servers of the client's tests are, which serve here too.
+# For the servers of the client's tests, which are used here, too.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 
 from cli_support import PATIENCE, Running, environment
@@ -46,7 +46,7 @@ def hg() -> Callable[..., str]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Start ``hgwire serve`` on a free port and read until it printed its address."""
+    """Start ``hgwire serve`` on a free port and read its output until the address."""
     started: list[Running] = []
 
     def start(*arguments: str | Path) -> Running:
@@ -66,7 +66,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         printed = ""
         for line in process.stdout:
             printed += line
-            if found := re.search(r"http://\S+", line):
+            if found := re.search(r"(http://|unix:)\S+", line):
                 break
         else:
             errors.seek(0)

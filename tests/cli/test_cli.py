@@ -26,10 +26,10 @@ def test_every_subcommand_has_a_module_with_both_functions(name: str) -> None:
 def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     for name, subcommand in SUBCOMMANDS.items():
         assert name in printed
-        assert subcommand.summary.split(",")[0] in " ".join(printed.split())
+        assert subcommand.summary in printed
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,10 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.C
         (CommandLineError("no can do", code=1), 1, "hgwire: no can do\n"),
         (CommandLineError("no can do", code=2), 2, "hgwire: no can do\n"),
         (HgWireError("no such server"), 1, "hgwire: no such server\n"),
-        (FileNotFoundError("no such file"), 2, "hgwire: no such file\n"),
+        (OSError("no such file"), 2, "hgwire: no such file\n"),
+        (FileNotFoundError(2, "No such file or directory", "a"), 2, "hgwire: a: No such file or directory\n"),
+        (OSError(18, "Cross-device link", b"a", None, "b"), 2, "hgwire: a: b: Cross-device link\n"),
+        (OSError(9, "Bad file descriptor", 3), 2, "hgwire: Bad file descriptor\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -80,11 +83,11 @@ def test_what_cannot_be_done_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("where", "code", "said"),
     [
-        ("> /dev/full", 2, "hgwire: [Errno 28] No space left on device\n"),
+        ("> /dev/full", 2, "hgwire: No space left on device\n"),
         (">&-", 0, ""),
     ],
 )
-def test_output_that_nobody_takes(where: str, code: int, said: str) -> None:
+def test_output_that_cannot_be_written(where: str, code: int, said: str) -> None:
     command = f"{sys.executable} -m hgwire_wsgi commands {where}"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
@@ -92,7 +95,7 @@ def test_output_that_nobody_takes(where: str, code: int, said: str) -> None:
 
 @pytest.mark.parametrize("command", ["call", "probe"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "soon"])
-def test_a_timeout_that_is_none(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_timeout_must_be_a_number_of_seconds(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([command, "http://127.0.0.1:1/", *(["heads"] * (command == "call")), f"--timeout={value}"])
     assert f"argument --timeout: not a number of seconds: '{value}'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -227,63 +228,60 @@ def test_a_reply_that_broke_off_in_this_process(worker: Worker) -> None:
     assert worker.log.sent == [None]
 
 
-class Ended(BaseException):
-    """In place of the end of the process."""
+Send = Callable[[int], str]
 
 
 @pytest.fixture
-def send(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], str]]:
+def send(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Send this process a signal that the hook handles; tells what came of it."""
-    before = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGALRM)
-    }
-    came: list[str] = []
+    handled = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in handled}
+    wakeup = signal.set_wakeup_fd(-1)
+    pipe = os.pipe()
+    came: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def ended(code: int) -> None:
-        assert code == 0
-        raise Ended
-
-    monkeypatch.setattr(os, "_exit", ended)
-    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
-        signal.signal(number, lambda number, frame: came.append("begins"))
+    monkeypatch.setattr(os, "_exit", lambda code: came.put(f"ends with {code}"))
+    monkeypatch.setattr(os, "pipe", lambda: pipe)
+    for number in handled:
+        signal.signal(number, lambda number, frame: came.put("begins"))
     gunicorn_hooks.stop_quietly(worker)
 
     def send(number: int) -> str:
-        came.clear()
+        signal.raise_signal(number)
         try:
-            signal.raise_signal(number)
-        except Ended:
-            return "ends"
-        return "".join(came)
+            return came.get(timeout=0.5)
+        except queue.Empty:
+            return ""
 
     yield send
     signal.setitimer(signal.ITIMER_REAL, 0)
     for each, handler in before.items():
         signal.signal(each, handler)
+    signal.set_wakeup_fd(wakeup)
+    # In a worker the thread ends with the process.
+    os.close(pipe[1])
+    for thread in threading.enumerate():
+        if thread.name == "hgwire-signals":
+            thread.join(PATIENCE)
+    os.close(pipe[0])
 
 
-needs_main_thread = pytest.mark.skipif(
-    threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread only"
-)
-
-
-@needs_main_thread
 @pytest.mark.parametrize(
     ("signals", "outcomes"),
     [
         # Ctrl-C on a terminal: the second signal is gunicorn's.
-        (["INT", "QUIT", "QUIT", "INT"], ["begins", "", "", "ends"]),
-        (["QUIT", "QUIT", "INT"], ["begins", "", "ends"]),
-        (["TERM", "TERM", "QUIT"], ["begins", "", "ends"]),
-        (["TERM", "INT"], ["begins", "ends"]),
-        (["INT", "ALRM"], ["begins", "ends"]),
+        (["INT", "QUIT", "QUIT", "INT"], ["begins", "", "", "ends with 0"]),
+        (["QUIT", "QUIT", "INT"], ["begins", "", "ends with 0"]),
+        (["TERM", "TERM", "QUIT"], ["begins", "", "ends with 0"]),
+        (["TERM", "INT"], ["begins", "ends with 0"]),
+        (["INT", "ALRM"], ["begins", "ends with 0"]),
+        (["ALRM"], ["ends with 0"]),
     ],
 )
-def test_which_signals_end_a_worker(send: Callable[[int], str], signals: list[str], outcomes: list[str]) -> None:
+def test_which_signals_end_a_worker(send: Send, signals: list[str], outcomes: list[str]) -> None:
     assert [send(getattr(signal, f"SIG{name}")) for name in signals] == outcomes
 
 
-@needs_main_thread
-def test_the_time_for_transfers_ends_before_gunicorn_kills(send: Callable[[int], str]) -> None:
+def test_the_time_for_transfers_ends_before_gunicorn_kills(send: Send) -> None:
     assert send(signal.SIGTERM) == "begins"
     assert 28 < signal.getitimer(signal.ITIMER_REAL)[0] <= 29

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.util
+import os
+import re
 import shutil
 import signal
 import socket
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_support import PATIENCE, Running
+from ports import free_port
 
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.cli import main
@@ -29,7 +36,7 @@ def fetch(url: str) -> str:
 
 
 def temporary(tmp_path: Path) -> list[str]:
-    """What servers left in their folder for temporary files."""
+    """What the servers have left in the folder for temporary files."""
     return [path.name for path in (tmp_path / "tmp").iterdir()]
 
 
@@ -112,15 +119,36 @@ def test_ipv6(serve: Serve, demonstration: Path) -> None:
 def test_the_line_to_try_works_where_hg_is_not_on_path(on_path: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/hg" if on_path else None)
     hg = "hg" if on_path else " ".join(hg_command())
-    assert f"\n    {hg} clone {{url}} hgwire-demo\n" in serve_module._demonstration_banner()
+    assert f"\n    {hg} clone http://x/ hgwire-demo\n" in serve_module._demonstration_banner("http://x/")
+    assert "clone" not in serve_module._demonstration_banner("unix:/x")
 
 
-def test_a_folder_is_searched_as_requests_come(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
-    copy(demonstration, tmp_path / "shelf" / "old")
+def test_a_folder_is_searched_during_requests(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
     running = serve(tmp_path / "shelf", "--workers", "1")
-    assert fetch(running.url + "old?cmd=heads")
-    copy(demonstration, tmp_path / "shelf" / "later" / "new")
-    assert fetch(running.url + "later/new?cmd=heads")
+    copy(demonstration, tmp_path / "shelf" / "new")
+    assert fetch(running.url + "new?cmd=heads")
+    copy(demonstration, tmp_path / "shelf" / "later" / "newer")
+    assert fetch(running.url + "later/newer?cmd=heads")
+
+
+@pytest.mark.parametrize("bind", ["{port}", ":{port}", "localhost:{port}"])
+def test_addresses_without_a_host_or_with_a_name(serve: Serve, demonstration: Path, bind: str) -> None:
+    port = free_port()
+    running = serve(demonstration, "--workers", "1", "--bind", bind.format(port=port))
+    assert running.printed == f"Serving http://127.0.0.1:{port}/\n"
+    assert len(fetch(running.url + "?cmd=heads").split()) == 2
+
+
+def test_a_unix_socket(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
+    running = serve(demonstration, "--workers", "1", "--bind", "unix:hg.sock")
+    assert running.printed == f"Serving unix:{tmp_path}/hg.sock\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(tmp_path / "hg.sock"))
+        connection.sendall(b"GET /?cmd=heads HTTP/1.0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.0 200"
+    assert running.stop() == (0, "")
+    assert not (tmp_path / "hg.sock").exists()
 
 
 @pytest.mark.parametrize(("flags", "code"), [([], 255), (["--allow-push"], 0)])
@@ -177,14 +205,14 @@ def test_sizes(text: str, size: int, demonstration: Path) -> None:
     assert read_options(parser.parse_args([str(demonstration), "--cache-size", text])).cache.disk == size
 
 
-def test_the_cache_is_as_the_package_has_it_unless_told_otherwise(demonstration: Path) -> None:
+def test_the_default_cache_is_that_of_the_package(demonstration: Path) -> None:
     parser = argparse.ArgumentParser()
     serve_module.configure(parser)
     assert read_options(parser.parse_args([str(demonstration)])).cache == CacheSettings()
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5G", "M", "5MB", "\u0665"])
-def test_sizes_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_size(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["serve", f"--cache-size={text}"])
     assert f"argument --cache-size: not a size such as 500M or 2G: '{text}'" in capsys.readouterr().err
@@ -197,6 +225,125 @@ def test_logs(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
     assert running.stop() == (0, "")
     assert "GET /?cmd=heads" in (tmp_path / "access").read_text()
     assert "Shutting down" in (tmp_path / "error").read_text()
+
+
+def test_warnings_of_the_package_are_shown(serve: Serve, demonstration: Path, hg: HG, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    running = serve(demonstration, "--workers", "1", "--cache-dir", tmp_path / "file")
+    hg("clone", "-U", running.url, tmp_path / "clone")
+    code, errors = running.stop()
+    assert code == 0
+    assert re.search(r"^\[.*\] \[\d+\] \[WARNING\] .*cache", errors, re.MULTILINE)
+
+
+def test_the_access_log_counts_cached_bundles(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
+    running = serve(demonstration, "--access-log", tmp_path / "access", "--workers", "1")
+    url = f"{running.url}?cmd=getbundle&common={'0' * 40}"
+    sizes = []
+    for method in ("GET", "GET", "HEAD"):
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=PATIENCE) as response:
+            sizes.append(len(response.read()))
+    assert running.stop() == (0, "")
+    logged = re.findall(r'getbundle.*" 200 (\d+) ', (tmp_path / "access").read_text())
+    assert [int(size) for size in logged] == sizes
+    assert sizes[0] == sizes[1] > 1000 and sizes[2] == 0
+
+
+def operations(running: Running) -> list[str]:
+    """Stop a server, and take its lines about operations apart: without the time and the amount."""
+    assert running.stop() == (0, "")
+    lines = running.printed.splitlines()[1:]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d  127\.0\.0\.1  .*", line) for line in lines), lines
+    return [re.sub(r"[\d.]+ (bytes|kB) in [\d.]+ m?s", "SIZE", line.split("  ", 2)[2]) for line in lines]
+
+
+def test_operations_are_printed(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
+    served = copy(demonstration, tmp_path / "served")
+    running = serve(served, "--allow-push")
+    hg("clone", "-U", running.url, tmp_path / "one")
+    hg("clone", "-U", running.url, tmp_path / "two")
+    hg("-R", tmp_path / "one", "commit", "--config", "ui.allowemptycommit=yes", "-m", "empty", "-u", "you")
+    hg("-R", tmp_path / "one", "push", "-f")
+    hg("-R", tmp_path / "two", "pull")
+    hg("id", running.url)
+    hg("id", running.url + "nowhere", code=255)
+    cloned, again, pushed, pulled, *rest = operations(running)
+    assert cloned == "cloned served: SIZE"
+    assert again.startswith("cloned served: SIZE")
+    assert pushed == "pushed 1 changeset to served"
+    assert pulled.startswith("pulled from served: SIZE")
+    assert len(rest) == 1 and rest[0].startswith("was refused access to /nowhere: ")
+
+
+def test_a_refused_push_is_printed(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
+    running = serve(copy(demonstration, tmp_path / "shelf" / "one").parent)
+    hg("clone", "-U", running.url + "one", tmp_path / "clone")
+    hg("-R", tmp_path / "clone", "commit", "--config", "ui.allowemptycommit=yes", "-m", "empty", "-u", "you")
+    hg("-R", tmp_path / "clone", "push", "-f", code=255)
+    cloned, refused = operations(running)
+    assert cloned == "cloned one: SIZE"
+    assert refused.startswith("was refused: push to one: ")
+
+
+def test_quiet(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
+    running = serve(demonstration, "-q")
+    hg("clone", "-U", running.url, tmp_path / "clone")
+    assert operations(running) == []
+
+
+def test_nothing_is_printed_without_a_standard_output(demonstration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    serve_module.configure(parser)
+    served = read_options(parser.parse_args([str(demonstration)]))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert serve_module._printers(served) == ()
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory, hg: HG) -> Path:
+    """A repository whose bundle does not fit into the buffers of a connection."""
+    root = tmp_path_factory.mktemp("large") / "large"
+    hg("init", root)
+    (root / "file").write_bytes(os.urandom(16 << 20))
+    hg("-R", root, "commit", "-A", "-m", "large", "-u", "you")
+    return root
+
+
+@pytest.mark.parametrize("pause", [0.02, 1.5])
+@pytest.mark.parametrize("all_processes", [True, False])
+def test_a_second_interrupt_ends_it_quietly_during_a_download(
+    serve: Serve, large: Path, pause: float, all_processes: bool
+) -> None:
+    """Ctrl-C on a terminal reaches all processes; ``kill -INT`` only the server's."""
+    running = serve(large, "--workers", "1")
+    host, port = running.url.removeprefix("http://").rstrip("/").split(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=PATIENCE)) as client:
+        client.request("GET", f"/?cmd=getbundle&common={'0' * 40}")
+        response = client.getresponse()
+        assert response.status == 200 and response.read(1000)
+        kill = os.killpg if all_processes else os.kill
+        for _ in range(2):
+            kill(running.process.pid, signal.SIGINT)
+            time.sleep(pause)
+        begun = time.monotonic()
+        running.process.wait(PATIENCE)
+        assert time.monotonic() - begun < 20
+    code, errors = running.stop()
+    assert (code, errors) == (0, "")
+    if pause > 1:
+        assert "press Ctrl-C again" in running.printed
+
+
+def test_a_download_may_end_after_an_interrupt(serve: Serve, large: Path) -> None:
+    running = serve(large, "--workers", "1")
+    with urllib.request.urlopen(f"{running.url}?cmd=getbundle&common={'0' * 40}", timeout=PATIENCE) as response:
+        received = len(response.read(1000))
+        os.killpg(running.process.pid, signal.SIGINT)
+        time.sleep(1)
+        received += len(response.read())
+    assert received > 16 << 20
+    running.process.wait(PATIENCE)
+    assert running.stop() == (0, "")
 
 
 def test_workers_that_cannot_start_end_it(serve: Serve, demonstration: Path, tmp_path: Path) -> None:
@@ -231,17 +378,13 @@ def folders(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["nowhere"], "nowhere is not a folder"),
         (["file"], "file is not a folder"),
         (["x" * 300], f"{'x' * 300} is not a folder"),
-        (["empty"], "empty is neither a repository nor a folder with repositories"),
-        (["a/repo", "empty"], "empty is neither a repository nor a folder with repositories"),
+        (["a/repo", "empty"], "empty contains no repository; only a folder that is served alone may be empty"),
         (["a/repo", "b/repo"], "would both be served at /repo"),
         (["a", "a"], "would both be served at /a/repo"),
         (["a", "--config", "web.push_ssl"], "--config takes SECTION.NAME=VALUE, not 'web.push_ssl'"),
         (["a", "--config", "push_ssl=no"], "--config takes SECTION.NAME=VALUE, not 'push_ssl=no'"),
         (["a", "--config", ".x=y"], "--config takes SECTION.NAME=VALUE, not '.x=y'"),
-        (["a", "--bind", "8000"], "--bind takes HOST:PORT, not '8000'"),
-        (["a", "--bind", "localhost:http"], "--bind takes HOST:PORT, not 'localhost:http'"),
-        (["a", "--bind", "127.0.0.1:65536"], "--bind takes HOST:PORT, not '127.0.0.1:65536'"),
-        (["a", "--bind", ":80"], "--bind takes HOST:PORT, not ':80'"),
+        (["a", "--bind", "here"], "--bind takes PORT, HOST:PORT, [IPV6]:PORT or unix:PATH, not 'here'"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,11 +394,9 @@ def test_what_is_wrong_is_said(arguments: list[str], message: str, capsys: pytes
     assert capsys.readouterr().err.endswith(f"{message}\n")
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "host.invalid:80"])
-def test_an_address_that_cannot_be_had(bind: str, taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    bind = bind.format(port=taken_port)
-    assert main(["serve", "--bind", bind]) == 1
-    assert capsys.readouterr().err.startswith(f"hgwire: cannot listen at {bind}: ")
+def test_an_address_in_use(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--bind", str(taken_port)]) == 1
+    assert capsys.readouterr().err == f"hgwire: cannot listen at 127.0.0.1:{taken_port}: the address is in use\n"
 
 
 @pytest.mark.parametrize("option", ["--workers", "--threads"])
@@ -263,7 +404,7 @@ def test_an_address_that_cannot_be_had(bind: str, taken_port: int, capsys: pytes
 def test_numbers_are_positive(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["serve", option, value])
-    assert f"argument {option}: not a number from 1: '{value}'" in capsys.readouterr().err
+    assert f"argument {option}: not a positive number: '{value}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("module", "extra"), [("gunicorn", "serve"), ("mercurial", "mercurial")])
