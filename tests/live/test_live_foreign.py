@@ -22,7 +22,6 @@ from typing import Any
 
 import attrs
 import pytest
-from hgwire_wsgi.http.api import ApiSettings
 from live_wait import PATIENCE
 
 from hgwire_wsgi import ApiSettings, BytesResponse, CommandRegistry, WireApp
