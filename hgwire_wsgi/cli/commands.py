@@ -1,4 +1,4 @@
-"""``hgwire commands``: the table of wire protocol commands, for a person or as JSON."""
+"""``hgwire commands``: the table of wire protocol commands, as text or as JSON."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The demonstration repository of ``hgwire serve``: small, and with one of everything that a clone must carry.
+"""The demonstration repository of ``hgwire serve``: small, with one of everything that a clone transfers.
 
-It is made by the installed ``hg`` through its command server, one process for the whole history, because starting
-``hg`` thirty times would take longer than everything else.  Users, dates and contents are fixed, so every
-demonstration has the same changeset identifiers.  No configuration file is read: neither the system's nor the
-user's.
+The installed ``hg`` makes it through its command server, one process for the whole history, because starting ``hg``
+thirty times would take longer than everything else.  Users, dates and contents are fixed, so every demonstration has
+the same changeset identifiers.  No configuration file is read, neither the system's nor the user's.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ __all__ = ["clean_environment", "hg_command", "make_demonstration"]
 
 _USER = "Demo <demo@example.com>"
 _EPOCH = 1_500_000_000
-"""Date of the first changeset, in seconds; each further one is an hour younger."""
+"""Date of the first changeset, in seconds since 1970; each further one is an hour later."""
 
 
 def _png() -> bytes:
-    """A 16 by 16 picture, two colours; stored, because compressed it would differ between releases of zlib."""
+    """A 16 by 16 image in two colours, uncompressed, because compressed data differs between releases of zlib."""
     rows = b"".join(b"\0" + bytes(255 if (row ^ column) & 4 else 64 for column in range(16)) for row in range(16))
     chunks = (
         (b"IHDR", struct.pack(">2I5B", 16, 16, 8, 0, 0, 0, 0)),
@@ -44,7 +43,7 @@ def _png() -> bytes:
 
 @attrs.frozen
 class _Step:
-    """Files to write, then commands to run.  ``commit`` and ``tag`` get user and date."""
+    """Files to write, then commands to run.  ``commit`` and ``tag`` also get a user and a date."""
 
     commands: tuple[tuple[str, ...], ...]
     files: Mapping[str, bytes] = attrs.field(factory=dict)
@@ -84,16 +83,16 @@ _HISTORY = (
 
 
 def clean_environment() -> dict[str, str]:
-    """Environment for ``hg`` in which no configuration of the machine or of its user counts."""
+    """The environment for an ``hg`` that ignores the configuration of the machine and of its user."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HG")}
     return {**inherited, "HGRCPATH": "", "HGPLAIN": "1", "HGENCODING": "utf-8"}
 
 
 def hg_command() -> list[str]:
-    """How to start the Mercurial that this interpreter has installed.
+    """The command that starts the Mercurial of this interpreter.
 
     Returns:
-        The ``hg`` beside the interpreter; where there is none (``pip install --user``), the interpreter itself with
+        The ``hg`` beside the interpreter.  If there is none (``pip install --user``), the interpreter itself with
         Mercurial's module.
     """
     script = Path(sys.executable).with_name("hg")
@@ -104,10 +103,10 @@ def make_demonstration(root: Path) -> None:
     """Make the demonstration repository.
 
     Args:
-        root: where; it must not exist yet, but its parent must.
+        root: the path of the repository; it must not exist yet, but its parent must.
 
     Raises:
-        CommandLineError: when ``hg`` cannot be run or fails.
+        CommandLineError: if ``hg`` cannot be run or fails.
     """
     with _command_server(root.parent) as server:
         server.run("init", str(root))
@@ -123,7 +122,7 @@ def make_demonstration(root: Path) -> None:
                     stamp = ("-u", _USER, "-d", f"{clock} 0")
                     clock += 3600
                 server.run("--cwd", str(root), *command, *stamp)
-        # A working directory would only show old files: pushes do not update it.
+        # The files would become outdated: pushes do not update the working directory.
         server.run("--cwd", str(root), "update", "null")
 
 
@@ -139,10 +138,13 @@ class _CommandServer:
     replies: IO[bytes]
 
     def receive(self) -> tuple[bytes, bytes]:
-        """Channel and data of the next message.
+        """Read the next message.
+
+        Returns:
+            Its channel and its data.
 
         Raises:
-            CommandLineError: when the server ended.
+            CommandLineError: if the server ended.
         """
         head = self.replies.read(5)
         if len(head) < 5:
@@ -151,10 +153,10 @@ class _CommandServer:
         return channel, self.replies.read(size)
 
     def run(self, *command: str) -> None:
-        """Run one command, without an interpretation of its output.
+        """Run one command and ignore its output.
 
         Raises:
-            CommandLineError: when it fails; with what it printed.
+            CommandLineError: if it fails; the message has its output.
         """
         payload = b"\0".join(os.fsencode(word) for word in command)
         self.requests.write(b"runcommand\n" + struct.pack(">I", len(payload)) + payload)
@@ -182,6 +184,6 @@ def _command_server(folder: Path) -> Iterator[_CommandServer]:
     with process:
         assert process.stdin is not None and process.stdout is not None
         server = _CommandServer(process.stdin, process.stdout)
-        server.receive()  # The greeting: what the server can do.
+        server.receive()  # The greeting, which lists what the server can do.
         yield server
         process.stdin.close()

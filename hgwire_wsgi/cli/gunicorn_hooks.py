@@ -15,12 +15,13 @@ __all__ = ["complete_logs", "stop_quietly"]
 _PACKAGE_LOG = logging.getLogger("hgwire_wsgi")
 
 
-def complete_logs(worker: Any) -> None:
+def complete_logs(server: Any, worker: Any) -> None:
     """Send the package's warnings to gunicorn's error log, and count files in the access log.
 
-    Call it in the worker, before it loads the application: from gunicorn's ``post_fork`` hook.
+    It is gunicorn's ``post_fork`` hook: called in the worker, before it loads the application.
 
     Args:
+        server: gunicorn's master; not used.
         worker: gunicorn's worker.
     """
     if not _PACKAGE_LOG.hasHandlers():
@@ -90,7 +91,7 @@ def stop_quietly(worker: Any) -> None:
     and log "Perhaps out of memory?".  One Ctrl-C brings two signals: SIGINT from the terminal, and SIGQUIT from
     gunicorn's master.
 
-    Call it from gunicorn's ``post_worker_init`` hook, when the worker has installed its own handlers.
+    It is gunicorn's ``post_worker_init`` hook: called when the worker has installed its own handlers.
 
     Args:
         worker: gunicorn's worker.

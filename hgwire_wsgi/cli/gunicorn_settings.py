@@ -7,7 +7,6 @@ not know.
 """
 
 import os as _os
-from typing import Any as _Any
 
 from .gunicorn_hooks import complete_logs as _complete_logs
 
@@ -55,11 +54,6 @@ not."""
 control_socket_disable = True
 """gunicorn 25 and later would otherwise create a control socket in the home directory of the user that starts it."""
 
-
-def post_fork(server: _Any, worker: _Any) -> None:
-    """The package's warnings go to gunicorn's error log, and its access log counts cached bundles.
-
-    gunicorn counts 0 bytes for a reply that the kernel sends from a file.  A configuration with a ``post_fork`` of its
-    own calls this one from it.
-    """
-    _complete_logs(worker)
+post_fork = _complete_logs
+"""The package's warnings go to gunicorn's error log, and the access log counts cached bundles, which gunicorn logs as 0
+bytes otherwise.  A configuration with a ``post_fork`` of its own calls this one from it."""

@@ -1,8 +1,8 @@
 """Mount a wire application inside a Flask application.
 
-The requests never become Flask requests: ``before_request`` functions, sessions, ``MAX_CONTENT_LENGTH`` and the
-parsing of forms do not apply to them, so a push of any size streams.  Flask's own authentication does not apply
-either; who may pull and push is for the wire application's policy.
+Wire requests never become Flask requests: ``before_request`` functions, sessions, ``MAX_CONTENT_LENGTH`` and form
+parsing do not apply to them, so a push of any size streams.  Flask's authentication does not apply either; the wire
+application's policy decides who may pull and push.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def mount(flask_app: Flask, wire: WSGIApplication, prefix: str = "/hg") -> None:
     """Serve ``wire`` under a prefix of a Flask application.
 
     Args:
-        flask_app: its ``wsgi_app`` is replaced, as Flask documents for middleware; ``flask_app`` itself stays usable.
-        wire: a ``WireApp``, or one wrapped in a middleware of yours.
-        prefix: where; ``SCRIPT_NAME`` and ``PATH_INFO`` are shifted accordingly.
+        flask_app: its ``wsgi_app`` is replaced, as Flask documents for middleware; ``flask_app`` itself remains usable.
+        wire: a ``WireApp``, possibly wrapped in your own middleware.
+        prefix: the path below which ``wire`` answers; it is moved from ``PATH_INFO`` to ``SCRIPT_NAME``.
 
     Raises:
         ValueError: if ``prefix`` is not a prefix.
     """
     dispatcher = DispatcherMiddleware(flask_app.wsgi_app, {mount_point(prefix): wire})
-    flask_app.wsgi_app = dispatcher  # type: ignore[method-assign]  # The way that Flask documents.
+    flask_app.wsgi_app = dispatcher  # type: ignore[method-assign]  # As Flask documents it.

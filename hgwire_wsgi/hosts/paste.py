@@ -1,4 +1,4 @@
-"""Factories for PasteDeploy, whose ``.ini`` files Pyramid's ``pserve`` and other loaders read.
+"""Factories for PasteDeploy, the ``.ini`` format of Pyramid's ``pserve`` and other loaders.
 
 ::
 
@@ -13,9 +13,9 @@ Settings of both factories:
 ``root``
     a repository, served at ``/``, or a folder of repositories, each served at its path below it; or
 ``repositories``
-    lines of ``name = path`` instead, for repositories that are in different places;
+    lines of ``name = path``, for repositories in different places;
 ``config``
-    lines of ``section.name = value``, Mercurial configuration for all of them.
+    lines of ``section.name = value``: Mercurial configuration for all repositories.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ __all__ = ["app_factory", "filter_factory"]
 
 
 def app_factory(global_conf: Mapping[str, str], **settings: str) -> WireApp:
-    """``paste.app_factory``: an application that answers wire requests only.
+    """Make an application that answers wire requests only (``paste.app_factory``).
 
     Args:
         global_conf: the ``[DEFAULT]`` section; not used.
         **settings: see the module.
 
     Raises:
-        ValueError: for an unknown setting, a malformed line, and neither or both of ``root`` and ``repositories``.
+        ValueError: for an unknown setting, a malformed line, or unless exactly one of ``root`` and ``repositories`` is
+            given.
     """
     root = settings.pop("root", None)
     repositories = dict(_pair(line) for line in _lines(settings.pop("repositories", "")))
@@ -53,7 +54,7 @@ def app_factory(global_conf: Mapping[str, str], **settings: str) -> WireApp:
 
 
 def filter_factory(global_conf: Mapping[str, str], **settings: str) -> Callable[[WSGIApplication], WireMiddleware]:
-    """``paste.filter_factory``: wire requests are answered, all others go to the next application.
+    """Make a filter that answers wire requests and passes all others on (``paste.filter_factory``).
 
     Args:
         global_conf: the ``[DEFAULT]`` section; not used.

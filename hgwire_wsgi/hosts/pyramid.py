@@ -5,11 +5,11 @@
     config.include("hgwire_wsgi.hosts.pyramid")
     config.add_hg_wire(app, prefix="/hg")
 
-The requests are taken out in front of the router, in its execution policy: no tween, view, CSRF check or session
-sees them, no Pyramid request is made, and nothing reads the body but the wire application.
-``pyramid.wsgi.wsgiapp2`` is not used because it copies the request, and with it the whole body into memory.
-Pyramid's security policy does not apply; who may pull and push is for the wire application's policy.
-"""
+Wire requests are taken out before the router, by its execution policy: no tween, view, CSRF check or session sees
+them, no Pyramid request is made, and only the wire application reads the body.  ``pyramid.wsgi.wsgiapp2`` is not used
+because it copies the request, and with it the whole body, into memory.  Pyramid's security policy does not apply; the
+wire application's policy decides who may pull and push.  To have routes and views, let a view return
+``wire.respond(request)`` instead; see ``docs/embedding.rst``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["add_hg_wire", "includeme"]
 
 @attrs.frozen
 class _Mounted:
-    """A wire application at its prefix, in the place of the response that Pyramid would have made."""
+    """A wire application at its prefix, called in place of the response that Pyramid would have made."""
 
     app: WSGIApplication
     prefix: str
@@ -46,7 +46,7 @@ class _Mounted:
 
 @attrs.frozen
 class _ExecutionPolicy:
-    """Pyramid's outermost hook: wire requests go to ``mounted``, all others to the policy that was there before."""
+    """Pyramid's outermost hook: wire requests go to ``mounted``, all others to the previous policy."""
 
     mounted: _Mounted
     inner: Any
@@ -63,9 +63,9 @@ def add_hg_wire(config: Configurator, app: WSGIApplication | str, prefix: str = 
 
     Args:
         config: the configurator.
-        app: a ``WireApp``, a dotted name of one, or one wrapped in a middleware of yours.
-        prefix: where; ``SCRIPT_NAME`` and ``PATH_INFO`` are shifted accordingly.  The route prefix of an ``include``
-            is not added.  Two mounts at one prefix are a configuration conflict.
+        app: a ``WireApp``, possibly wrapped in your own middleware, or its dotted name.
+        prefix: the path below which ``app`` answers; it is moved from ``PATH_INFO`` to ``SCRIPT_NAME``.  The route
+            prefix of an ``include`` is not added.  Two mounts at one prefix are a configuration conflict.
 
     Raises:
         ValueError: if ``prefix`` is not a prefix.
@@ -77,7 +77,7 @@ def add_hg_wire(config: Configurator, app: WSGIApplication | str, prefix: str = 
         inner = registry.queryUtility(IExecutionPolicy, default=default_execution_policy)
         registry.registerUtility(_ExecutionPolicy(mounted, inner), IExecutionPolicy)
 
-    # After every set_execution_policy(), whose policy (that of pyramid_retry, say) must stay the inner one.
+    # After every set_execution_policy(): its policy, such as that of pyramid_retry, must remain the inner one.
     config.action(("hgwire_wsgi", mounted.prefix), register, order=PHASE3_CONFIG + 1)
 
 

@@ -184,7 +184,7 @@ def test_the_log_hook_in_this_process(worker: Worker, monkeypatch: pytest.Monkey
     # Without those that pytest adds.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     for _ in range(2):
-        gunicorn_hooks.complete_logs(worker)
+        gunicorn_hooks.complete_logs(None, worker)
     log = logging.getLogger("hgwire_wsgi")
     log.warning("one")
     log.debug("two")
@@ -213,14 +213,14 @@ class Reply:
     ],
 )
 def test_the_count_in_this_process(worker: Worker, fields: dict[str, Any], method: str, sent: int) -> None:
-    gunicorn_hooks.complete_logs(worker)
+    gunicorn_hooks.complete_logs(None, worker)
     request = type("request", (), {"method": method})
     worker.log.access(Reply(**fields), request, {}, None)
     assert worker.log.sent == [sent]
 
 
 def test_a_reply_that_broke_off_in_this_process(worker: Worker) -> None:
-    gunicorn_hooks.complete_logs(worker)
+    gunicorn_hooks.complete_logs(None, worker)
     try:
         raise BrokenPipeError
     except BrokenPipeError:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +15,7 @@ pytest.importorskip("gunicorn")
 
 from gunicorn import config
 
-from hgwire_wsgi.cli import gunicorn_settings
+from hgwire_wsgi.cli import CommandLineError, gunicorn_app, gunicorn_hooks, gunicorn_settings
 from hgwire_wsgi.cli.gunicorn_app import Server
 
 SETTINGS = {
@@ -59,3 +64,62 @@ def test_neither_environment_nor_command_line_nor_file_changes_them(
 def test_the_application_is_made_when_a_worker_asks() -> None:
     made = object()
     assert Server(lambda: made, {}).wsgi() is made  # type: ignore[arg-type, return-value]  # Any object will do.
+
+
+def test_an_application_that_cannot_be_made_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> Any:
+        raise CommandLineError("no can do")
+
+    with pytest.raises(SystemExit) as caught:
+        Server(fail, {}).wsgi()
+    assert caught.value.code == 3, "gunicorn stops if a worker ends with this code"
+    assert capsys.readouterr().err == "hgwire: no can do\n"
+
+
+def test_the_hooks() -> None:
+    cfg = Server(load, {}).cfg
+    assert cfg.post_fork is gunicorn_hooks.complete_logs
+    assert cfg.post_worker_init is gunicorn_hooks.stop_quietly
+
+
+class Master:
+    """What the server needs of gunicorn's master."""
+
+    LISTENERS = ("http://127.0.0.1:80",)
+    cfg = SimpleNamespace(graceful_timeout=7)
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+
+    def kill_workers(self, number: int) -> None:
+        self.killed.append(number)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[int]]:
+    """The interrupts that gunicorn itself handles."""
+    handled: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: handled.append(number))
+    yield handled
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_is_passed_on(
+    interrupts: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gunicorn_app, "_PATIENCE", 0.0)
+    listening: list[object] = []
+    master = Master()
+    Server(load, {}, listening.append).cfg.when_ready(master)
+    assert listening == ["http://127.0.0.1:80"]
+    os.kill(os.getpid(), signal.SIGINT)
+    assert (interrupts, master.killed) == ([signal.SIGINT], [])
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert (interrupts, master.killed) == ([signal.SIGINT], [signal.SIGALRM] * 2)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    said = "Waiting up to 7 seconds for transfers to end; press Ctrl-C again to cut them\n"
+    assert capsys.readouterr().out == said
+    Server(load, {}).cfg.when_ready(master)

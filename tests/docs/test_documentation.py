@@ -78,6 +78,22 @@ def test_pyramid(page: Pages) -> None:
     assert WireTestApp(app).get("/").text == "The repositories are below /hg."
 
 
+def test_pyramid_view(page: Pages) -> None:
+    pytest.importorskip("pyramid")
+    app = page("docs/embedding.rst")("pyramid-view")["app"]
+    assert clonable(app, "/hg/project")
+    pushed = WireTestApp(app).wire("/hg/project", "unbundle", {"heads": "force"}, body=b"", user="carol")
+    # The name of the user comes from Pyramid, which has no security policy here.
+    assert pushed.status in (401, 403)
+
+
+def test_one_line_for_a_configuration_of_gunicorn(page: Pages) -> None:
+    pytest.importorskip("gunicorn")
+    from hgwire_wsgi.cli import gunicorn_settings
+
+    assert page("docs/deployment.rst")("post-fork")["post_fork"] is gunicorn_settings.post_fork
+
+
 def test_paste(page: Pages, srv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loadapp = pytest.importorskip("paste.deploy").loadapp
     page("docs/embedding.rst")
