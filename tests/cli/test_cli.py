@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,7 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.C
         (OSError(18, "Cross-device link", b"a", None, "b"), 2, "hgwire: a: b: Cross-device link\n"),
         (OSError(9, "Bad file descriptor", 3), 2, "hgwire: Bad file descriptor\n"),
         (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
@@ -99,6 +102,49 @@ def test_a_timeout_must_be_a_number_of_seconds(command: str, value: str, capsys:
     with pytest.raises(SystemExit, match="2"):
         main([command, "http://127.0.0.1:1/", *(["heads"] * (command == "call")), f"--timeout={value}"])
     assert f"argument --timeout: not a number of seconds: '{value}'" in capsys.readouterr().err
+
+
+def test_a_timeout() -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_timeout(parser, 60)
+    assert parser.parse_args([]).timeout == 60
+    assert parser.parse_args(["--timeout", "0.5"]).timeout == 0.5
+    assert "give up after this many seconds without data (default: 60)" in " ".join(parser.format_help().split())
+
+
+def test_input_is_a_file_or_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"file")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"input")))
+    for name, content in ((str(tmp_path / "file"), b"file"), ("-", b"input")):
+        with cli.open_input(name) as stream:
+            assert stream.read() == content
+    assert not sys.stdin.buffer.closed
+
+
+class Full(io.StringIO):
+    """An output that takes no more, and is not of the kind that Python opens for a process."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_output_that_cannot_be_flushed_goes_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(tmp_path / "output", "wb") as output:
+        monkeypatch.setattr(sys, "stdout", Full(output.fileno()))
+        assert main(["commands"]) == 2
+        output.write(b"lost")
+        output.flush()
+    assert capsys.readouterr().err == "hgwire: No space left on device\n"
+    assert (tmp_path / "output").read_bytes() == b""
 
 
 def test_only_the_named_subcommand_is_imported() -> None:

@@ -1,3 +1,5 @@
+"""``hgwire serve``, mostly as a process: what happens after gunicorn started is not in this one, nor is its coverage."""
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +22,6 @@ import pytest
 from cli_support import PATIENCE, Running
 from ports import free_port
 
-from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.cli import main
 from hgwire_wsgi.cli import serve as serve_module
 from hgwire_wsgi.cli.demo import hg_command
@@ -194,21 +195,6 @@ def test_the_bundles_of_a_demonstration_go_with_it(serve: Serve, hg: HG, tmp_pat
     assert running.stop() == (0, "")
     assert temporary(tmp_path) == []
     assert bool(bundles(tmp_path / "kept")) == given
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("0", 0), ("123", 123), ("7k", 7168), ("500M", 524288000), ("2G", 2 << 30), ("1T", 1 << 40)]
-)
-def test_sizes(text: str, size: int, demonstration: Path) -> None:
-    parser = argparse.ArgumentParser()
-    serve_module.configure(parser)
-    assert read_options(parser.parse_args([str(demonstration), "--cache-size", text])).cache.disk == size
-
-
-def test_the_default_cache_is_that_of_the_package(demonstration: Path) -> None:
-    parser = argparse.ArgumentParser()
-    serve_module.configure(parser)
-    assert read_options(parser.parse_args([str(demonstration)])).cache == CacheSettings()
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5G", "M", "5MB", "\u0665"])
