@@ -41,7 +41,7 @@ def test_what_is_not_a_size(demonstration: Path) -> None:
 
 
 def test_what_is_not_a_setting(demonstration: Path) -> None:
-    with pytest.raises(CommandLineError, match="--config takes SECTION.NAME=VALUE, not 'push_ssl'"):
+    with pytest.raises(CommandLineError, match=r"--config takes SECTION\.NAME=VALUE, not 'push_ssl'"):
         read(demonstration, "--config", "push_ssl")
 
 

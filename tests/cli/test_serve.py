@@ -1,4 +1,4 @@
-"""``hgwire serve``, mostly as a process: what happens after gunicorn started is not in this one, nor is its coverage."""
+"""``hgwire serve``, mostly as a process: what happens after gunicorn starts is covered there, not in this process."""
 
 from __future__ import annotations
 
