@@ -259,8 +259,7 @@ class TestWhatTheSpecificationExpects:
             text_output.test_encode({**self.CASE, "expect_frame": self.FRAME, "spec_expect_error": {"message": "no"}})
 
     def test_the_frame_of_a_step(self) -> None:
-        frame = EXP_0002.encode_error(OutgoingStream(2), 1, b"bad", "application", False)
-        wire = encode_frame(frame)
+        wire = encode_frame(parse_frame("1 2 stream-begin error-response application bad", EXP_0002))
         named = {"header": vars_of(parse_header(wire)), "payload_hex": b"bad".hex(), "wire_hex": wire.hex()}
         command = parse_frame("1 1 stream-begin command-name eos a", EXP_0002)
         begin = {
