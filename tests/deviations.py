@@ -333,7 +333,7 @@ V1_RULES = (
         "``batch`` within ``batch``",
         "runs, to any depth",
         "400",
-        "The permission of a request is read from one list of commands, and no client nests.",
+        "The permission of a request is read from one list of commands. Clients do not nest.",
         _batched(lambda name: name == b"batch", "cannot be batched"),
     ),
     Deviation(
@@ -362,15 +362,15 @@ V1_RULES = (
     ),
     Deviation(
         "malformed-nodes",
-        "words that are no nodes where nodes are required",
+        "a malformed node",
         "500",
-        "400 with the first of them",
+        "400 with the node",
         "The client is at fault.",
         _malformed_nodes,
     ),
     Deviation(
         "unknown-nodes",
-        "well-formed nodes that the repository does not have, where they must exist",
+        "a well-formed node that the repository does not have, where it must exist",
         "500",
         "400 with the node; bundle2 carries the error in a bundle, as hgweb's does",
         "The client is at fault.",
@@ -410,10 +410,10 @@ V1_RULES = (
     ),
     Deviation(
         "garbage-bundle",
-        "``unbundle`` with a body that is no bundle, or an empty one",
+        "``unbundle`` with a body that is not a bundle, or with an empty bundle",
         "200 with ``0`` and no reason, or 500",
         "400, or ``0`` with the reason",
-        "The user is told what is wrong.",
+        "The user sees what is wrong.",
         _garbage,
     ),
     Deviation(
@@ -421,7 +421,7 @@ V1_RULES = (
         "``HEAD``",
         "hgweb gives the body to the server",
         "no body; status and headers as for ``GET``",
-        "HTTP.",
+        "HTTP requires it.",
         _head,
     ),
 )
@@ -556,14 +556,14 @@ FRAME_RULES = (
     Deviation(
         "unknown-profile",
         "``stream-settings`` with an unknown profile",
-        "an error in any case",
+        "``stream-settings`` is always an error",
         "a protocol error that names the known ones: ``identity``, ``zlib``, ``zstd-8mb``",
-        "No frame of the stream could be read.",
+        "The frames of the stream could not be decoded.",
         _unknown_profile,
     ),
     Deviation(
         "ignored-frames",
-        "a frame type that only servers send, or an undefined one, while a command is received",
+        "an undefined frame type, or one that only servers send, while a command is received",
         "no answer at all",
         "a protocol error",
         "The specification allows no such frame here.",
@@ -704,7 +704,7 @@ FRAMED_RULES = (
         "``/api`` where the API is off",
         "a page of hgweb",
         "404; ``WireMiddleware`` passes the request on",
-        "The URL means nothing to us.",
+        "Without the API the URL is not part of the wire protocol.",
         _api_off,
     ),
     Deviation(
@@ -720,7 +720,7 @@ FRAMED_RULES = (
         "``Accept`` with several media types, parameters or weights",
         "406 unless it is the media type, byte for byte",
         "the media type must be among them, with a weight other than 0",
-        "HTTP.",
+        "HTTP allows it.",
         _media_range,
     ),
     Deviation(
@@ -728,7 +728,7 @@ FRAMED_RULES = (
         "``Content-Type`` with parameters",
         "415 unless it is the media type, byte for byte",
         "parameters are ignored",
-        "HTTP.",
+        "HTTP allows it.",
         _media_parameters,
     ),
     Deviation(
@@ -741,7 +741,7 @@ FRAMED_RULES = (
     ),
     Deviation(
         "broken-frames",
-        "a body that ends inside a frame or a command, or has what the table of frames makes an error",
+        "a body that ends inside a frame or a command, or contains an error of the table above",
         "500, or the commands run",
         "``text/plain`` with the reason: 400, or 200 for the kinds of errors that were recorded with it",
         "The client is at fault.",
@@ -760,7 +760,7 @@ FRAMED_RULES = (
         "a command with arguments ``*``, with continued arguments, or whose reply is a stream",
         "500",
         "works",
-        "The reference did not get there.",
+        "The reference does not implement it.",
         _works,
     ),
     Deviation(
@@ -768,7 +768,7 @@ FRAMED_RULES = (
         "405 and other short answers",
         "no ``Content-Type``",
         "``text/plain``",
-        "WSGI and HTTP want a media type for a body.",
+        "A body has a media type.",
         _typed,
     ),
 )
@@ -789,7 +789,7 @@ OTHERS = (
         "``server.compressionengines`` or a level that Mercurial refuses",
         "500",
         "the rest of the settings counts, and the log names the one that is wrong",
-        "A slip in one setting does not stop a server.",
+        "A mistake in one setting does not stop the server.",
         tests=("tests/test_deviations.py::test_broken_settings",),
     ),
     Deviation(
@@ -802,9 +802,9 @@ OTHERS = (
     ),
     Deviation(
         "path-below-a-repository",
-        "a path below a repository that nobody knows, without ``cmd``",
-        "a page, 400",
-        "404, ``text/plain``; with ``cmd`` it is ``0`` and ``Not Found`` on both sides",
+        "an unknown path below a repository, without ``cmd``",
+        "400 and a page",
+        "404; with ``cmd`` the reply is ``0`` and ``Not Found`` on both sides",
         "Pages are not part of the wire protocol.",
         tests=("tests/test_deviations.py::test_a_path_below_a_repository",),
     ),
@@ -829,7 +829,7 @@ OTHERS = (
         "numbers such as ``+1`` or ``1_0`` in the human notation of frames",
         "read as Python reads integers",
         "refused",
-        "A line has one reading in every language and version.",
+        "Every reader of the notation must find the same number.",
         tests=("tests/framing/test_recorded.py::TestFrames::test_lenient_numbers_are_refused",),
     ),
     Deviation(
@@ -845,15 +845,15 @@ OTHERS = (
         "an error message that does not fit into a frame",
         "an assertion fails",
         "cut to fit, at a UTF-8 boundary",
-        "The user sees most of it.",
+        "The start of the message is what matters.",
         tests=("tests/framing/test_recorded.py::TestResponses::test_error",),
     ),
     Deviation(
-        "answers-to-nobody",
+        "unexpected-responses",
         "a response for a request that is not waiting, or on a stream of the client",
         "frames, then an exception",
         "``LocalProtocolError`` at once",
-        "The caller is at fault, and finds out where.",
+        "The caller is at fault, and sees where.",
         tests=("tests/framing/test_recorded.py::TestReactor::test_scenario",),
     ),
 )

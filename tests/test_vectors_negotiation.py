@@ -271,7 +271,7 @@ def application(name: str, hgrc: str, asked: Recorded | None = None, folder: Pat
         content = payload(asked.answer["decoded_sha256"], folder).data
         content_type = asked.answer["content_type"]
         replayed = asked.call.command in REPLAYED or content_type == HG_ERROR
-        if content is not None and (replayed or content.startswith(b"HG2")):
+        if content and (replayed or content.startswith(b"HG2")):
             commands.override(asked.call.command.decode(), replaying(asked.call, content, content_type))
     # Nothing is cached: every case shows what is made for it.
     cache = CacheSettings(memory=0, disk=0)

@@ -85,12 +85,12 @@ class Call:
         words = [word for value in values if value for word in value.split(b" ")]
         if self.command != b"between":
             return words
-        # What is no pair stays as it is, and can then be no node.
+        # A word that is not a pair is marked, so that it is not a node either.
         return [end for word in words for end in (word.split(b"-") if word.count(b"-") == 1 else [word + b"?"])]
 
     @property
     def malformed(self) -> list[bytes]:
-        """The words that are no nodes."""
+        """The words that are not nodes."""
         if self.command == b"unbundle":
             words = self.arguments.get(b"heads", b"").split(b" ")
             return [word for word in words if not re.fullmatch(rb"([0-9a-fA-F]{2})*", word)]
@@ -98,7 +98,7 @@ class Call:
 
     @functools.cached_property
     def batch(self) -> list[Call] | None:
-        """The sub-commands; none if they are malformed."""
+        """The sub-commands, or ``None`` if they are malformed."""
         calls = []
         for part in self.arguments.get(b"cmds", b"").split(b";"):
             name, space, rest = part.partition(b" ")

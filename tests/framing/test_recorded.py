@@ -243,6 +243,47 @@ class TestTextOutput:
             assert caught.value.message == refusal["message"]
 
 
+class TestWhatTheSpecificationExpects:
+    """Values that begin with ``spec_`` win over what the reference did."""
+
+    ATOM = {"formatting": {"bytes_hex": b"foo".hex()}, "args": [], "labels": []}
+    FRAME = {
+        "header": {"length": 7, "requestid": 1, "streamid": 2, "streamflags": 1, "typeid": 6, "flags": 0},
+        "payload_hex": "03000000666f6f",
+        "wire_hex": "070000010002016003000000666f6f",
+    }
+    CASE = {"atoms": [ATOM], "requestid": 1, "streamid": 2, "stream_already_begun": False}
+
+    @pytest.mark.parametrize(
+        "recorded", [{"expect_error": {"message": "no"}}, {"expect_frame": {**FRAME, "header": {}}}]
+    )
+    def test_a_frame(self, recorded: Any) -> None:
+        text_output = TestTextOutput()
+        text_output.test_encode({**self.CASE, **recorded, "spec_expect_frame": self.FRAME})
+        with pytest.raises(AssertionError):
+            text_output.test_encode({**self.CASE, "spec_expect_frame": {**self.FRAME, "payload_hex": "00"}})
+        with pytest.raises(pytest.fail.Exception):
+            text_output.test_encode({**self.CASE, "expect_frame": self.FRAME, "spec_expect_error": {"message": "no"}})
+
+    def test_the_frame_of_a_step(self) -> None:
+        wire = encode_frame(parse_frame("1 2 stream-begin error-response application bad", EXP_0002))
+        named = {"header": vars_of(parse_header(wire)), "payload_hex": b"bad".hex(), "wire_hex": wire.hex()}
+        command = parse_frame("1 1 stream-begin command-name eos a", EXP_0002)
+        begin = {
+            "op": "frame",
+            "header": vars_of(parse_header(encode_frame(command))),
+            "payload_hex": command.payload.hex(),
+            "wire_hex": encode_frame(command).hex(),
+            "expect": {"action": "runcommand"},
+        }
+        error = {"op": "apperror", "stream": 2, "requestid": 1, "data_hex": b"bad".hex(), "consume": True}
+        failed = {"action": "sendframes", "frames": [], "raises": {"type": "AssertionError", "message": ""}}
+        for wanted, right in ((named, True), ({**named, "payload_hex": b"sad".hex()}, False)):
+            steps = [begin, {**error, "expect": failed, "spec_expect_frame": wanted}]
+            with contextlib.nullcontext() if right else pytest.raises(AssertionError):
+                TestReactor().play({"deferoutput": False, "steps": steps})
+
+
 class Scenario:
     """One recorded scenario, and what is known of its requests so far."""
 
@@ -408,7 +449,7 @@ class TestReactor:
                     scenario.note(look, scenario.operate(step))
                 continue
             if "stream" in step and not scenario.may_answer(step):
-                # The reference makes the frames of a response before it finds, if ever, that nobody asked for it.
+                # The reference makes the frames of a response before it finds, if ever, that no request waits for it.
                 with pytest.raises(LocalProtocolError):
                     scenario.operate(step)
                 scenario.loose.add(step["stream"])
