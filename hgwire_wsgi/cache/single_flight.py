@@ -29,6 +29,7 @@ What is always true.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -328,7 +329,9 @@ class SingleFlight:
                     raise _NoRoom
                 self._running.add(producer)
             try:
-                threading.Thread(target=self._run, args=(producer,), name="hgwire-maker", daemon=True).start()
+                # Its log lines name the request that the bundle is made for.
+                run = contextvars.copy_context().run
+                threading.Thread(target=run, args=(self._run, producer), name="hgwire-maker", daemon=True).start()
             except RuntimeError as error:
                 self._dismiss(producer)
                 raise _NoRoom from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -290,6 +291,20 @@ def test_log_lines_name_what_they_are_about(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["a warning about something" + about, "a command failed" + about]
     LOGGER.warning("later")
     assert caplog.messages[-1] == "later"
+
+
+def test_log_lines_of_the_thread_that_makes_a_bundle_name_its_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield NOISE
+        LOGGER.warning("from %s", threading.current_thread().name)
+        yield NOISE
+
+    app = WireApp(FakeProvider(), commands=streaming(chunks), cache=CacheSettings(folder=tmp_path))
+    Exchange(app, "cmd=x", HTTP_X_REQUEST_ID="r1").read()
+    makers_are_done()
+    assert caplog.messages == ["from hgwire-maker [repository=repo command=x user=- address=- request=r1]"]
 
 
 # Hosts that route requests themselves.
