@@ -15,7 +15,9 @@ from fakes import NOISE, OPEN, Exchange, FakeProvider, FakeRepository, Watch, ma
 
 from hgwire_wsgi import (
     AccessRequest,
+    ApiSettings,
     CacheSettings,
+    Command,
     CommandContext,
     CommandRegistry,
     Lease,
@@ -94,6 +96,48 @@ def test_the_bundle_cache_of_the_process(tmp_path: Path) -> None:
     assert WireApp(FakeProvider(), cache=CacheSettings(disk=0)).bundles is None
     app = WireApp(FakeProvider(), cache=CacheSettings(folder=tmp_path))
     assert app.bundles is app.bundles is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "names", "permission"),
+    [
+        ("cmd=heads", ("heads",), "pull"),
+        ("cmd=batch&cmds=heads+%3Bown+", ("batch", "heads", "own"), "pull"),
+        (
+            "cmd=batch&cmds=heads+%3Bpushkey+namespace%3Da,key%3Db,old%3Dc,new%3Dd",
+            ("batch", "heads", "pushkey"),
+            "push",
+        ),
+        ("cmd=own", ("own",), "pull"),
+        ("cmd=unbundle&heads=", ("unbundle",), "push"),
+    ],
+)
+def test_what_is_classified_is_what_the_policy_is_asked(query: str, names: tuple[str, ...], permission: str) -> None:
+    """Also for commands that only the backend knows."""
+    asked: list[AccessRequest] = []
+
+    class Extended(FakeProvider):
+        def commands(self) -> dict[str, Command]:
+            return {"own": Command(name="own", handler=lambda context: b"", permission="pull")}
+
+    app = WireApp(Extended(), policy=asked.append)
+    exchange = Exchange(app, query, REQUEST_METHOD="POST")
+    exchange.read()
+    classified = app.classify(exchange.environ)
+    assert classified is not None
+    assert (classified.names, classified.permission) == (names, permission)
+    assert [(each.commands, each.permission) for each in asked] == [(names, permission)]
+
+
+def test_a_reply_that_was_given_before_is_given_again() -> None:
+    app = WireApp(FakeProvider())
+    first, second = Exchange(app, "cmd=heads"), Exchange(app, "cmd=heads")
+    assert (first.status, first.headers, first.read()) == (second.status, second.headers, second.read())
+
+
+def test_the_frame_based_api_is_off_unless_it_is_switched_on() -> None:
+    for api, status in ((None, "404"), (ApiSettings(server=True, http_v2=True), "200")):
+        assert Exchange(WireApp(FakeProvider(), api=api), path="/repo/api").status[:3] == status
 
 
 # Pages for people.
