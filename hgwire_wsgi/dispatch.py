@@ -77,11 +77,21 @@ class BoundCommand:
 
     @property
     def cacheable(self) -> bool:
-        """Whether the reply depends on nothing but the repository's state, the command and its arguments."""
-        if self.permission != "pull" or self.granted - {"pull"} or "access-hidden" in self.context.arguments:
-            return False
+        """Whether the reply depends on nothing but the repository's state, the command and its arguments.
+
+        With ``access-hidden`` it also depends on who asks.
+        """
         may_cache = self.repository.may_cache
-        return all(each.command.cacheable and may_cache(each.command.name) for each in (self, *self.batch))
+        return (
+            self.permission == "pull"
+            and not self.granted - {"pull"}
+            and all(
+                each.command.cacheable
+                and "access-hidden" not in each.context.arguments
+                and may_cache(each.command.name)
+                for each in (self, *self.batch)
+            )
+        )
 
     def run(self) -> Response:
         """Run the command.

@@ -109,6 +109,7 @@ class RequestClosed:
         wall: seconds from the start of the request to now.
         cpu: seconds of processor time of the serving thread; a thread that makes a cached bundle is not included.
         cache: the part of the reply cache.
+        clone: whether the client asked for the whole history.
         changes: what pushes changed, one item for each transaction.
         reports: the commands of a ``multirequest``, in the order in which they ended.
     """
@@ -128,6 +129,7 @@ class RequestClosed:
     wall: float
     cpu: float
     cache: CacheOutcome
+    clone: bool = False
     changes: tuple[PushChanges, ...] = ()
     reports: tuple[CommandReport, ...] = ()
 

@@ -23,7 +23,7 @@ from hgwire_wsgi.testing import WireTestApp
 
 class FakeRepository(Repository):
     def __init__(self, settings: dict[str, str] | None = None) -> None:
-        self.web = settings or {}
+        self.web = dict(settings or {})
         self.token = b"state"
 
     def content_token(self) -> bytes:

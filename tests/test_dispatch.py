@@ -1,22 +1,83 @@
+"""From a request to a command that is ready to run: what is refused before anything runs, and what may be cached."""
+
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
 import pytest
-from fakes import OPEN, FakeProvider, ask, returning
+from fakes import OPEN, FakeProvider, FakeRepository, ask, returning
 
 from hgwire_wsgi import (
     AccessRequest,
     Argument,
+    BytesResponse,
+    Command,
     CommandRegistry,
     Limits,
     OutOfBandError,
+    PermissionDenied,
+    ServerCapabilities,
+    StreamResponse,
     WireApp,
 )
+from hgwire_wsgi.commands.arguments import VALUES
+from hgwire_wsgi.commands.classify import describe
+from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
+from hgwire_wsgi.errors import InvalidArgument, RepositoryChanged, UnknownCommand
+from hgwire_wsgi.negotiation import ClientProtocol
 from hgwire_wsgi.testing import WireTestApp
 
 
-@pytest.fixture
-def provider() -> FakeProvider:
-    return FakeProvider(OPEN)
+@attrs.frozen
+class Caller:
+    user: str | None = None
+    environ: Mapping[str, Any] = attrs.Factory(dict)
+    report_changes: Any = None
+
+
+@attrs.define
+class Bench:
+    """A dispatcher, and what was asked of its policy."""
+
+    commands: CommandRegistry = attrs.Factory(CommandRegistry.standard)
+    repository: FakeRepository = attrs.Factory(FakeRepository)
+    refused: tuple[str, ...] = ()
+    asked: list[AccessRequest] = attrs.Factory(list)
+
+    def policy(self, request: AccessRequest) -> None:
+        self.asked.append(request)
+        if request.permission in self.refused:
+            raise PermissionDenied("no")
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(commands=self.commands, policy=self.policy, server=ServerCapabilities(), limits=Limits())
+
+    def bind(self, command: str, version: Any = "v1", **options: Any) -> BoundCommand:
+        arguments = options.pop("arguments", {})
+        dispatcher = self.dispatcher
+        wire = describe(command, arguments, self.commands, Limits(), version=version)
+        return dispatcher.bind(
+            dispatcher.resolve(wire, self.repository, version),
+            options.pop("caller", Caller()),
+            "repo",
+            self.repository,
+            server=ServerCapabilities(),
+            client=ClientProtocol(),
+            body=io.BytesIO(b"body"),
+            version=version,
+            **options,
+        )
+
+
+def registry(**handlers: Any) -> CommandRegistry:
+    made = CommandRegistry.standard()
+    for name, handler in handlers.items():
+        made.command(name, permission="pull", cacheable=True)(handler)
+    return made
 
 
 def test_a_handler_that_returns_no_response_is_a_bug(caplog: pytest.LogCaptureFixture) -> None:
@@ -75,3 +136,182 @@ def test_the_replies_of_a_batch_are_bounded() -> None:
     assert app.wire("/repo", "batch", {"cmds": b"heads ;heads "}).status == 200
     reply = app.wire("/repo", "batch", {"cmds": b"heads ;heads ;heads "})
     assert (reply.status, reply.data) == (400, b"0\nbatch: the replies exceed 100 bytes\n")
+
+
+def test_a_command_runs_with_decoded_arguments_and_bytes_become_a_response() -> None:
+    bound = Bench().bind("known", arguments={"nodes": b"11" * 20 + b" " + b"22" * 20, "other": b"kept"})
+    assert bound.arguments == {"nodes": [b"\x11" * 20, b"\x22" * 20], "rest": {"other": b"kept"}}
+    assert bound.run() == BytesResponse(b"10")
+    assert (bound.permission, bound.granted, bound.token, bound.stamp) == ("pull", {"pull"}, b"state", b"state")
+
+
+def test_values_that_were_decoded_already() -> None:
+    bound = Bench(registry()).bind("known", arguments={"nodes": [b"\x11" * 20]}, codec=VALUES)
+    assert bound.arguments["nodes"] == [b"\x11" * 20]
+
+
+def test_an_unknown_command_is_named_without_control_characters() -> None:
+    for name in ("nosuch", "a\x1b[0m", "x" * 100):
+        with pytest.raises(UnknownCommand) as caught:
+            Bench().bind(name)
+        assert caught.value.message == f"unknown command: {ascii(name[:64])[1:-1]}"
+
+
+def test_the_policy_is_asked_once_before_arguments_are_decoded() -> None:
+    bench = Bench(refused=("pull",))
+    caller = Caller("alice", {"REMOTE_ADDR": "192.0.2.1"})
+    with pytest.raises(PermissionDenied):
+        bench.bind("known", arguments={"nodes": b"zz"}, caller=caller)
+    (asked,) = bench.asked
+    assert (asked.permission, asked.upload, asked.user, asked.name) == ("pull", False, "alice", "repo")
+    assert (asked.commands, asked.repository) == (("known",), bench.repository)
+    assert asked.environ is caller.environ
+
+
+def test_a_question_that_was_answered_is_not_asked_again() -> None:
+    bench = Bench(refused=("pull",))
+    bound = bench.bind("heads", authorized=True)
+    assert (bench.asked, bound.granted) == ([], {"pull"})
+
+
+def test_what_is_asked_of_the_policy_for_each_permission() -> None:
+    bench = Bench()
+    authorize = bench.dispatcher.authorizer(Caller(), "repo", bench.repository, ())
+    for permission in ("pull", "push", "upload"):
+        authorize(permission)
+    assert [(each.permission, each.upload) for each in bench.asked] == [
+        ("pull", False),
+        ("push", False),
+        ("push", True),
+    ]
+
+
+def test_sub_commands_are_bound_with_the_strictest_permission() -> None:
+    bound = Bench().bind("batch", arguments={"cmds": b"heads ;pushkey namespace=a,key=b,old=c,new=d"})
+    assert bound.permission == "push"
+    assert [each.command.name for each in bound.batch] == ["heads", "pushkey"]
+    assert bound.context.batch is bound.batch
+
+
+@pytest.mark.parametrize("name", ["getbundle", "unbundle", "stream_out", "batch", "reads"])
+def test_what_cannot_be_batched_is_named(name: str) -> None:
+    commands = CommandRegistry.standard()
+    commands.command("reads", permission="pull", body=True)(lambda context: b"")
+    cmds = name.encode() + b" heads=,cmds=heads"
+    with pytest.raises(InvalidArgument, match=f"batch: {name} cannot be batched"):
+        Bench(commands).bind("batch", arguments={"cmds": cmds})
+
+
+def test_whether_a_reply_fits_into_a_batch_is_decided_by_the_reply() -> None:
+    closed: list[int] = []
+
+    class Chunks(list[bytes]):
+        def close(self) -> None:
+            closed.append(1)
+
+    commands = CommandRegistry.standard()
+    commands.command("short", permission="pull", reply="any")(lambda context: b"short")
+    commands.command("long", permission="pull", reply="any")(lambda context: StreamResponse(Chunks([b"x"])))
+    bench = Bench(commands)
+    assert bench.bind("batch", arguments={"cmds": b"heads ;short "}).run() == BytesResponse(b"11" * 20 + b"\n;short")
+    with pytest.raises(InvalidArgument, match="batch: long cannot be batched: it answers with a stream"):
+        bench.bind("batch", arguments={"cmds": b"short ;long "}).run()
+    assert closed == [1]
+
+
+def test_access_hidden_on_a_batch_reaches_its_commands() -> None:
+    seen: list[dict[str, Any]] = []
+    commands = registry(x=lambda context: seen.append(dict(context.arguments)) or b"")
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands))
+    assert app.wire("/repo", "batch", {"cmds": b"x ;x a=1", "access-hidden": b"1"}).status == 200
+    assert app.wire("/repo", "batch", {"cmds": b"x access-hidden=mine", "access-hidden": b"1", "b": b"2"}).status == 200
+    assert seen == [
+        {"access-hidden": b"1"},
+        {"a": b"1", "access-hidden": b"1"},
+        {"access-hidden": b"1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "cacheable"),
+    [
+        ("heads", {}, True),
+        ("known", {"nodes": b"", "access-hidden": b"1"}, False),
+        ("batch", {"cmds": b"heads ;known nodes="}, True),
+        ("batch", {"cmds": b"heads ;fresh "}, False),
+        ("batch", {"cmds": b"heads ", "access-hidden": b"1"}, False),
+        ("batch", {"cmds": b"heads ;known nodes=,access-hidden=1"}, False),
+        ("fresh", {}, False),
+        ("pushkey", dict.fromkeys(("namespace", "key", "old", "new"), b""), False),
+    ],
+)
+def test_what_may_be_cached(command: str, arguments: dict[str, bytes], cacheable: bool) -> None:
+    commands = CommandRegistry.standard()
+    commands.command("fresh", permission="pull")(lambda context: b"")
+    assert Bench(commands).bind(command, arguments=arguments).cacheable is cacheable
+
+
+def test_a_repository_may_forbid_caching_for_now() -> None:
+    class Hooked(FakeRepository):
+        def may_cache(self, command: str) -> bool:
+            return command != "heads"
+
+    bench = Bench(repository=Hooked())
+    assert not bench.bind("heads").cacheable
+    assert not bench.bind("batch", arguments={"cmds": b"known nodes=;heads "}).cacheable
+    assert bench.bind("batch", arguments={"cmds": b"known nodes="}).cacheable
+
+
+def test_a_command_that_asked_for_more_is_not_cacheable_any_more() -> None:
+    bound = Bench(registry(x=lambda context: context.authorize("push") or b"")).bind("x")
+    assert bound.cacheable
+    bound.run()
+    assert bound.granted == {"pull", "push"}
+    assert not bound.cacheable
+
+
+def test_the_same_command_on_another_lease_and_with_another_body() -> None:
+    seen: list[Any] = []
+    commands = registry(x=lambda context: seen.append((context.repository, context.body.read(9))) or b"")
+    bench, other = Bench(commands), FakeRepository()
+    bound = bench.bind("batch", arguments={"cmds": b"x ;x "})
+    bound.on(other).run()
+    bench.bind("x").reading(io.BytesIO(b"another")).run()
+    assert [each[0] for each in seen] == [other, other, bench.repository]
+    assert seen[2][1] == b"another"
+
+
+def test_another_lease_must_be_in_the_same_state() -> None:
+    bench, other = Bench(), FakeRepository()
+    bound = bench.bind("heads")
+    bound.require_unchanged(other)
+    other.token = b"another"
+    with pytest.raises(RepositoryChanged):
+        bound.require_unchanged(other)
+
+
+def test_a_command_runs_another_one_of_its_repository() -> None:
+    commands = CommandRegistry.standard()
+    commands.command("outer", permission="pull")(lambda context: context.call("inner"))
+    commands.command("inner", permission="pull", args=["*"])(
+        lambda context, rest: b"%d %d" % (len(context.arguments), len(rest))
+    )
+    commands.command("lost", permission="pull")(lambda context: context.call("nosuch"))
+    bench = Bench(commands)
+    assert bench.bind("outer", arguments={"a": b"1"}).run() == BytesResponse(b"0 0")
+    with pytest.raises(UnknownCommand):
+        bench.bind("lost").run()
+
+
+def test_a_repository_brings_and_replaces_commands_of_its_version() -> None:
+    class Extended(FakeRepository):
+        def commands(self) -> Mapping[str, Command]:
+            return {
+                name: Command(name=name, handler=lambda context: b"mine", permission="pull", version="v1")
+                for name in ("heads", "own")
+            }
+
+    bench = Bench(repository=Extended())
+    for name in ("heads", "own"):
+        assert bench.bind(name).run() == BytesResponse(b"mine")
+        assert bench.dispatcher.find(name, bench.repository, "v2") is None

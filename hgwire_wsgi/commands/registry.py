@@ -53,8 +53,8 @@ class Command:
         reply: what it answers with.
         body: whether it reads a request body besides its arguments.
         version: the protocol version it belongs to; ``None`` for all.
-        cacheable: whether its reply depends on repository state and arguments alone.  Applications that share a cache
-            folder share the bundles of handlers that have the same module and qualified name.
+        cacheable: whether its reply depends on repository state and arguments alone.  Applications that share a
+            store share the replies of handlers that have the same module and qualified name.
         overridable: whether a repository's own command of this name replaces it; true for the standard commands, false
             for one that a host registers.
 
@@ -85,6 +85,11 @@ class Command:
     def batchable(self) -> bool:
         """Whether it may be part of a ``batch``.  A command with ``reply="any"`` may try."""
         return self.reply in _BATCHED and not self.body and self.name != "batch"
+
+    @property
+    def handler_name(self) -> tuple[str, str]:
+        """Module and qualified name of the handler, for cache keys."""
+        return getattr(self.handler, "__module__", None) or "", getattr(self.handler, "__qualname__", "")
 
     def decode(self, arguments: Mapping[str, Any], codec: Codec = TEXT) -> dict[str, Any]:
         """Check the arguments of a request and decode them.

@@ -50,11 +50,13 @@ class WireApp:
     It can be mounted anywhere, is shared by all threads of a process, and shares nothing with another ``WireApp``.
 
     Args:
-        provider: finds the repositories. commands: the registry (default: the standard commands).  A copy is taken.
-        policy: decides who may do what (default: hgweb's rules). capabilities: what to negotiate (default: what the
-        provider says). limits: bounds on what a peer controls. challenge: the ``WWW-Authenticate`` header of a 401.
-        The host, or the server in front, checks the credentials and
-            sets ``REMOTE_USER``.
+        provider: finds the repositories.
+        commands: the registry (default: the standard commands).  A copy is taken.
+        policy: decides who may do what (default: hgweb's rules).
+        capabilities: what to negotiate (default: what the provider says).
+        limits: bounds on what a peer controls.
+        challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
+            and sets ``REMOTE_USER``.
         api: the frame-based API (default: off).
         cache: how much of the replies is cached, and where.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.

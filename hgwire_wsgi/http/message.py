@@ -33,10 +33,12 @@ class Observed:
     """What is collected for observers while a request is served.
 
     Attributes:
+        clone: whether the client asked for the whole history.
         changes: what pushes changed, one item for each transaction.
         reports: how the commands of a ``multirequest`` ended.
     """
 
+    clone: bool = False
     changes: list[PushChanges] = attrs.Factory(list)
     reports: list[CommandReport] = attrs.Factory(list)
 

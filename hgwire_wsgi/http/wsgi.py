@@ -82,6 +82,7 @@ class Observation:
                 # The clock of a thread says nothing about another one.
                 cpu=time.thread_time() - self.cpu if get_ident() == self.thread else 0.0,
                 cache=request.cache,
+                clone=self.observed.clone,
                 changes=tuple(self.observed.changes),
                 reports=tuple(self.observed.reports),
             )
@@ -163,21 +164,38 @@ class _Chunks:
 
 
 class _File(io.FileIO):
-    """A file that the server sends by itself (``wsgi.file_wrapper``), and closes."""
+    """A file that the server sends by itself (``wsgi.file_wrapper``), and closes.
 
-    def __init__(self, body: FileBody, transfer: _Transfer, *, moves: bool) -> None:
-        # The descriptor is the body's own; closing this object closes it.
+    How much was sent is known from where the server reads or seeks to.  ``socket.sendfile`` seeks when it ends, also when
+    the client disconnects.  uWSGI calls ``sendfile`` with offsets of its own, so there the whole file counts as sent.
+    """
+
+    def __init__(self, body: FileBody, transfer: _Transfer, *, whole: bool) -> None:
+        # The descriptor is the body's own; closing this object does not close it.
         super().__init__(body.file.fileno(), closefd=False)
-        self._body = body
+        self._size = body.size
         self._transfer = transfer
-        self._moves = moves
+        self._position = body.size if whole else 0
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = super().readinto(buffer)
+        self._position += count or 0
+        return count
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data: bytes = super().read(-1 if size is None else size) or b""
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = super().seek(offset, whence)
+        return self._position
 
     def close(self) -> None:
         if not self.closed:
-            # A server that calls sendfile() with offsets of its own does not move the file.
-            self._transfer.sent = self.tell() if self._moves else self._body.size
             super().close()
-            self._transfer.end(self._transfer.sent == self._body.size)
+            self._transfer.sent = self._position
+            self._transfer.end(self._position == self._size)
 
 
 def send(
@@ -231,6 +249,6 @@ def send(
     wrap = request.environ.get("wsgi.file_wrapper")
     if wrap is None or cut:
         return _Chunks(iter(partial(body.file.read, _READ_SIZE), b""), transfer, cut=cut)
-    file = _File(body, transfer, moves="uwsgi.version" not in request.environ)
+    file = _File(body, transfer, whole="uwsgi.version" in request.environ)
     wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
     return wrapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -280,3 +281,10 @@ def test_standard_commands_and_permissions() -> None:
     ]
     assert {name for name, each in described.items() if each["permission"] == "push"} == {"pushkey", "unbundle"}
     assert json.loads(json.dumps(described)) == described
+
+
+def test_a_handler_is_known_by_where_it_is_defined() -> None:
+    """Also one that has no name of its own, such as a partial function."""
+    named = CommandRegistry.standard()["heads"]
+    assert named.handler_name == ("hgwire_wsgi.commands.standard", "heads")
+    assert attrs.evolve(named, handler=functools.partial(print)).handler_name == ("functools", "")

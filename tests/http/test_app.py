@@ -1,25 +1,38 @@
+"""The application: what is at its URLs, how it is embedded, and that nothing leaks between requests."""
+
 from __future__ import annotations
 
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from wsgiref.util import FileWrapper
 
 import pytest
-from fakes import OPEN, Exchange, FakeProvider
+import webob
+from fakes import NOISE, OPEN, Exchange, FakeProvider, FakeRepository, Watch, makers_are_done, returning, streaming
 
 from hgwire_wsgi import (
+    AccessRequest,
+    ApiSettings,
+    CacheSettings,
+    Command,
+    CommandContext,
     CommandRegistry,
+    Lease,
+    StreamResponse,
     WireApp,
     WireMiddleware,
 )
+from hgwire_wsgi.errors import RepositoryNotFound, RepositoryUnusable
+from hgwire_wsgi.logcontext import CURRENT, LOGGER
+from hgwire_wsgi.repositories.base import SubresourceReply, SubresourceRequest
 from hgwire_wsgi.testing import WireTestApp
 
 
-@pytest.fixture
-def provider() -> FakeProvider:
-    return FakeProvider(OPEN)
-
-
-def test_every_answer_forbids_guessing_its_type(provider: FakeProvider) -> None:
-    app = WireApp(provider)
+def test_every_answer_forbids_guessing_its_type() -> None:
+    app = WireApp(FakeProvider(OPEN))
     for query, path in (("cmd=heads", "/repo"), ("cmd=nosuch", "/repo"), ("", "/repo"), ("cmd=heads", "/none")):
         assert Exchange(app, query, path=path).headers["X-Content-Type-Options"] == "nosniff"
 
@@ -69,6 +82,394 @@ def test_middleware_hands_on_what_is_not_its_own() -> None:
     assert app.get("/repo?cmd=heads&cmd=changelog", expect_errors=True).status_int == 400
 
 
-def test_a_broken_server_that_hands_on_other_characters_is_told() -> None:
+def test_a_broken_server_that_hands_on_other_characters_is_reported() -> None:
     exchange = Exchange(WireApp(FakeProvider()), "cmd=heads&x=\u20ac")
     assert exchange.status.startswith("400 ")
+
+
+def test_a_middleware_keeps_malformed_requests() -> None:
+    exchange = Exchange(WireMiddleware(lambda environ, start: [b"page"], wire=WireApp(FakeProvider())), "cmd=\u20ac&x")
+    assert exchange.status.startswith("400 ")
+
+
+def test_the_bundle_cache_of_the_process(tmp_path: Path) -> None:
+    assert WireApp(FakeProvider(), cache=CacheSettings(disk=0)).bundles is None
+    app = WireApp(FakeProvider(), cache=CacheSettings(folder=tmp_path))
+    assert app.bundles is app.bundles is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "names", "permission"),
+    [
+        ("cmd=heads", ("heads",), "pull"),
+        ("cmd=batch&cmds=heads+%3Bown+", ("batch", "heads", "own"), "pull"),
+        (
+            "cmd=batch&cmds=heads+%3Bpushkey+namespace%3Da,key%3Db,old%3Dc,new%3Dd",
+            ("batch", "heads", "pushkey"),
+            "push",
+        ),
+        ("cmd=own", ("own",), "pull"),
+        ("cmd=unbundle&heads=", ("unbundle",), "push"),
+    ],
+)
+def test_what_is_classified_is_what_the_policy_is_asked(query: str, names: tuple[str, ...], permission: str) -> None:
+    """Also for commands that only the backend knows."""
+    asked: list[AccessRequest] = []
+
+    class Extended(FakeProvider):
+        def commands(self) -> dict[str, Command]:
+            return {"own": Command(name="own", handler=lambda context: b"", permission="pull")}
+
+    app = WireApp(Extended(), policy=asked.append)
+    exchange = Exchange(app, query, REQUEST_METHOD="POST")
+    exchange.read()
+    classified = app.classify(exchange.environ)
+    assert classified is not None
+    assert (classified.names, classified.permission) == (names, permission)
+    assert [(each.commands, each.permission) for each in asked] == [(names, permission)]
+
+
+def test_a_reply_that_was_given_before_is_given_again() -> None:
+    app = WireApp(FakeProvider())
+    first, second = Exchange(app, "cmd=heads"), Exchange(app, "cmd=heads")
+    assert (first.status, first.headers, first.read()) == (second.status, second.headers, second.read())
+
+
+def test_the_frame_based_api_is_off_unless_it_is_switched_on() -> None:
+    for api, status in ((None, "404"), (ApiSettings(server=True, http_v2=True), "200")):
+        assert Exchange(WireApp(FakeProvider(), api=api), path="/repo/api").status[:3] == status
+
+
+# Pages for people.
+
+
+class Folder(FakeProvider):
+    """Several repositories; one is for alice, one is broken, one is gone."""
+
+    def __init__(self, *listed: str) -> None:
+        super().__init__()
+        self.listed = listed
+
+    def locate(self, path: str) -> tuple[str, str] | None:
+        name = path.strip("/")
+        return (name, "") if name in self.listed else None
+
+    def lease(self, name: str) -> Lease:
+        if name == "gone":
+            raise RepositoryNotFound("no such repository")
+        if name == "broken":
+            raise RepositoryUnusable
+        self.repository = FakeRepository({"allow_read": "alice"} if name == "private" else {})
+        return super().lease(name)
+
+    def names(self, limit: int) -> list[str]:
+        return list(self.listed)[:limit]
+
+
+def listed(provider: FakeProvider, path: str = "/", **environ: Any) -> tuple[str, str, bytes]:
+    exchange = Exchange(WireApp(provider), path=path, HTTP_HOST="example.org", **environ)
+    return exchange.status, exchange.headers["Content-Type"], exchange.read()
+
+
+TEXT = "text/plain; charset=utf-8"
+
+
+def test_the_root_of_a_folder_lists_what_the_user_may_pull_from() -> None:
+    provider = Folder("a b", "broken", "gone", "private", "x/y", "\xc3\xa9", "\xff")
+    public = ["a%20b", "x/y", "%C3%A9", "%FF"]
+
+    def lines(names: list[str]) -> bytes:
+        return "".join(f"http://example.org/hg/{name}\n" for name in names).encode()
+
+    for path in ("/", ""):
+        assert listed(provider, path, SCRIPT_NAME="/hg") == ("200 OK", TEXT, lines(public))
+    whole = lines(["a%20b", "private", *public[1:]])
+    assert listed(provider, SCRIPT_NAME="/hg", REMOTE_USER="alice") == ("200 OK", TEXT, whole)
+    assert provider.held == 0
+
+
+@pytest.mark.parametrize("names", [(), ("private", "broken")])
+def test_a_list_with_nothing_in_it_is_not_there(names: tuple[str, ...]) -> None:
+    assert listed(Folder(*names)) == ("404 Not Found", TEXT, b"no such repository\n")
+
+
+def test_a_list_is_only_read() -> None:
+    assert listed(Folder("x"), REQUEST_METHOD="POST")[2] == b"the request names no command\n"
+    assert listed(Folder("x"), REQUEST_METHOD="HEAD") == ("200 OK", TEXT, b"")
+    assert listed(Folder("x"), QUERY_STRING="cmd=heads")[:2] == ("404 no such repository", "application/hg-error")
+
+
+def test_a_policy_is_asked_about_each_repository_in_a_list() -> None:
+    asked: list[AccessRequest] = []
+    Exchange(WireApp(Folder("x", "y"), policy=asked.append), path="/", REMOTE_USER="alice").read()
+    assert [(each.permission, each.user, each.name, each.commands) for each in asked] == [
+        ("pull", "alice", "x", ()),
+        ("pull", "alice", "y", ()),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/none", "/none/at/all", "/repo/page"])
+def test_an_unknown_path_without_a_command_gets_text(path: str) -> None:
+    status, media_type, body = listed(FakeProvider(), path)
+    assert (status[:3], media_type) == ("404", TEXT)
+    assert body.startswith(b"no")
+
+
+def test_a_greeting_names_the_url_whatever_its_encoding() -> None:
+    status, _, body = listed(Folder("\xff"), "/\xff")
+    assert (status, body.split()[-1]) == ("200 OK", b"http://example.org/%FF")
+
+
+# What a backend serves besides commands.
+
+
+class Files(FakeProvider):
+    """Serves what a function returns at ``/repo/files/...``."""
+
+    def __init__(self, reply: Callable[[SubresourceRequest], SubresourceReply | None]) -> None:
+        super().__init__(OPEN)
+        self.repository.subresource = lambda request, authorize: authorize("pull") or reply(request)
+
+    def is_subresource(self, rest: str) -> bool:
+        return rest.startswith("files/")
+
+
+class Chunks:
+    """Iterable again and again, closed once."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = chunks
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.chunks)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_backend_serves_files_below_a_repository() -> None:
+    chunks, seen = Chunks(b"one", b"two"), []
+
+    def reply(request: SubresourceRequest) -> SubresourceReply:
+        environ = request.environ
+        seen.append((environ["SCRIPT_NAME"], environ["PATH_INFO"], request.path, request.body.read(100)))
+        return SubresourceReply("201 Created", (("Content-Type", "x/y"),), chunks)
+
+    provider = Files(reply)
+    exchange = Exchange(WireApp(provider), path="/repo/files/x", body=b"body", SCRIPT_NAME="/hg")
+    assert (exchange.status, exchange.headers) == ("201 Created", {"Content-Type": "x/y"})
+    assert (provider.held, chunks.closed) == (1, 0)
+    assert exchange.read() == b"onetwo"
+    exchange.close()
+    assert (provider.held, chunks.closed) == (0, 1)
+    assert seen == [("/hg/repo", "/files/x", "files/x", b"body")]
+
+
+def test_a_backend_that_has_no_such_file() -> None:
+    provider = Files(lambda request: None)
+    for path in ("/repo/files/x", "/repo/other"):
+        assert listed(provider, path) == ("404 Not Found", TEXT, b"not found\n")
+    provider.repository.web["allow_read"] = "alice"
+    assert listed(provider, "/repo/files/x")[0] == "401 Unauthorized"
+    assert provider.held == 0
+
+
+def test_a_path_that_a_provider_rewrites_has_no_mount_point() -> None:
+    seen: list[Any] = []
+
+    class Rewriting(Files):
+        def locate(self, path: str) -> tuple[str, str] | None:
+            return "repo", "files/rewritten"
+
+    provider = Rewriting(lambda request: seen.append(request.environ["SCRIPT_NAME"]))
+    Exchange(WireApp(provider), path="/repo/files/x", SCRIPT_NAME="/hg").read()
+    assert seen == ["/hg"]
+
+
+# Nothing leaks.
+
+
+@pytest.mark.parametrize(
+    ("query", "environ"),
+    [
+        ("cmd=heads", {}),
+        ("cmd=nosuch", {}),
+        ("cmd=x", {}),
+        ("cmd=known", {"HTTP_X_HGARG_1": "nodes=zz"}),
+        ("cmd=known", {"HTTP_X_HGPROTO_1": "x" * 5000}),
+        ("cmd=unbundle&heads=", {"REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/plain"}),
+        ("cmd=heads", {"CONTENT_LENGTH": "x"}),
+        ("", {}),
+        ("", {"REQUEST_METHOD": "DELETE"}),
+    ],
+)
+@pytest.mark.parametrize("method", [None, "HEAD"])
+def test_every_lease_is_released(query: str, environ: dict[str, str], method: str | None) -> None:
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull")(lambda context: 1 / 0)
+    provider = FakeProvider(OPEN)
+    exchange = Exchange(
+        WireApp(provider, commands=commands), query, **{**environ, **({"REQUEST_METHOD": method} if method else {})}
+    )
+    try:
+        exchange.read()
+    except Exception as error:
+        assert "closing the connection" in str(error)
+    assert provider.held == 0
+    assert provider.leased == provider.released
+    assert CURRENT.get() is None
+
+
+def test_log_lines_name_what_they_are_about(caplog: pytest.LogCaptureFixture) -> None:
+    commands = CommandRegistry.standard()
+
+    @commands.command("x", permission="pull", args=["*"])
+    def warns(context: CommandContext, rest: dict[str, bytes]) -> bytes:
+        LOGGER.warning("a warning about %s", "something")
+        raise ZeroDivisionError
+
+    environ = {"REMOTE_USER": "eve\n", "REMOTE_ADDR": "192.0.2.1", "HTTP_X_REQUEST_ID": "r1"}
+    Exchange(WireApp(FakeProvider(), commands=commands), "cmd=batch&cmds=heads+%3Bx+", **environ).read()
+    about = r" [repository=repo command=batch,heads,x user=eve\n address=192.0.2.1 request=r1]"
+    assert caplog.messages == ["a warning about something" + about, "a command failed" + about]
+    LOGGER.warning("later")
+    assert caplog.messages[-1] == "later"
+
+
+def test_log_lines_of_the_thread_that_makes_a_bundle_name_its_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield NOISE
+        LOGGER.warning("from %s", threading.current_thread().name)
+        yield NOISE
+
+    app = WireApp(FakeProvider(), commands=streaming(chunks), cache=CacheSettings(folder=tmp_path))
+    Exchange(app, "cmd=x", HTTP_X_REQUEST_ID="r1").read()
+    makers_are_done()
+    assert caplog.messages == ["from hgwire-maker [repository=repo command=x user=- address=- request=r1]"]
+
+
+# Hosts that route requests themselves.
+
+
+def test_a_webob_request_gets_a_webob_response() -> None:
+    app = WireApp(FakeProvider())
+    response = app.respond(webob.Request.blank("/repo?cmd=heads"))
+    assert (response.status, response.body) == ("200 Script output follows", b"11" * 20 + b"\n")
+    assert (response.content_type, response.charset, response.content_length) == ("application/mercurial-0.1", None, 41)
+    assert app.respond(webob.Request.blank("/repo?cmd=nosuch")).status_int == 400
+
+
+def test_a_webob_response_streams_and_is_closed_once() -> None:
+    made: list[int] = []
+    closed: list[int] = []
+
+    class Source:
+        def __iter__(self) -> Iterator[bytes]:
+            for number in range(5):
+                made.append(number)
+                yield NOISE
+
+        def close(self) -> None:
+            closed.append(1)
+
+    provider, watch = FakeProvider(), Watch()
+    app = WireApp(provider, commands=returning(StreamResponse(Source()), reply="stream"), observers=[watch])
+    response = app.respond(webob.Request.blank("/repo?cmd=x"))
+    assert response.content_length is None
+    chunks = iter(response.app_iter)
+    assert next(chunks)
+    assert len(made) < 5 and closed == [] and provider.held == 1
+    response.app_iter.close()
+    response.app_iter.close()
+    assert (closed, provider.held, watch.closed.outcome) == ([1], 0, "cut")
+
+
+def test_a_webob_response_to_head_is_complete() -> None:
+    """WebOb closes the body of a response to ``HEAD``, and does not iterate it."""
+    watch, provider = Watch(), FakeProvider()
+    app = WireApp(provider, observers=[watch])
+    request = webob.Request.blank("/repo?cmd=heads", method="HEAD")
+    exchange = Exchange(app.respond(request), REQUEST_METHOD="HEAD")
+    assert exchange.headers["Content-Length"] == "41"
+    assert exchange.read() == b""
+    closed = watch.closed
+    assert (closed.outcome, closed.bytes_out, provider.held) == ("ok", 0, 0)
+
+
+def test_a_webob_response_with_a_file_keeps_the_servers_wrapper(tmp_path: Path) -> None:
+    app = WireApp(FakeProvider(), commands=streaming(lambda: iter([NOISE])), cache=CacheSettings(folder=tmp_path))
+    expected = app.respond(webob.Request.blank("/repo?cmd=x")).body
+    makers_are_done()
+    request = webob.Request.blank("/repo?cmd=x", environ={"wsgi.file_wrapper": FileWrapper})
+    response = app.respond(request)
+    exchange = Exchange(response)
+    assert isinstance(exchange.response, FileWrapper)
+    assert exchange.headers["Content-Length"] == str(len(expected))
+    assert exchange.read() == expected
+    assert exchange.response.filelike.closed
+
+
+def pushing() -> tuple[WireApp, list[bytes]]:
+    pushed: list[bytes] = []
+    commands = CommandRegistry.standard()
+
+    @commands.command("push", permission="push", body=True)
+    def push(context: CommandContext) -> bytes:
+        pushed.append(context.body.read(100))
+        return b"1\n"
+
+    return WireApp(FakeProvider(OPEN), commands=commands), pushed
+
+
+def test_a_push_through_webob() -> None:
+    app, pushed = pushing()
+    headers = {"Content-Type": "application/mercurial-0.1"}
+    request = webob.Request.blank("/repo?cmd=push", method="POST", body=b"bundle", headers=headers)
+    assert app.respond(request).body == b"1\n"
+    assert pushed == [b"bundle"]
+
+
+def test_a_pyramid_view_returns_the_response(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        # Pyramid 2.1 imports pkg_resources, which newer releases of setuptools warn about.
+        warnings.simplefilter("ignore")
+        pyramid = pytest.importorskip("pyramid.config")
+    app, pushed = pushing()
+    watch = Watch()
+    big = WireApp(
+        FakeProvider(),
+        commands=streaming(lambda: iter([NOISE])),
+        cache=CacheSettings(folder=tmp_path),
+        observers=[watch],
+    )
+
+    def view(request: Any) -> Any:
+        shifted = webob.BaseRequest({**request.environ, "PATH_INFO": "/" + "/".join(request.matchdict["rest"])})
+        return (big if request.path.startswith("/big") else app).respond(shifted)
+
+    with pyramid.Configurator() as config:
+        for name in ("hg", "big"):
+            config.add_route(name, f"/{name}/*rest")
+            config.add_view(view, route_name=name)
+        site = config.make_wsgi_app()
+    assert Exchange(site, "cmd=heads", path="/hg/repo").read() == b"11" * 20 + b"\n"
+    push = Exchange(site, "cmd=push", path="/hg/repo", body=b"bundle", CONTENT_TYPE="application/mercurial-0.1")
+    assert (push.status, push.read(), pushed) == ("200 Script output follows", b"1\n", [b"bundle"])
+    expected = Exchange(site, "cmd=x", path="/big/repo").read()
+    assert watch.closed.bytes_out == len(expected) > len(NOISE)
+    makers_are_done()
+    cached = Exchange(site, "cmd=x", path="/big/repo", **{"wsgi.file_wrapper": FileWrapper})
+    assert isinstance(cached.response, FileWrapper)
+    assert cached.read() == expected
+    assert watch.closed.cache == "hit"
+    head = Exchange(site, "cmd=x", path="/big/repo", REQUEST_METHOD="HEAD")
+    assert head.read() == b""
+    closed = watch.closed
+    assert (closed.outcome, closed.method, int(head.headers["Content-Length"])) == ("ok", "HEAD", len(expected))
+    leaves = Exchange(site, "cmd=x", path="/big/repo")
+    next(iter(leaves.response))
+    leaves.close()
+    assert watch.closed.outcome == "cut"

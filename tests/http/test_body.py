@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -36,6 +38,15 @@ def test_no_length_and_no_promise_is_an_empty_body() -> None:
 def test_chunked_body_without_a_promise_is_refused() -> None:
     with pytest.raises(LengthRequired):
         body(b"", HTTP_TRANSFER_ENCODING="chunked").check()
+
+
+def test_chunked_body_under_uwsgi_ends_where_its_function_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = iter([b"one", b"two", b""])
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(chunked_read=lambda: next(chunks)))
+    source = RequestBody({"uwsgi.version": b"2.0.31", "HTTP_TRANSFER_ENCODING": "chunked"}, Limits()).check()
+    assert (source.length, source.at_end) == (None, False)
+    assert read_all(source) == b"onetwo"
+    assert source.at_end and source.drain(100)
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.0", "+1", "²", " 1"])

@@ -1,3 +1,5 @@
+"""What the client learns of a failure, and what it does not."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,11 +12,14 @@ from hgwire_wsgi import (
     CommandContext,
     CommandRegistry,
     HgWireError,
+    Limits,
     PermissionDenied,
     StreamResponse,
     WireApp,
 )
-from hgwire_wsgi.errors import CommandFailed, RepositoryBusy
+from hgwire_wsgi.errors import CommandFailed, LocalProtocolError, RepositoryBusy, RequestError, UnsupportedMediaType
+from hgwire_wsgi.http.message import Request
+from hgwire_wsgi.http.refusals import challenges, public, refuse, refuse_cross_site
 from hgwire_wsgi.testing import WireTestApp
 
 
@@ -57,19 +62,72 @@ def test_challenge_goes_with_401() -> None:
     assert app.wire("/repo", "heads", user="alice").status == 200
 
 
+FORM = {"CONTENT_TYPE": "application/x-www-form-urlencoded"}
+OURS = {"CONTENT_TYPE": "application/mercurial-0.1"}
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({}, 200),
-        ({"Content-Type": "text/plain"}, 415),
-        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        (OURS, 200),
+        ({"CONTENT_TYPE": "Application/Mercurial-0.2; x=y"}, 200),
+        ({"CONTENT_TYPE": "text/plain"}, 415),
+        ({"CONTENT_TYPE": "application/mercurial"}, 415),
+        (FORM, 415),
+        ({**FORM, "HTTP_X_HGARG_1": "namespace=bookmarks"}, 200),
+        ({**FORM, "HTTP_X_HGARG_2": "namespace=bookmarks"}, 415),
+        ({**FORM, "HTTP_X_HGARG_1": "x=y", "HTTP_ORIGIN": "https://evil.example"}, 403),
+        ({**OURS, "HTTP_ORIGIN": "null"}, 403),
+        ({**OURS, "HTTP_SEC_FETCH_SITE": "none"}, 200),
+        ({**OURS, "HTTP_SEC_FETCH_SITE": "same-origin"}, 200),
+        ({**OURS, "HTTP_SEC_FETCH_SITE": "same-site"}, 403),
+        ({**OURS, "HTTP_SEC_FETCH_SITE": "cross-site"}, 403),
     ],
 )
 def test_pushes_from_web_pages_are_refused(headers: dict[str, str], status: int) -> None:
-    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=returning(b"1\n", permission="push")))
-    assert app.wire("/repo", "x", body=b"", headers=headers).status == status
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="push")(lambda context: ran.append(1) or b"1\n")
+    exchange = Exchange(WireApp(FakeProvider(OPEN), commands=commands), "cmd=x", REQUEST_METHOD="POST", **headers)
+    assert int(exchange.status[:3]) == status
+    assert ran == [1] * (status == 200)
+    request = Request(exchange.environ, Limits())
+    if status == 200:
+        refuse_cross_site(request)
+    else:
+        with pytest.raises((PermissionDenied, UnsupportedMediaType)):
+            refuse_cross_site(request)
+
+
+def test_pulls_may_come_from_anywhere() -> None:
+    exchange = Exchange(WireApp(FakeProvider()), "cmd=heads", HTTP_ORIGIN="https://a.example", **FORM)
+    assert exchange.status.startswith("200")
+
+
+def test_pushkey_of_clients_before_2_3() -> None:
+    """They send an empty form, and the arguments in headers; a page's form has them in the body."""
+    pushed: list[Any] = []
+
+    class Keys(FakeProvider):
+        def __init__(self) -> None:
+            super().__init__(OPEN)
+            self.repository.pushkey = lambda *arguments: pushed.append(arguments) or _pushed()
+
+    def _pushed() -> Any:
+        from hgwire_wsgi.commands.objects import PushKeyResult
+
+        return PushKeyResult(True)
+
+    app = WireApp(Keys())
+    arguments = "key=b&namespace=bookmarks&new=" + "11" * 20 + "&old="
+    old = Exchange(app, "cmd=pushkey", REQUEST_METHOD="POST", CONTENT_LENGTH="0", HTTP_X_HGARG_1=arguments, **FORM)
+    assert (old.status, old.read()) == ("200 Script output follows", b"1\n")
+    assert pushed == [(b"bookmarks", b"b", b"", b"11" * 20)]
+    for query, body in (("cmd=pushkey&" + arguments, b""), ("cmd=pushkey&" + arguments, b"x=y")):
+        page = Exchange(app, query, body=body, **{**FORM, "REQUEST_METHOD": "POST"})
+        assert page.status.startswith("415")
+    assert len(pushed) == 1
 
 
 def test_busy_repository() -> None:
@@ -79,3 +137,57 @@ def test_busy_repository() -> None:
 
     reply = WireTestApp(WireApp(Busy())).wire("/repo", "heads")
     assert (reply.status, reply.response.headers["Retry-After"]) == (503, "5")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("/secret"), LocalProtocolError("/secret")])
+def test_a_bug_is_logged_and_hidden(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    known = public(error)
+    assert (known.http_status, known.message) == (500, "internal server error")
+    assert "a command failed" in caplog.text and "/secret" in caplog.text
+
+
+def test_an_error_of_the_package_is_shown_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    error = CommandFailed("no such revision")
+    assert public(error) is error
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PermissionDenied("no", status=401), [("WWW-Authenticate", "Basic")]),
+        (PermissionDenied("no", status=401, headers=[("www-authenticate", "Bearer")]), []),
+        (PermissionDenied("no", status=403), []),
+        (RequestError("no"), []),
+    ],
+)
+def test_a_401_has_one_challenge(error: HgWireError, expected: list[tuple[str, str]]) -> None:
+    assert challenges(error, "Basic") == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "media_type", "body"),
+    [
+        ("", "text/plain; charset=utf-8", "naïve\nno\n"),
+        ("style=raw&cmd=", "text/plain; charset=utf-8", "naïve\nno\n"),
+        ("cmd=heads", "application/hg-error", "0\nnaïve\nno\n"),
+        ("cmd=\u20ac&x", "application/hg-error", "0\nnaïve\nno\n"),
+    ],
+)
+def test_a_person_with_a_browser_gets_text(query: str, media_type: str, body: str) -> None:
+    error = PermissionDenied("naïve\nno", status=401, headers=[("X-Why", "because")])
+    response = refuse(error, Request({"QUERY_STRING": query}, Limits()), "Basic")
+    assert (response.code, response.error, response.body) == (401, "naïve\nno", body.encode())
+    assert dict(response.headers) == {
+        "Content-Type": media_type,
+        "X-Why": "because",
+        "WWW-Authenticate": "Basic",
+        "X-Content-Type-Options": "nosniff",
+    }
+    assert response.status.isascii() and "\n" not in response.status
+
+
+def test_a_status_of_the_hosts_own() -> None:
+    error = PermissionDenied("", status=499)
+    assert refuse(error, Request({}, Limits()), "Basic").status == "499 Error"
+    assert refuse(error, Request({"QUERY_STRING": "cmd=x"}, Limits()), "Basic").status == "499 Error"

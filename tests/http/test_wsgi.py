@@ -274,7 +274,9 @@ def test_a_body_for_the_front_end_is_named_and_not_sent() -> None:
         assert (closed.outcome, closed.bytes_out) == ("ok", sent)
 
 
-@pytest.mark.parametrize("body", [b"x", iter([b"x"]), FrontEndBody(("X-Sendfile", "x"), 1)], ids=repr)
+@pytest.mark.parametrize(
+    "body", [b"x", iter([b"x"]), FrontEndBody(("X-Sendfile", "x"), 1)], ids=["bytes", "chunks", "front end"]
+)
 def test_a_response_without_a_body_is_complete_even_if_nobody_iterates_it(body: Any) -> None:
     """WebOb and some servers close the response to ``HEAD`` at once."""
     watch = Watch()

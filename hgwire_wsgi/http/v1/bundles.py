@@ -78,8 +78,9 @@ class _Producer:
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
             # While the repository is leased; the bundle may be complete only after that.
-            if _is_full_clone(bound):
-                self.family = _family(bound, self.name, self.encodings)
+            repository, heads = bound.repository, bound.arguments.get("heads")
+            if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
+                self.family = _family(repository, bound, self.name, self.encodings)
             lease = lease.transfer()
             try:
                 yield from body
@@ -158,7 +159,7 @@ class LongReplies:
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
-        family = _family(bound, name, encodings)
+        family = _family(repository, bound, name, encodings)
         entry = None if family is None else bundles.read_index(family)
         if entry is None or not repository.is_worth_sending(entry.heads, bound.arguments.get("heads", ())):
             return None
@@ -182,7 +183,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
         "version": __version__,
         "repository": name,
         "command": command.name,
-        "handler": (getattr(command.handler, "__module__", ""), getattr(command.handler, "__qualname__", "")),
+        "handler": command.handler_name,
         "arguments": {
             key: sorted(value) if types.get(key) in _UNORDERED else value for key, value in bound.arguments.items()
         },
@@ -190,17 +191,8 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
     }
 
 
-def _is_full_clone(bound: BoundCommand) -> bool:
-    """Whether a command asks for all heads that there are."""
-    repository, heads = bound.repository, bound.arguments.get("heads", [])
-    return bool(heads) and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads)
-
-
-def _family(bound: BoundCommand, name: str, encodings: Encodings) -> str | None:
+def _family(repository: IncrementalBundles, bound: BoundCommand, name: str, encodings: Encodings) -> str | None:
     """The key of the index entry of a full clone: all that its bundle depends on, except the history."""
-    repository = bound.repository
-    if not isinstance(repository, IncrementalBundles):
-        return None
     rest = repository.clone_family(bound.command.name, bound.arguments)
     if rest is None:
         return None

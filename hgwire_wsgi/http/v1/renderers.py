@@ -7,7 +7,7 @@ know it, and a client that accepts nothing we send must learn so before anything
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from http import HTTPStatus
+from http.client import responses
 from itertools import chain
 from typing import Any
 
@@ -162,7 +162,7 @@ RENDERERS: dict[type[Response], Callable[[Any, Encodings], Rendered]] = {
 def status_line(status: int, reason: str = "") -> str:
     """A status line whose reason is safe in a header; clients show it to their users."""
     text = "".join(character if " " <= character <= "~" else "?" for character in reason.partition("\n")[0])
-    return f"{status} {text[:_REASON_LENGTH].strip() or HTTPStatus(status).phrase}"
+    return f"{status} {text[:_REASON_LENGTH].strip() or responses.get(status, 'Error')}"
 
 
 def render_error(error: HgWireError) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -10,8 +10,11 @@ from itertools import chain
 
 import attrs
 
+from ..._version import __version__
+from ...cache.keys import digest
 from ...cache.responses import CachedResponse, ResponseCache
 from ...commands.classify import WireRequest
+from ...commands.objects import NULL
 from ...dispatch import BoundCommand, Dispatcher
 from ...negotiation import ClientProtocol, ServerCapabilities, numbered, read_client_protocol, vary
 from ...repositories.base import Lease, RepositoryProvider
@@ -37,12 +40,21 @@ class V1Transport:
         provider: leases repositories.
         responses: short replies that were given before.
         long_replies: long replies.
+        identity: everything of the application that short replies depend on, as applications may share a store.
     """
 
     dispatcher: Dispatcher
     provider: RepositoryProvider
     responses: ResponseCache
     long_replies: LongReplies
+    identity: str = attrs.field(init=False)
+
+    @identity.default
+    def _(self) -> str:
+        server = self.dispatcher.server
+        engines = [engine.identity for engine in (*server.engines, server.legacy_engine)]
+        handlers = {name: command.handler_name for name, command in self.dispatcher.commands.items()}
+        return digest("application", __version__, server.capabilities(), engines, handlers)
 
     def repeat(self, request: Request, name: str) -> Response | None:
         """Answer as before, if the same was asked about the repository in its present state.
@@ -53,7 +65,7 @@ class V1Transport:
         Raises:
             HgWireError: by the policy, or if there is no such repository.
         """
-        question = _question(request)
+        question = self._question(request)
         if question is None:
             return None
         with self.provider.lease(name) as repository:
@@ -95,6 +107,8 @@ class V1Transport:
             refuse_cross_site(request)
         if bound.command.body or wire.posted:
             bound = bound.reading(read_payload(request, wire.posted, server, self.dispatcher.limits))
+        if request.observed is not None:
+            request.observed.clone = _is_clone(bound)
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), NOSNIFF]
         if isinstance(rendered.body, bytes) and not rendered.error:
@@ -118,26 +132,32 @@ class V1Transport:
         self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
     ) -> None:
         """Keep a short reply, if it may be cached and is still what would be said."""
-        question = _question(request)
+        question = self._question(request)
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
         self.responses.put((name, bound.token, question), CachedResponse(request.commands, tuple(headers), body))
 
+    def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
+        """Everything that a reply can depend on, besides the repository.
 
-def _question(request: Request) -> tuple[tuple[str, ...], ...] | None:
-    """Everything in a request that a reply can depend on, besides the repository.
-
-    Returns:
-        Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
-    """
-    if request.method != "GET" or request.may_have_body or "X-HgArgs-Post" in request.headers:
-        return None
-    arguments, protocol = numbered(request.headers, "X-HgArg-"), numbered(request.headers, "X-HgProto-")
-    return (request.query,), tuple(arguments), tuple(protocol)
+        Returns:
+            Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+        """
+        if request.method != "GET" or request.may_have_body or "X-HgArgs-Post" in request.headers:
+            return None
+        arguments, protocol = numbered(request.headers, "X-HgArg-"), numbered(request.headers, "X-HgProto-")
+        return (self.identity, request.query), tuple(arguments), tuple(protocol)
 
 
 def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:
     if wire.command == _HANDSHAKE and "0.2" not in client.media_types:
         server = attrs.evolve(server, send=("0.1", "0.2"))
     return Encodings.negotiate(server, client)
+
+
+def _is_clone(bound: BoundCommand) -> bool:
+    """Whether a command asks for the whole history: the client names nothing that it has."""
+    if bound.command.name == "getbundle":
+        return not set(bound.arguments.get("common", ())) - {NULL}
+    return bound.command.name == "stream_out"

@@ -1,27 +1,33 @@
+"""Long replies: which may be cached, who holds the repository while they are made, and how stored ones are sent."""
+
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper
 
+import attrs
 import pytest
-from fakes import NOISE, OPEN, Exchange, FakeProvider, makers_are_done, streaming
+from fakes import NOISE, OPEN, Exchange, FakeProvider, FakeRepository, Watch, makers_are_done, returning, streaming
 
 from hgwire_wsgi import (
+    Argument,
+    BytesResponse,
     CacheSettings,
+    CommandContext,
     CommandRegistry,
     OutOfBandError,
+    PermissionDenied,
     StreamResponse,
     WireApp,
 )
+from hgwire_wsgi.cache.bundles import Bundle, IndexEntry, StoredFile, StoredUrl
+from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.testing import WireTestApp
-
-
-@pytest.fixture
-def provider() -> FakeProvider:
-    return FakeProvider(OPEN)
 
 
 def test_bundles_are_made_once_for_each_encoding(tmp_path: Path) -> None:
@@ -167,3 +173,345 @@ def test_a_user_without_a_home_has_no_bundle_cache(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "home", homeless)
     app = WireTestApp(WireApp(FakeProvider(), commands=streaming(lambda: iter([NOISE]))))
     assert app.wire("/repo", "x").data == NOISE
+
+
+@pytest.mark.parametrize(
+    ("response", "media_type", "body"),
+    [
+        (OutOfBandError(b"no"), "application/hg-error", b"no"),
+        (b"bytes", "application/mercurial-0.1", b"bytes"),
+        (BytesResponse(b"bytes"), "application/mercurial-0.1", b"bytes"),
+    ],
+    ids=["error", "bytes", "response"],
+)
+@pytest.mark.parametrize("protocol", [None, "0.2"])
+def test_a_stream_command_that_answers_otherwise_runs_once_for_each_request(
+    response: Any, media_type: str, body: bytes, protocol: str | None, tmp_path: Path
+) -> None:
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", cacheable=True, reply="stream")(lambda context: ran.append(1) or response)
+    provider = FakeProvider()
+    app = WireTestApp(WireApp(provider, commands=commands, cache=CacheSettings(folder=tmp_path, memory=0)))
+    for count in (1, 2, 3):
+        reply = app.wire("/repo", "x", protocol=protocol, compression=["zstd"] if protocol else ())
+        assert (reply.media_type, reply.data) == (media_type, body)
+        assert len(ran) == count
+        assert provider.held == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_incompressible_stream_that_goes_out_otherwise_is_not_cached(tmp_path: Path) -> None:
+    """As 0.2 to a client that accepts it, though no engine is common and streams would be 0.1."""
+    made: list[int] = []
+    provider = FakeProvider()
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", cacheable=True, reply="stream")(
+        lambda context: StreamResponse(Once(made), prefer_uncompressed=True)
+    )
+    app = WireApp(provider, commands=commands, cache=CacheSettings(folder=tmp_path))
+    for count in (1, 2):
+        exchange = Exchange(app, "cmd=x", HTTP_X_HGPROTO_1="0.1 0.2 comp=unknown")
+        assert exchange.headers["Content-Type"] == "application/mercurial-0.2"
+        assert exchange.read() == b"\x04none" + NOISE
+        assert (made, provider.held) == ([1, -1] * count, 0)
+
+
+class Once:
+    """A stream that counts its beginnings and closings."""
+
+    def __init__(self, count: list[int]) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.count.append(1)
+        yield NOISE
+
+    def close(self) -> None:
+        self.count.append(-1)
+
+
+def test_a_failure_before_the_first_chunk_reaches_its_own_client(tmp_path: Path) -> None:
+    provider = FakeProvider()
+
+    def fails() -> Iterator[bytes]:
+        raise CommandFailed("no")
+        yield b""
+
+    app = WireApp(provider, commands=streaming(fails), cache=CacheSettings(folder=tmp_path))
+    for _ in range(2):
+        assert Exchange(app, "cmd=x").status == "400 no"
+        assert provider.held == 0
+
+
+def test_a_bundle_of_a_command_that_asked_for_more_is_not_kept(tmp_path: Path) -> None:
+    commands = CommandRegistry.standard()
+
+    @commands.command("x", permission="pull", cacheable=True, reply="stream")
+    def secret(context: CommandContext) -> StreamResponse:
+        context.authorize("push")
+        return StreamResponse([NOISE])
+
+    def policy(request: Any) -> None:
+        if request.permission == "push" and request.user != "alice":
+            raise PermissionDenied("no")
+
+    app = WireApp(FakeProvider(), commands=commands, policy=policy, cache=CacheSettings(folder=tmp_path))
+    for user, status in (("bob", "403"), ("alice", "200"), ("bob", "403")):
+        exchange = Exchange(app, "cmd=x", REMOTE_USER=user)
+        assert exchange.status[:3] == status
+        exchange.read()
+        makers_are_done()
+
+
+def test_arguments_that_are_sets_give_one_bundle_in_any_order(tmp_path: Path) -> None:
+    made: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command(
+        "x",
+        permission="pull",
+        cacheable=True,
+        reply="stream",
+        optional=[Argument("nodes", "nodes"), Argument("caps", "csv"), Argument("text")],
+    )(lambda context, **arguments: made.append(1) or StreamResponse([NOISE]))
+    app = WireApp(FakeProvider(), commands=commands, cache=CacheSettings(folder=tmp_path))
+    one, two = "11" * 20, "22" * 20
+    for query, count in (
+        (f"nodes={one}+{two}&caps=a,b&text=a,b", 1),
+        (f"caps=b,a&text=a,b&nodes={two}+{one}", 1),
+        (f"nodes={one}+{two}&caps=a,b&text=b,a", 2),
+        (f"nodes={one}&caps=a,b&text=a,b", 3),
+    ):
+        Exchange(app, f"cmd=x&{query}").read()
+        makers_are_done()
+        assert len(made) == count, query
+
+
+# With a bundle cache that does what the test says.
+
+
+@attrs.define
+class FakeBundles:
+    """Gives what it is told to give, and runs producers as often as it is told to."""
+
+    stored: dict[str, Any] = attrs.Factory(dict)
+    index: IndexEntry | None = None
+    times: int = 1
+    between: Callable[[], object] = lambda: None
+    asked: list[str] = attrs.Factory(list)
+    entries: list[IndexEntry | None] = attrs.Factory(list)
+    current: bool = False
+    label: str = ""
+
+    def open(self, key: str) -> Any:
+        self.asked.append(key)
+        return self.stored.get(key)
+
+    def read_index(self, key: str) -> IndexEntry | None:
+        return self.index
+
+    def join_or_make(self, key: str, produce: Any, is_current: Any, *, index: Any, label: str) -> Bundle:
+        body = b""
+        for number in range(self.times):
+            if number:
+                self.between()
+            chunks = produce()
+            body = b"".join(chunks)
+            chunks.close()
+        self.entries.append(index())
+        self.current = is_current()
+        self.label = label
+        return Bundle(body, "miss")
+
+
+def serving(bundles: FakeBundles, provider: FakeProvider, commands: CommandRegistry, **settings: Any) -> WireApp:
+    return WireApp(provider, commands=commands, cache=CacheSettings(memory=0, **settings))
+
+
+@pytest.fixture
+def bundles(monkeypatch: pytest.MonkeyPatch) -> FakeBundles:
+    fake = FakeBundles()
+    monkeypatch.setattr("hgwire_wsgi.http.app.open_bundle_cache", lambda settings, chunk: fake)
+    return fake
+
+
+def test_a_producer_that_runs_again_leases_the_repository_anew(bundles: FakeBundles) -> None:
+    provider, seen = FakeProvider(), []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", cacheable=True, reply="stream")(
+        lambda context: seen.append(provider.leased) or StreamResponse([b"x"])
+    )
+    bundles.times = 3
+    assert Exchange(serving(bundles, provider, commands), "cmd=x").status.startswith("200")
+    assert [number - seen[0] for number in seen] == [0, 1, 2]
+    assert provider.held == 0
+    assert (bundles.current, bundles.entries, bundles.label) == (True, [None], "x of repo")
+
+
+def test_a_producer_gives_up_if_the_repository_has_changed(bundles: FakeBundles) -> None:
+    provider = FakeProvider()
+
+    def change() -> None:
+        provider.repository.token = b"another"
+
+    bundles.times, bundles.between = 2, change
+    exchange = Exchange(serving(bundles, provider, streaming(lambda: iter([b"x"]))), "cmd=x")
+    assert exchange.status == "500 the repository has changed"
+    assert provider.held == 0
+
+
+def test_a_repository_at_the_root_has_a_name_in_the_log(bundles: FakeBundles) -> None:
+    class Root(FakeProvider):
+        def locate(self, path: str) -> tuple[str, str] | None:
+            return "", path.strip("/")
+
+    Exchange(serving(bundles, Root(), streaming(lambda: iter([b"x"]))), "cmd=x", path="/").read()
+    assert bundles.label == "x of the repository at /"
+
+
+class Growing(FakeRepository):
+    """A repository whose clones can be sent in two parts."""
+
+    family: tuple[object, ...] | None = ("family",)
+    worth = True
+
+    def metadata_token(self) -> bytes | None:
+        return b"metadata"
+
+    def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
+        return self.family
+
+    def is_full_clone(self, heads: Sequence[bytes]) -> bool:
+        return list(heads) == self.heads()
+
+    def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
+        return 0, 0
+
+    def is_worth_sending(self, have: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
+        assert list(have) == [b"\x33" * 20]
+        assert list(wanted) == self.heads()
+        return self.worth
+
+
+@pytest.fixture
+def growing() -> FakeProvider:
+    provider = FakeProvider()
+    provider.repository = Growing()
+    return provider
+
+
+def cloning() -> CommandRegistry:
+    commands = CommandRegistry.standard()
+    commands.override("getbundle", lambda context, **arguments: StreamResponse([b"new"]), cacheable=True)
+    return commands
+
+
+CLONE = "cmd=getbundle&heads=" + "11" * 20
+PARTIAL = {"HTTP_X_HGPROTO_1": "0.1 0.2 comp=none partial-pull"}
+
+
+def test_a_full_clone_has_an_index_entry(bundles: FakeBundles, growing: FakeProvider) -> None:
+    app = serving(bundles, growing, cloning())
+    for query, indexed in (
+        (CLONE, True),
+        ("cmd=getbundle&heads=" + "22" * 20, False),
+        ("cmd=getbundle", False),
+    ):
+        Exchange(app, query).read()
+        entry = bundles.entries.pop()
+        assert (entry is not None) == indexed
+        if entry is not None:
+            assert entry.heads == (b"\x11" * 20,)
+            assert entry.bundle_key == bundles.asked[0]
+    growing.repository.family = None
+    Exchange(app, CLONE).read()
+    assert bundles.entries == [None]
+
+
+def test_an_older_bundle_is_sent_to_clients_that_ask_for_the_rest(
+    bundles: FakeBundles, growing: FakeProvider, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.write_bytes(b"old")
+
+    def stored() -> StoredFile:
+        return StoredFile(os.open(old, os.O_RDONLY), 3, None)
+
+    app = serving(bundles, growing, cloning())
+    bundles.index = IndexEntry(index_key="i", bundle_key="old", heads=(b"\x33" * 20,))
+    bundles.stored["old"] = stored()
+    assert Exchange(app, CLONE, **PARTIAL).read() == b"old"
+    assert growing.held == 0
+    bundles.stored["old"] = stored()
+    assert zlib.decompress(Exchange(app, CLONE, HTTP_X_HGPROTO_1="0.1 0.2 comp=none").read()) == b"new"
+    growing.repository.worth = False
+    assert zlib.decompress(Exchange(app, CLONE, **PARTIAL).read()) == b"new"
+    growing.repository.worth = True
+    bundles.index = None
+    assert zlib.decompress(Exchange(app, CLONE, **PARTIAL).read()) == b"new"
+    bundles.index = IndexEntry(index_key="i", bundle_key="gone", heads=(b"\x33" * 20,))
+    assert zlib.decompress(Exchange(app, CLONE, **PARTIAL).read()) == b"new"
+    growing.repository.family = None
+    assert zlib.decompress(Exchange(app, CLONE, **PARTIAL).read()) == b"new"
+    plain = serving(bundles, FakeProvider(), cloning())
+    assert zlib.decompress(Exchange(plain, CLONE, **PARTIAL).read()) == b"new"
+    bundles.stored["old"].close()
+
+
+def test_a_stored_bundle_goes_out_as_the_settings_say(bundles: FakeBundles, tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    path.write_bytes(b"bundle")
+    commands = streaming(lambda: iter([b"x"]))
+    closed = len(os.listdir("/proc/self/fd"))
+    front = {"accel_header": "X-Sendfile", "accel_prefix": "/cache/"}
+    for stored, settings, headers, body in (
+        ("file", {}, {"Content-Length": "6"}, b"bundle"),
+        ("file", front, {"X-Sendfile": "/cache/ab/cd"}, b""),
+        ("nameless", front, {"Content-Length": "6"}, b"bundle"),
+        (StoredUrl("/objects/1", 6), {}, {"X-Accel-Redirect": "/objects/1"}, b""),
+        (StoredUrl("/objects/1", 6), front, {"X-Sendfile": "/objects/1"}, b""),
+    ):
+        app = serving(bundles, FakeProvider(), commands, **settings)
+        Exchange(app, "cmd=x").read()
+        if isinstance(stored, str):
+            stored = StoredFile(os.open(path, os.O_RDONLY), 6, "ab/cd" if stored == "file" else None)
+        bundles.stored[bundles.asked[-1]] = stored
+        exchange = Exchange(app, "cmd=x")
+        assert {name: exchange.headers.get(name) for name in headers} == headers
+        assert exchange.read() == body
+        bundles.stored.clear()
+        assert len(os.listdir("/proc/self/fd")) == closed
+
+
+def test_a_stored_bundle_that_another_request_has_just_completed(
+    bundles: FakeBundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    path.write_bytes(b"bundle")
+    stored = StoredFile(os.open(path, os.O_RDONLY), 6, None)
+    monkeypatch.setattr(FakeBundles, "join_or_make", lambda *arguments, **options: Bundle(stored, "hit"))
+    provider = FakeProvider()
+    exchange = Exchange(serving(bundles, provider, streaming(lambda: iter([b"x"]))), "cmd=x")
+    assert exchange.headers["Content-Length"] == "6"
+    assert (exchange.read(), provider.held) == (b"bundle", 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cache"), [("hit", "hit"), ("miss", "miss"), ("followed", "followed"), ("uncached", "")]
+)
+def test_observers_learn_where_a_bundle_came_from(
+    outcome: Any, cache: str, bundles: FakeBundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBundles, "join_or_make", lambda *arguments, **options: Bundle(iter([b"x"]), outcome))
+    watch = Watch()
+    commands = streaming(lambda: iter([b"x"]))
+    app = WireApp(FakeProvider(), commands=commands, cache=CacheSettings(memory=0), observers=[watch])
+    assert Exchange(app, "cmd=x").read() == b"x"
+    assert watch.closed.cache == cache
+
+
+def test_pushes_and_short_replies_do_not_ask_the_bundle_cache(bundles: FakeBundles) -> None:
+    app = serving(bundles, FakeProvider(OPEN), returning(b"1", permission="push"))
+    assert Exchange(app, "cmd=x", REQUEST_METHOD="POST").read() == b"1"
+    assert Exchange(app, "cmd=heads").status.startswith("200")
+    assert bundles.asked == []

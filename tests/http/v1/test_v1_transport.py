@@ -1,29 +1,36 @@
+"""Version 1 on HTTP: what is asked, remembered, refused and released around a command."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
-from fakes import OPEN, Exchange, FakeProvider
+from fakes import NOISE, OPEN, Exchange, FakeProvider, makers_are_done, returning, streaming
 
 from hgwire_wsgi import (
+    ZSTD,
     AccessRequest,
+    CacheSettings,
     CommandContext,
     CommandRegistry,
+    LegacyStreamResponse,
+    OutOfBandError,
     PermissionDenied,
     ServerCapabilities,
     WireApp,
 )
+from hgwire_wsgi.cache.stores.memory import MemoryStore
+from hgwire_wsgi.compression import Engine
+from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.testing import WireTestApp
 
 
-@pytest.fixture
-def provider() -> FakeProvider:
-    return FakeProvider(OPEN)
-
-
-def test_vary_names_the_headers_the_reply_depends_on(provider: FakeProvider) -> None:
+def test_vary_names_the_headers_the_reply_depends_on() -> None:
     headers = {"HTTP_X_HGARG_1": "nodes=", "HTTP_X_HGPROTO_1": "0.1", "HTTP_X_HGPROTO_2": " 0.2"}
-    exchange = Exchange(WireApp(provider), "cmd=known", **headers)
+    exchange = Exchange(WireApp(FakeProvider(OPEN)), "cmd=known", **headers)
     assert exchange.headers["Vary"] == "X-HgArg-1, X-HgArg-2, X-HgProto-1, X-HgProto-2, X-HgProto-3"
 
 
@@ -91,3 +98,161 @@ def test_a_permission_that_a_command_asked_for_while_it_ran_is_asked_for_each_ti
 
     app = WireTestApp(WireApp(FakeProvider(), commands=commands, policy=policy))
     assert [app.wire("/repo", "x", user=user).status for user in ("bob", "alice", "bob")] == [403, 200, 403]
+
+
+def test_a_reply_that_refuses_is_not_remembered() -> None:
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", cacheable=True)(
+        lambda context: OutOfBandError(b"%d" % len(ran)) if ran.append(1) is None else b""
+    )
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands))
+    assert [app.wire("/repo", "x").data for _ in range(2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        {"REQUEST_METHOD": "HEAD"},
+        {"REQUEST_METHOD": "POST"},
+        {"body": b"x", "REQUEST_METHOD": "GET"},
+        {"HTTP_X_HGARGS_POST": "0"},
+    ],
+)
+def test_only_plain_gets_are_remembered(request_of: dict[str, Any]) -> None:
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", cacheable=True)(lambda context: ran.append(1) or b"")
+    app = WireApp(FakeProvider(), commands=commands)
+    for _ in range(2):
+        Exchange(app, "cmd=x", **request_of).read()
+    assert len(ran) == 2
+
+
+def test_every_numbered_header_counts() -> None:
+    app = WireApp(FakeProvider())
+    nodes = "11" * 20
+    for split in (0, 10, 40):
+        headers = {"HTTP_X_HGARG_1": "nodes=" + nodes[:split], "HTTP_X_HGARG_2": nodes[split:]}
+        assert Exchange(app, "cmd=known", **headers).read() == b"1"
+    assert Exchange(app, "cmd=known", HTTP_X_HGARG_1="nodes=" + "22" * 20).read() == b"0"
+
+
+def test_applications_that_share_a_store_do_not_share_what_depends_on_the_application() -> None:
+    store: MemoryStore[Any] = MemoryStore(1 << 20)
+    settings = CacheSettings(response_store=lambda: store)
+
+    def ask(**options: Any) -> bytes:
+        return Exchange(WireApp(FakeProvider(), cache=settings, **options), "cmd=capabilities").read()
+
+    long, short = (ServerCapabilities(max_header_length=length) for length in (2000, 100))
+    assert b"httpheader=2000" in ask(capabilities=long)
+    assert b"httpheader=100" in ask(capabilities=short)
+    assert b"httpheader=2000" in ask(capabilities=long)
+    without = CommandRegistry.standard()
+    without.remove("batch")
+    assert b"batch" in ask(capabilities=long).split()
+    assert b"batch" not in ask(capabilities=long, commands=without).split()
+    changed = CommandRegistry.standard()
+    changed.override("capabilities", lambda context: b"mine", cacheable=True)
+    assert ask(capabilities=long, commands=changed) == b"mine"
+
+
+def _start_reversed(level: int | None) -> Any:
+    return ZSTD.start(1)
+
+
+@pytest.mark.parametrize("shared", ["memory", "disk"])
+def test_two_engines_of_one_name_never_share_a_reply(shared: str, tmp_path: Path) -> None:
+    """Levels differ, or the compressors do: each client gets the bytes of the engine that its server has."""
+    store: MemoryStore[Any] = MemoryStore(1 << 24)
+    settings = CacheSettings(response_store=lambda: store, folder=tmp_path)
+    compressible = [bytes(range(256)) * 400 + NOISE[:1000] for _ in range(5)]
+    small = b"heads " * 200
+    engines = [
+        ZSTD,
+        attrs.evolve(ZSTD, level=19),
+        Engine(name="zstd", start=_start_reversed, start_decoder=ZSTD.start_decoder),
+    ]
+    if shared == "memory":
+        commands = CommandRegistry.standard()
+        commands.command("x", permission="pull", cacheable=True)(
+            lambda context: context.server.engines[0].prefix + b"".join(context.server.engines[0].compress([small]))
+        )
+    else:
+        commands = streaming(lambda: iter(compressible))
+    for _ in range(2):
+        for engine in engines:
+            server = ServerCapabilities(engines=(engine,))
+            app = WireApp(FakeProvider(), commands=commands, capabilities=server, cache=settings)
+            got = Exchange(app, "cmd=x", HTTP_X_HGPROTO_1="0.1 0.2 comp=zstd").read()
+            makers_are_done()
+            expected = b"".join(engine.compress([small] if shared == "memory" else compressible))
+            assert got == engine.prefix + expected
+
+
+def test_a_stream_that_fails_early_is_closed_and_releases_its_lease() -> None:
+    closed: list[int] = []
+    provider = FakeProvider()
+
+    class Fails:
+        def __iter__(self) -> Iterator[bytes]:
+            raise CommandFailed("no")
+
+        def close(self) -> None:
+            closed.append(provider.held)
+
+    class FailsLater(Fails):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b""
+            raise CommandFailed("no")
+
+    for chunks, expected in ((Fails(), []), (FailsLater(), [1])):
+        response = LegacyStreamResponse(chunks)
+        app = WireApp(provider, commands=returning(response, reply="legacy"))
+        assert Exchange(app, "cmd=x").status == "400 no"
+        assert closed == expected
+        assert provider.held == 0
+
+
+def test_an_empty_stream_is_a_reply() -> None:
+    provider = FakeProvider()
+    app = WireApp(provider, commands=returning(LegacyStreamResponse([b"", b""]), reply="legacy"))
+    exchange = Exchange(app, "cmd=x")
+    assert "Content-Length" not in exchange.headers
+    assert exchange.read() == b""
+    assert provider.held == 0
+
+
+def test_a_push_is_checked_for_its_origin_and_a_pull_is_not() -> None:
+    for permission, status in (("pull", "200"), ("push", "403")):
+        app = WireApp(FakeProvider(OPEN), commands=returning(b"", permission=permission))
+        exchange = Exchange(app, "cmd=x", REQUEST_METHOD="POST", HTTP_ORIGIN="https://a.example")
+        assert exchange.status[:3] == status
+
+
+def test_a_body_is_read_behind_posted_arguments() -> None:
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", args=["a"], body=True)(lambda context, a: a + context.body.read(9))
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands, capabilities=ServerCapabilities(post_args=True)))
+    assert app.wire("/repo", "x", {"a": b"1"}, via="post", body=b"body").data == b"1body"
+    assert app.wire("/repo", "known", {"nodes": b"11" * 20}, via="post").data == b"1"
+    assert app.wire("/repo", "x", {"a": b"1"}, body=b"body", media_type="text/plain").status == 415
+
+
+def test_the_handshake_is_readable_for_every_client() -> None:
+    only = ServerCapabilities(send=("0.2",))
+    app = WireTestApp(WireApp(FakeProvider(), capabilities=only))
+    assert app.wire("/repo", "capabilities").media_type == "application/mercurial-0.1"
+    assert app.wire("/repo", "capabilities", protocol="0.2").media_type == "application/mercurial-0.2"
+    assert app.wire("/repo", "heads").status == 406
+
+
+def test_a_refused_request_costs_nothing() -> None:
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("x", permission="pull", args=["a"])(lambda context, a: ran.append(1) or b"")
+    app = WireTestApp(WireApp(FakeProvider({"allow_read": "alice"}), commands=commands))
+    assert app.wire("/repo", "x", {"a": b""}).status == 401
+    assert app.wire("/repo", "x", user="alice").status == 400
+    assert ran == []
