@@ -34,7 +34,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -325,15 +324,9 @@ class SingleFlight:
                     raise _NoRoom
                 self._running.add(producer)
             try:
-<<<<<<< HEAD
-                # Log lines of the thread name the request that it works for.
-                run = partial(contextvars.copy_context().run, self._run, producer)
-                threading.Thread(target=run, name="hgwire-maker", daemon=True).start()
-=======
                 # Its log lines name the request that the bundle is made for.
                 run = contextvars.copy_context().run
                 threading.Thread(target=run, args=(self._run, producer), name="hgwire-maker", daemon=True).start()
->>>>>>> tests1
             except RuntimeError as error:
                 self._dismiss(producer)
                 raise _NoRoom from error

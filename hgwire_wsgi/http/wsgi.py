@@ -166,8 +166,9 @@ class _Chunks:
 class _File(io.FileIO):
     """A file that the server sends by itself (``wsgi.file_wrapper``), and closes.
 
-    How much was sent is known from where the server reads or seeks to.  ``socket.sendfile`` seeks when it ends, also when
-    the client disconnects.  uWSGI calls ``sendfile`` with offsets of its own, so there the whole file counts as sent.
+    How much was sent is known from where the server reads or seeks to.  ``socket.sendfile`` seeks when it ends, also
+    when the client disconnects.  uWSGI calls ``sendfile`` with offsets of its own, so there the whole file counts as
+    sent.
     """
 
     def __init__(self, body: FileBody, transfer: _Transfer, *, whole: bool) -> None:
