@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hgwire_wsgi.http.api import ApiSettings
+from hgwire_wsgi.http.v2.api import ApiSettings
 from wire_servers import (
     FRAMES,
     Peer,
@@ -371,7 +371,7 @@ class TestHostileServers:
             def tell(self) -> int:
                 return max(super().tell() - 1, 0)
 
-        with raw_server(b"") as (url, _), pytest.raises(LocalProtocolError, match="longer than"):
+        with raw_server(b"") as (url, _), pytest.raises(LocalProtocolError, match="exceed the announced length"):
             connect(url).call("size", data=Growing(b"12345"))
 
 

@@ -192,7 +192,7 @@ def encode_settings(stream: OutgoingStream, request_id: int) -> Frame:
     return stream.make_frame(request_id, SETTINGS, EOS, dump(stream.profile.name))
 
 
-def encode_response(stream: OutgoingStream, request: Request, data: Any, end: bool) -> Iterator[Frame]:
+def encode_response(stream: OutgoingStream, request: Request, data: Any, encode: bool, end: bool) -> Iterator[Frame]:
     """Objects as they are; bytes, as commands of version 1 return them, are one object."""
     objects = data if isinstance(data, Objects) else Objects([as_text(check_data(data, "data"))])
     return response_frames(stream, request, objects, end)

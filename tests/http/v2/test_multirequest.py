@@ -505,7 +505,7 @@ def test_data_that_wait_are_bounded() -> None:
     answer = ask(make_app(limits=Limits(spool=1999)), "rw/multirequest", body)
     assert answer.text == (413, "command data of one request exceed 1999 bytes\n")
     answer = ask(make_app(limits=Limits(spooled_commands=1)), "rw/multirequest", body)
-    assert answer.text == (400, "more than 1 commands of one request bring data\n")
+    assert answer.text == (400, "more than 1 commands of one request have data\n")
 
 
 def test_arguments_of_a_multirequest_are_bounded() -> None:
@@ -608,7 +608,7 @@ def test_debugreflect_is_bounded() -> None:
     assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 50)).text[0] == 200
     assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 700)).text == (
         413,
-        "debugreflect tells no more than 1000 bytes\n",
+        "the output of debugreflect exceeds 1000 bytes\n",
     )
     # Of a few bytes, whatever they decode to.
     stream = OutgoingStream(1, ZLIB)
