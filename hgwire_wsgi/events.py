@@ -53,16 +53,16 @@ class PushChanges:
 
 @attrs.frozen(kw_only=True)
 class CommandReport:
-    """How one command of a ``multirequest`` ended.
+    """How one command of a request in frames ended.  A command that never ran has no report.
 
     Attributes:
         request_id: its request ID in the frames.
         command: its name.
         outcome: how it ended.
-        error: what the client was told, if it failed.
+        error: the error that the client was told; empty if none.
         bytes_out: bytes of its frames.
         wall: seconds from its start to its last frame.
-        cpu: seconds of processor time, of the thread that ran it.
+        cpu: seconds of processor time of the thread that ran it; 0 if several did.
     """
 
     request_id: int
@@ -111,7 +111,7 @@ class RequestClosed:
         cache: the part of the reply cache.
         clone: whether the client asked for the whole history.
         changes: what pushes changed, one item for each transaction.
-        reports: the commands of a ``multirequest``, in the order in which they ended.
+        reports: the commands of a request in frames, in the order in which they ended.
     """
 
     request_id: str

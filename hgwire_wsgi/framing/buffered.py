@@ -65,9 +65,7 @@ class BufferedCommands:
     def _hold_back(self, command: RunCommand) -> Action:
         request = self._reactor.requests[command.request_id]
         request.running = False
-        strings = (string for item in command.arguments.items() for string in item if isinstance(string, bytes))
-        # Values of other types are measured by their frames.
-        size = max(sum(map(len, strings)), request.held)
+        size = self._reactor.size_of(command)
         self._waiting[command.request_id] = command, bytearray(), size
         return self._hold(size) or WANT_FRAME
 

@@ -380,16 +380,17 @@ def _command_frames(
 
 
 def _encode_response(
-    stream: OutgoingStream, request: Request, data: Data | Objects, end_stream: bool
+    stream: OutgoingStream, request: Request, data: Data | Objects, encode: bool, end_stream: bool
 ) -> Iterator[Frame]:
     """Full frames, and a last one that is empty only if the whole response is."""
-    return _response_frames(stream, request.request_id, check_data(data, "the data of a response"), end_stream)
+    checked = check_data(data, "the data of a response")
+    # > While streams can define a content encoding, not all frames within that stream must use that content encoding.
+    return _response_frames(stream, request.request_id, checked, encode and stream.profile is not None, end_stream)
 
 
 def _response_frames(
-    stream: OutgoingStream, request_id: int, data: bytes | Iterable[BytesLike], end_stream: bool
+    stream: OutgoingStream, request_id: int, data: bytes | Iterable[BytesLike], encode: bool, end_stream: bool
 ) -> Iterator[Frame]:
-    encode = stream.profile is not None
     size = stream.capacity
     if isinstance(data, bytes) and len(data) <= size:
         yield stream.make_frame(request_id, BYTES_RESPONSE, EOS, data, encode=encode, end=end_stream)

@@ -115,8 +115,10 @@ class Revision:
 
     The request has the name of the command and its ``redirect``.
     """
-    encode_response: Callable[[OutgoingStream, Request, Data | Objects, bool], Iterator[Frame]]
-    """Frames of a response: ``(stream, request, data, end of stream)``.
+    encode_response: Callable[[OutgoingStream, Request, Data | Objects, bool, bool], Iterator[Frame]]
+    """Frames of a response: ``(stream, request, data, encode, end of stream)``.
+
+    Data that need not be encoded go into frames without the flag ``encoded``.
 
     The last frame flushes the encoder of the stream, so the next response can go on with it.
     """

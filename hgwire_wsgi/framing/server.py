@@ -65,7 +65,13 @@ class ServerReactor(Reactor):
     # For the owner.
 
     def send_response(
-        self, stream: OutgoingStream, request_id: int, data: Data | Objects, *, end_stream: bool = False
+        self,
+        stream: OutgoingStream,
+        request_id: int,
+        data: Data | Objects,
+        *,
+        encode: bool = True,
+        end_stream: bool = False,
     ) -> SendFrames | Signal:
         """Answer a command.
 
@@ -79,6 +85,7 @@ class ServerReactor(Reactor):
             request_id: a command that was returned and has no answer yet.
             data: bytes, or an iterable of bytes, which is closed after use; or :class:`.Objects` if the revision has
                 them.
+            encode: pass the data through the encoding of the stream, if it has one.
             end_stream: close the stream with the last frame, whichever that turns out to be.
 
         Returns:
@@ -90,7 +97,7 @@ class ServerReactor(Reactor):
                 is only checked while the frames are taken.
         """
         request = self._running_request(stream, request_id)
-        response = self.revision.encode_response(stream, request, data, end_stream)
+        response = self.revision.encode_response(stream, request, data, encode, end_stream)
         request.answered = True
         return self._send(stream, request, self._response_frames(stream, request, response, data, end_stream), data)
 
@@ -231,6 +238,14 @@ class ServerReactor(Reactor):
     def _last_frames(self, request: Request, frames: Iterator[Frame]) -> Iterator[Frame]:
         yield from frames
         self.finish_sending(request)
+
+    def size_of(self, command: RunCommand) -> int:
+        """How many bytes the arguments of a command take that was just returned.
+
+        Values that are no bytes are measured by the frames they came in.
+        """
+        strings = (string for item in command.arguments.items() for string in item if isinstance(string, bytes))
+        return max(sum(map(len, strings)), self.requests[command.request_id].held)
 
     # For the handlers of a revision.
 

@@ -176,7 +176,8 @@ class _File(io.FileIO):
         super().__init__(body.file.fileno(), closefd=False)
         self._size = body.size
         self._transfer = transfer
-        self._position = body.size if whole else 0
+        self._position = 0
+        self._whole = whole
 
     def readinto(self, buffer: Any, /) -> int | None:
         count = super().readinto(buffer)
@@ -195,8 +196,8 @@ class _File(io.FileIO):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            self._transfer.sent = self._position
-            self._transfer.end(self._position == self._size)
+            self._transfer.sent = self._size if self._whole else self._position
+            self._transfer.end(self._transfer.sent == self._size)
 
 
 def send(
@@ -225,7 +226,7 @@ def send(
             # Nothing is left to be done when the server closes it.
             start_response(response.status, headers)
             CURRENT.set(None)
-            return () if request.method == "HEAD" else (body,)
+            return [] if request.method == "HEAD" else [body]
     transfer = _Transfer(request, response, observation)
     if isinstance(body, FileBody):
         response.release = (body.file.close, *response.release)

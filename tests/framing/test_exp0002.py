@@ -504,7 +504,7 @@ class TestEncoders:
 
     def test_no_objects(self) -> None:
         with pytest.raises(LocalProtocolError, match="the data of a response must be bytes, not Objects"):
-            EXP_0002.encode_response(OutgoingStream(2), ANSWERED, Objects([1]), False)
+            EXP_0002.encode_response(OutgoingStream(2), ANSWERED, Objects([1]), True, False)
 
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),

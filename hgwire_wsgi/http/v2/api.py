@@ -10,19 +10,19 @@ from ...commands.arguments import TEXT, Codec
 from ...commands.registry import Permission, ProtocolVersion
 from ...errors import HgWireError
 from ...framing import EXP_0002, Profile, Revision
-from ..message import Request, Response, text_response
+from ..message import NOSNIFF, Request, Response
 
 __all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path", "plain", "route"]
 
 
 @attrs.frozen
 class Api:
-    """One API: what its URL selects.
+    """What the name of an API in a URL selects.
 
     Attributes:
-        name: in URLs.
-        revision: what its frames mean.
-        version: whose commands it runs.
+        name: the name.
+        revision: the framing revision of requests and responses.
+        version: the protocol version whose commands it runs.
         codec: how arguments are encoded.
     """
 
@@ -33,7 +33,7 @@ class Api:
 
 
 APIS = {api.name: api for api in (Api("exp-http-v2-0001", EXP_0002, "v1", TEXT),)}
-"""Every API by its name."""
+"""Every API by its name.  No other module of the server names a framing revision."""
 
 _PERMISSIONS: dict[str, Permission] = {"ro": "pull", "rw": "push"}
 _LIST = "APIs can be accessed at /api/<name>, where <name> can be one of the following:\n\n"
@@ -46,17 +46,17 @@ def _profiles(given: Iterable[Profile]) -> tuple[Profile, ...]:
 
 @attrs.frozen(kw_only=True)
 class ApiSettings:
-    """What is served below ``<repository>/api``; nothing unless switched on.
+    """What is served below ``<repository>/api``.  Everything is off by default.
 
     Attributes:
-        server: whether ``/api`` exists at all (Mercurial's ``web.apiserver``).
-        http_v2: whether version 2 is among the APIs (``web.api.http-v2``).
-        debugreflect: whether ``debugreflect``, which shows what was understood of the frames sent to it, answers
-            (``web.api.debugreflect``).
+        server: whether ``/api`` exists (Mercurial's ``web.apiserver``).
+        http_v2: whether version 2 is one of the APIs (``web.api.http-v2``).
+        debugreflect: whether the command ``debugreflect`` exists, which returns how the server understood the frames
+            that were sent to it (``web.api.debugreflect``).
         encodings: content encodings of response streams, best first, for clients that name one of them in
             ``X-HgProto`` as ``comp=<profile>,<profile>``.  All others get frames without an encoding.
-        workers: threads of this application that run independent commands of one ``multirequest`` side by side, each
-            in a stream of its own; 0 runs one after the other.  Threads exist while they have work.
+        workers: maximum number of threads of this application that run independent commands of a ``multirequest``
+            side by side, each in a stream of its own; 0 runs one after the other.  Idle threads end.
     """
 
     server: bool = False
@@ -72,12 +72,12 @@ class ApiSettings:
 
 
 class PlainRefusal(HgWireError):
-    """A refusal as a status and some text instead of frames, in the words of the recorded exchanges.
+    """A refusal as a status and text instead of frames, in the words of the recorded exchanges.
 
     Args:
-        status: of HTTP.  The reference answers 200 to what it finds wrong after it has begun to read frames.
+        status: the HTTP status.  The reference answers 200 to what it finds wrong after it has begun to read frames.
         text: the whole body; bytes as latin-1 characters, as in a WSGI environ.
-        headers: further ones.
+        headers: more response headers.
     """
 
     def __init__(self, status: int, text: str, *, headers: tuple[tuple[str, str], ...] = ()) -> None:
@@ -87,9 +87,7 @@ class PlainRefusal(HgWireError):
 
 def plain(text: str) -> Response:
     """A successful answer in plain text, with exactly the media type of the recorded exchanges."""
-    response = text_response("200 OK", text.encode("latin-1", "replace"))
-    response.headers[0] = ("Content-Type", "text/plain")
-    return response
+    return Response("200 OK", [("Content-Type", "text/plain"), NOSNIFF], text.encode("latin-1", "replace"))
 
 
 def is_api_path(rest: str) -> bool:
@@ -103,7 +101,8 @@ class Target:
 
     Attributes:
         api: the API.
-        access: ``pull`` for ``ro``, ``push`` for ``rw``: what the policy is asked before anything is read.
+        access: the permission that the policy is asked for before anything is read: ``pull`` for ``ro``, ``push`` for
+            ``rw``.
         command: a command, ``multirequest`` or ``debugreflect``.
     """
 
@@ -121,10 +120,10 @@ def route(request: Request, rest: str, settings: ApiSettings) -> Target | Respon
         settings: what is switched on.
 
     Returns:
-        A command, or the answer to a URL that only informs.
+        The target of a command, or the answer to a URL that only informs.
 
     Raises:
-        PlainRefusal: for every other URL.
+        PlainRefusal: for any other URL.
     """
     path = rest.strip("/")
     name, _, below = path.removeprefix("api").lstrip("/").partition("/")

@@ -1,4 +1,4 @@
-"""``debugreflect``: what a server understands of the frames sent to it, for whoever writes a client."""
+"""``debugreflect``: how a server understands the frames sent to it, for anyone who writes a client."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
+def _json(value: object) -> str:
+    # Values of arguments are bytes, or what the types of the revision are.
+    return json.dumps(value, sort_keys=True, default=_text)
+
+
 def _describe(action: Action, state: str) -> tuple[str, dict[str, Any]]:
     if isinstance(action, RunCommand):
         return "runcommand", {
-            "args": {_text(name): _text(value) for name, value in action.arguments.items()},
+            "args": {_text(name): value for name, value in action.arguments.items()},
             "command": _text(action.name),
-            "data": None if action.data is None else _text(action.data),
+            "data": action.data,
             "requestid": action.request_id,
         }
     if isinstance(action, Error):
@@ -33,16 +38,21 @@ def _describe(action: Action, state: str) -> tuple[str, dict[str, Any]]:
 
 
 def reflect(body: Readable, revision: Revision, limits: Limits) -> bytes:
-    """Feed frames to a reactor and write down each of them and what came of it, as the reference does.
+    """Feed frames to a reactor, and list each of them with the action that it caused, as the reference does.
 
-    Every frame is a line of its type, flags, request ID and payload, and a line of JSON.
+    Each frame gives two lines: its type, flags, request ID and payload; and the action as JSON.
+
+    Args:
+        body: the request body.
+        revision: the framing revision.
+        limits: bounds; ``limits.reflected`` is that of the text, in bytes.
 
     Raises:
-        RemoteProtocolError: where the bytes are no frames; commands that are wrong are told in the text.
+        RemoteProtocolError: if the body is not made of frames.  Other errors in frames are part of the text.
         RequestError: if the body cannot be read.
-        BodyTooLarge: if there is more to tell than ``limits.reflected``.
+        BodyTooLarge: if the text is too long.
     """
-    # What one command brings is written down before it can be measured.
+    # A command is listed before its size can be checked.
     most = limits.reflected
     limits = attrs.evolve(
         limits,
@@ -56,11 +66,11 @@ def reflect(body: Readable, revision: Revision, limits: Limits) -> bytes:
         action = commands.receive_frame(frame)
         state = "command-receiving" if reactor.receiving else "idle"
         received = b"received: %d %d %d %s" % (frame.type_id, frame.flags, frame.request_id, frame.payload)
-        done = json.dumps(_describe(action, state), sort_keys=True).encode("ascii")
+        done = _json(_describe(action, state)).encode("ascii")
         most -= len(received) + len(done)
         if most < 0:
-            raise BodyTooLarge(f"debugreflect tells no more than {limits.reflected} bytes")
+            raise BodyTooLarge(f"the output of debugreflect exceeds {limits.reflected} bytes")
         lines += received, done
     end = commands.receive_eof()
-    told = {"action": "error", "message": end.message} if isinstance(end, Error) else {"action": "noop"}
-    return b"\n".join([*lines, b"received: <no frame>", json.dumps(told, sort_keys=True).encode("ascii")])
+    last = {"action": "error", "message": end.message} if isinstance(end, Error) else {"action": "noop"}
+    return b"\n".join([*lines, b"received: <no frame>", _json(last).encode("ascii")])

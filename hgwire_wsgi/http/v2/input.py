@@ -1,4 +1,4 @@
-"""The frames of a request, read as they are wanted, and the data of its commands."""
+"""The frames of a request, read on demand, and the data of its commands."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MULTIPLE_COMMANDS = "multiple commands cannot be issued to this URL"
 
 
 class FrameInput:
-    """The actions that a request body makes of a reactor.
+    """The actions of a reactor that receives a request body.
 
-    The body is read when an action is asked for, so whoever runs a command meanwhile holds no more than one read.
-    An error is final: it is raised again whenever more is asked for, so nobody takes it for the end.
+    The body is read when an action is asked for, 64 KiB at a time, so memory stays constant.  An error is final: every
+    later call raises it again, so that no command takes it for the end of its data.
 
     Args:
         body: the request body.
-        revision: of the frames.
-        limits: bounds.
+        revision: the framing revision.
+        limits: bounds on what the client may send.
     """
 
     def __init__(self, body: Readable, revision: Revision, limits: Limits) -> None:
@@ -39,12 +39,12 @@ class FrameInput:
         self._failure: HgWireError | None = None
 
     def next(self) -> RunCommand | CommandData | None:
-        """The next command or piece of data; ``None`` after the last.
+        """Return the next command or piece of data; ``None`` after the last.
 
         Raises:
             RemoteProtocolError: the frames are wrong, or end inside a command.
             RequestError: the body cannot be read.
-            PlainRefusal: by :meth:`fail`.
+            HgWireError: the error that :meth:`fail` was called with.
         """
         if self._failure is not None:
             raise self._failure
@@ -76,10 +76,10 @@ class FrameInput:
         return error
 
     def data(self) -> CommandData | None:
-        """The next piece of data where no other command may come.
+        """Return the next piece of data; ``None`` after the last.
 
         Raises:
-            PlainRefusal: one does.
+            PlainRefusal: another command begins.
             HgWireError: as :meth:`next`.
         """
         action = self.next()
@@ -100,15 +100,18 @@ class FrameInput:
             if limit < 0:
                 break
         if dropped:
-            # A response that is made while it is sent must not take this for the end of its data.
+            # A command that reads while its response is sent must not take this for the end of its data.
             self.fail(BodyTruncated("the rest of the request body was dropped"))
 
 
 class CommandBody:
-    """The data of the only command of a request, pulled through the reactor as the command reads.
+    """The data of the only command of a request, read through the reactor as the command reads.
 
-    Its end is told only when the whole request has been read and was right, so that a command that reads to the end
-    changes nothing on behalf of a request that is cut short, or goes on with something else.
+    The end is returned only after the whole request was read and found correct.  So a command that reads to the end
+    changes nothing for a request that is cut short, or continues with something else.
+
+    Args:
+        frames: the request, from the command on.
     """
 
     def __init__(self, frames: FrameInput) -> None:
@@ -117,7 +120,7 @@ class CommandBody:
         self._offset = 0
 
     def read(self, size: int, /) -> bytes:
-        """Read up to ``size`` bytes; none at the end.
+        """Read up to ``size`` bytes; an empty string is the end.
 
         Raises:
             HgWireError: as :meth:`FrameInput.data`.
@@ -133,9 +136,12 @@ class CommandBody:
 
 
 class Spool:
-    """The data of the commands of a ``multirequest``, kept until all of it was read.
+    """The data of the commands of a ``multirequest``, stored until the whole request was read.
 
-    Frames of several commands may come in any order, and nothing may run before the last was seen.
+    Frames of several commands may come in any order, and no command runs before the last frame.
+
+    Args:
+        limits: bounds: ``spool`` and ``spool_memory`` in bytes, ``spooled_commands``.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -144,23 +150,23 @@ class Spool:
         self._left = limits.spool
 
     def open(self, request_id: int) -> IO[bytes]:
-        """Keep the data of a request from now on.
+        """Store the data of a request from now on; returns the file, to be read after :meth:`rewind`.
 
         Raises:
             LimitExceeded: too many requests have data.
         """
         if len(self._files) >= self._limits.spooled_commands:
-            raise LimitExceeded(f"more than {self._limits.spooled_commands} commands of one request bring data")
+            raise LimitExceeded(f"more than {self._limits.spooled_commands} commands of one request have data")
         # Closed with the response.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=self._limits.spool_memory)
         self._files[request_id] = file
         return file
 
     def write(self, request_id: int, data: bytes) -> None:
-        """Keep data of a request that was opened; those of others are dropped.
+        """Store data of a request that was opened, and drop those of others.
 
         Raises:
-            BodyTooLarge: the data of all requests exceed their bound.
+            BodyTooLarge: the data of all requests together exceed their bound.
         """
         file = self._files.get(request_id)
         if file is None:
@@ -171,11 +177,11 @@ class Spool:
         file.write(data)
 
     def rewind(self) -> None:
-        """Let everything be read from its beginning."""
+        """Move to the beginning of each file."""
         for file in self._files.values():
             file.seek(0)
 
     def close(self) -> None:
-        """Drop everything."""
+        """Close the files, which removes them."""
         for file in self._files.values():
             file.close()

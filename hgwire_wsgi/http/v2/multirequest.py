@@ -1,20 +1,26 @@
 """The commands of one request in frames, and their responses.
 
-What may be wrong with a request is found out before anything runs: every frame of a ``multirequest`` is read first,
-every command is resolved, and its permission is checked whatever the URL says.  What fails from then on is an error
-frame, and the other commands of the request get their answers.  The one exception is a command with data at a URL of
-its own: it reads while the client sends, and learns of a wrong request from what it reads.
+Idea: everything that may be wrong with a request is found before anything runs.  Every frame of a ``multirequest`` is
+read first, every command is found, and the policy is asked about each, whatever the URL says.  What fails from then on
+is an error frame, and the other commands of the request get their answers.  The one exception is a command with data at
+a URL of its own: it reads while the client sends, and learns from what it reads that the request is wrong.
 
-Streams.  A response without an encoding begins stream 2 again and does not end it, as the recorded exchanges have it.
-A stream whose encoding this server chose, and each stream of commands that run side by side, ends with its last frame.
+Streams:
+
+- Without an encoding, each response begins stream 2 again and does not end it, as in the recorded exchanges.
+- With an encoding, all responses share stream 2 and its one encoder; the last frame of the last response ends it.
+- Commands that run side by side have a stream for each response, which ends with it.
+
+Threads: the thread that serves the request reads everything.  Then either it runs one command after the other, or
+workers run them, each on a lease of its own.  Only :func:`~.renderers.send_framed` touches the reactor in several
+threads, so it is called under a lock; the frames themselves are made without it.
 """
 
 from __future__ import annotations
 
 import io
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, groupby
@@ -24,22 +30,22 @@ import attrs
 from ...commands.classify import describe
 from ...dispatch import BoundCommand, Dispatcher
 from ...errors import HgWireError, LimitExceeded, PermissionDenied
-from ...events import CommandReport
 from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
-from ...negotiation import ClientProtocol
+from ...negotiation import ClientProtocol, ServerCapabilities
 from ...repositories.base import Lease, RepositoryProvider
 from ...streams import BoundedReader, Readable
-from ..message import Observed, Request
+from ..message import Request
 from .api import PlainRefusal, Target
 from .input import CommandBody, FrameInput, Spool
 from .renderers import RENDERERS, Framed, join_frames, send_framed
+from .reports import Stopwatch
 from .workers import Task, Workers
 
 __all__ = ["MultiRequest"]
 
 _STREAM = 2
-"""The stream of a response that has no others beside it."""
+"""The stream of responses that have no others beside them."""
 
 _NO_COMMAND = "the request holds no command\n"
 
@@ -52,7 +58,7 @@ class _Job:
     """A command of a request: ready to run, or the reason why it cannot run."""
 
     request_id: int
-    name: str
+    names: tuple[str, ...]
     work: BoundCommand | HgWireError
 
     @property
@@ -67,6 +73,16 @@ class _Job:
     def reading(self, body: Readable) -> _Job:
         return attrs.evolve(self, work=self.work.reading(body)) if isinstance(self.work, BoundCommand) else self
 
+    def run(self) -> Framed:
+        """Run the command; what it raises becomes its answer."""
+        if not isinstance(self.work, BoundCommand):
+            return Framed.failure(self.work)
+        try:
+            response = self.work.run()
+            return RENDERERS[type(response)](response)
+        except Exception as error:
+            return Framed.failure(error)
+
 
 @attrs.frozen(kw_only=True)
 class MultiRequest:
@@ -76,14 +92,16 @@ class MultiRequest:
         dispatcher: prepares commands.
         provider: leases repositories for commands that run side by side.
         workers: threads for them; ``None`` to run one command after the other.
-        profile: the encoding of response streams.
+        profile: the encoding of response streams; ``None`` for none.
         target: what the URL selects.
         request: the HTTP request.
-        name: of the repository.
-        lease: of the repository; whoever made this object releases it.
+        name: the repository's name.
+        lease: of the repository; the maker of this object releases it.
         client: what the client understands.
         frames: the frames of the request.
         spool: keeps the data of commands.
+        server: what is negotiated for this repository.
+        lock: held while the reactor is called.
     """
 
     dispatcher: Dispatcher
@@ -97,100 +115,135 @@ class MultiRequest:
     client: ClientProtocol
     frames: FrameInput
     spool: Spool
-    lock: threading.Lock = attrs.Factory(threading.Lock)
+    server: ServerCapabilities = attrs.field(init=False)
+    lock: threading.Lock = attrs.field(init=False, factory=threading.Lock)
+
+    @server.default
+    def _(self) -> ServerCapabilities:
+        return self.lease.repository.adjust_capabilities(self.dispatcher.server)
 
     # Reading: everything that is wrong with a request is raised here.
 
     def single(self) -> Chunks:
-        """Run the command that the URL names."""
+        """Run the command that the URL names.
+
+        Raises:
+            HgWireError: for anything that is wrong with the request.
+        """
         run = self.frames.next()
         if not isinstance(run, RunCommand):
             raise PlainRefusal(400, _NO_COMMAND)
         if run.name.decode("latin-1") != self.target.command:
             raise PlainRefusal(200, "command in frame must match command in URL")
         job = self._plan(run)
+        self.request.commands = job.names
         limits = self.dispatcher.limits
         if not (run.has_data and job.reads_body):
             self.frames.finish(limits.drain)
             return self._one_by_one([job])
-        framed = _execute(job.reading(BoundedReader(CommandBody(self.frames), limits.body_decoded)))
+        stopwatch = Stopwatch()
+        framed = job.reading(BoundedReader(CommandBody(self.frames), limits.body_decoded)).run()
         try:
             self.frames.finish(limits.drain)
         except BaseException:
             framed.close()
             raise
-        return self._chunks(job, framed, _STREAM)
+        return self._chunks(job, framed, stopwatch, self._stream(_STREAM), end_stream=self.profile is not None)
 
     def multiple(self) -> Chunks:
-        """Run all commands of a ``multirequest``, in the order in which they were complete."""
-        limits = self.dispatcher.limits
-        complete: list[_Job] = []
-        receiving: dict[int, _Job] = {}
-        held = 0
-        while (action := self.frames.next()) is not None:
-            if isinstance(action, RunCommand):
-                held += sum(len(name) + len(value) for name, value in action.arguments.items())
-                if held > limits.argument_bytes:
-                    raise LimitExceeded(f"command arguments of one request exceed {limits.argument_bytes} bytes")
-                job = self._plan(action)
-                if not action.has_data:
-                    complete.append(job)
-                    continue
-                receiving[job.request_id] = job.reading(self.spool.open(job.request_id)) if job.reads_body else job
-            else:
-                self.spool.write(action.request_id, action.data)
-                if action.final:
-                    complete.append(receiving.pop(action.request_id))
-        if not complete:
-            raise PlainRefusal(400, _NO_COMMAND)
-        self.spool.rewind()
+        """Run all commands of a ``multirequest``, in the order in which they were complete.
+
+        Raises:
+            HgWireError: for anything that is wrong with the request.
+        """
+        planned: list[_Job] = []
+        try:
+            complete = self._read(planned)
+        finally:
+            if planned:
+                self.request.commands = tuple(chain.from_iterable(job.names for job in planned))
         if self.workers is not None and any(len(group) > 1 for _, group in _groups(complete)):
             return self._side_by_side(complete, self.workers)
         return self._one_by_one(complete)
 
+    def _read(self, planned: list[_Job]) -> list[_Job]:
+        """Read all frames; returns the commands in the order in which they were complete.
+
+        Args:
+            planned: gets each command as it begins.
+        """
+        limits, spool = self.dispatcher.limits, self.spool
+        complete: list[_Job] = []
+        receiving: dict[int, _Job] = {}
+        held = 0
+        while (action := self.frames.next()) is not None:
+            if not isinstance(action, RunCommand):
+                spool.write(action.request_id, action.data)
+                if action.final:
+                    complete.append(receiving.pop(action.request_id))
+                continue
+            held += self.frames.reactor.size_of(action)
+            if held > limits.argument_bytes:
+                raise LimitExceeded(f"command arguments of one request exceed {limits.argument_bytes} bytes")
+            job = self._plan(action)
+            planned.append(job)
+            if not action.has_data:
+                complete.append(job)
+            else:
+                receiving[job.request_id] = job.reading(spool.open(job.request_id)) if job.reads_body else job
+        if not complete:
+            raise PlainRefusal(400, _NO_COMMAND)
+        spool.rewind()
+        return complete
+
     def _plan(self, run: RunCommand) -> _Job:
-        """Find a command and make sure that it may run."""
+        """Find a command and make sure that it may run.
+
+        Raises:
+            HgWireError: if the whole request is refused because of it.
+        """
         dispatcher, version, repository = self.dispatcher, self.target.api.version, self.lease.repository
         name = run.name.decode("latin-1")
         if dispatcher.find(name, repository, version) is None:
             raise PlainRefusal(200, f"wire protocol command not available: {name}")
         arguments = {key.decode("latin-1"): value for key, value in run.arguments.items()}
+        names: tuple[str, ...] = (name,)
         try:
             wire = describe(name, arguments, dispatcher.commands, dispatcher.limits, version=version)
+            names = wire.names
             resolved = dispatcher.resolve(wire, repository, version)
-        except HgWireError as error:
-            return _Job(run.request_id, name, error)
-        self.request.commands += wire.names
-        if resolved.permission == "push" and self.target.access != "push":
-            raise PlainRefusal(403, f"insufficient permissions to execute command: {name}")
-        # The URL's own question was asked already.
-        asked = (resolved.permission, wire.names) == (self.target.access, (self.target.command,))
-        try:
+            if resolved.permission == "push" and self.target.access != "push":
+                raise PlainRefusal(403, f"insufficient permissions to execute command: {name}")
             bound = dispatcher.bind(
                 resolved,
                 self.request,
                 self.name,
                 repository,
-                server=repository.adjust_capabilities(dispatcher.server),
+                server=self.server,
                 client=self.client,
                 body=io.BytesIO(),
                 version=version,
                 codec=self.target.api.codec,
-                authorized=asked,
+                # The question about the URL may have been the same.
+                authorized=(resolved.permission, names) == (self.target.access, (self.target.command,)),
             )
-        except PermissionDenied:
+        except (PermissionDenied, PlainRefusal):
             raise
         except HgWireError as error:
-            return _Job(run.request_id, name, error)
-        return _Job(run.request_id, name, bound)
+            return _Job(run.request_id, names, error)
+        return _Job(run.request_id, names, bound)
 
     # Answering: what fails here is an error frame.
 
-    def _one_by_one(self, jobs: Iterable[_Job]) -> Chunks:
-        for job in jobs:
-            yield from self._chunks(job, _execute(job), _STREAM)
+    def _one_by_one(self, jobs: Sequence[_Job]) -> Chunks:
+        shared = None if self.profile is None else self._stream(_STREAM)
+        for number, job in enumerate(jobs, start=1):
+            stopwatch = Stopwatch()
+            stream = shared or self._stream(_STREAM)
+            last = shared is not None and number == len(jobs)
+            yield from self._chunks(job, job.run(), stopwatch, stream, end_stream=last)
 
-    def _side_by_side(self, jobs: list[_Job], workers: Workers) -> Chunks:
+    def _side_by_side(self, jobs: Sequence[_Job], workers: Workers) -> Chunks:
         """Run what is independent side by side, and everything else alone and in its place.
 
         The repository of the checks is released first: requests that keep one while they wait for another could wait
@@ -210,69 +263,45 @@ class MultiRequest:
 
     def _leased(self, job: _Job, stream_id: int) -> Chunks:
         """Run a command on a lease of its own, in a stream of its own."""
+        stopwatch = Stopwatch()
         with ExitStack() as stack:
             try:
                 if isinstance(job.work, BoundCommand):
                     repository = stack.enter_context(self.provider.lease(self.name))
                     job = attrs.evolve(job, work=job.work.on(repository))
-                framed = _execute(job)
+                framed = job.run()
             except Exception as error:
                 framed = Framed.failure(error)
-            yield from self._chunks(job, framed, stream_id, end_stream=True)
+            yield from self._chunks(job, framed, stopwatch, self._stream(stream_id), end_stream=True)
 
-    def _chunks(self, job: _Job, framed: Framed, stream_id: int, *, end_stream: bool = False) -> Chunks:
-        limits = self.dispatcher.limits
-        # Neither errors nor text are ever encoded.
-        profile = self.profile if framed.encode and framed.error is None else None
-        stream = OutgoingStream(stream_id, profile, frame_size=min(DEFAULT_FRAME_SIZE, limits.frame_payload))
-        ends = end_stream or profile is not None
+    def _stream(self, stream_id: int) -> OutgoingStream:
+        size = min(DEFAULT_FRAME_SIZE, self.dispatcher.limits.frame_payload)
+        return OutgoingStream(stream_id, self.profile, frame_size=size)
+
+    def _chunks(
+        self, job: _Job, framed: Framed, stopwatch: Stopwatch, stream: OutgoingStream, *, end_stream: bool
+    ) -> Chunks:
+        """The frames of a response; its source is closed, and the observers are told, when this ends or is closed."""
+        reactor, observed = self.frames.reactor, self.request.observed
+        sent, complete = 0, False
         with ExitStack() as stack:
             stack.callback(framed.close)
-            # Only the frames may be made by several threads at a time.
-            with self.lock:
-                actions = send_framed(self.frames.reactor, stream, job.request_id, framed, end_stream=ends)
-            for action in actions:
-                stack.callback(action.close)
-            chunks = join_frames(chain.from_iterable(action.frames for action in actions), limits)
-            observed = self.request.observed
-            yield from chunks if observed is None else _observed(observed, job, framed, chunks)
+            try:
+                with self.lock:
+                    actions = send_framed(reactor, stream, job.request_id, framed, end_stream=end_stream)
+                for action in actions:
+                    stack.callback(action.close)
+                frames = chain.from_iterable(action.frames for action in actions)
+                for chunk in join_frames(frames, self.dispatcher.limits):
+                    sent += len(chunk)
+                    yield chunk
+                complete = True
+            finally:
+                if observed is not None:
+                    report = stopwatch.report(job.request_id, job.names[0], framed, sent, complete=complete)
+                    observed.reports.append(report)
 
 
-def _observed(observed: Observed, job: _Job, framed: Framed, chunks: Iterator[bytes]) -> Chunks:
-    """The same chunks, with a report for the observers at their end."""
-    wall, cpu, sent, complete = time.perf_counter(), time.thread_time(), 0, False
-    try:
-        for chunk in chunks:
-            sent += len(chunk)
-            yield chunk
-        complete = True
-    finally:
-        error = framed.error or b""
-        observed.reports.append(
-            CommandReport(
-                request_id=job.request_id,
-                command=job.name,
-                outcome="cut" if not complete else "refused" if framed.error is not None else "ok",
-                error=error if isinstance(error, str) else error.decode("utf-8", "replace"),
-                bytes_out=sent,
-                wall=time.perf_counter() - wall,
-                cpu=time.thread_time() - cpu,
-            )
-        )
-
-
-def _execute(job: _Job) -> Framed:
-    """Run a command; what it raises becomes its answer."""
-    if not isinstance(job.work, BoundCommand):
-        return Framed.failure(job.work)
-    try:
-        response = job.work.run()
-        return RENDERERS[type(response)](response)
-    except Exception as error:
-        return Framed.failure(error)
-
-
-def _groups(jobs: Iterable[_Job]) -> Iterator[tuple[bool, list[_Job]]]:
+def _groups(jobs: Iterable[_Job]) -> list[tuple[bool, list[_Job]]]:
     """Neighbours that may run in any order, and the others."""
-    for independent, group in groupby(jobs, key=lambda job: job.independent):
-        yield independent, list(group)
+    return [(independent, list(group)) for independent, group in groupby(jobs, key=lambda job: job.independent)]

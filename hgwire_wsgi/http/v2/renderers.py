@@ -17,50 +17,27 @@ from ...commands.responses import (
     StreamResponse,
     short_reply,
 )
+from ...errors import HgWireError
 from ...framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
 from ...limits import Limits
 from ...streams import close_source
 from ..refusals import public
 
-__all__ = ["RENDERERS", "Framed", "join_frames", "send_framed"]
+__all__ = ["RENDERERS", "Framed", "FramedStream", "join_frames", "send_framed"]
 
 _ATOM_SIZE = 8
 """What an atom of one argument adds to it: three lengths, and ``%s``."""
 
 
-@attrs.frozen
-class Framed:
-    """A response as frames carry it.
+class FramedStream:
+    """The chunks of a stream.  Whatever its source raises becomes an error that the client may be told.
 
-    Attributes:
-        data: what the response frames hold.
-        error: a message that takes the place of the data.
-        kind: who is to blame for the error.
-        output: what the server said meanwhile, for the person who waits.
-        encode: whether an encoded stream gains anything.
+    Args:
+        source: the chunks; closed with this object.
     """
 
-    data: bytes | Iterable[bytes] = b""
-    error: str | bytes | None = None
-    kind: str = "application"
-    output: bytes = b""
-    encode: bool = True
-
-    @classmethod
-    def failure(cls, error: Exception) -> Framed:
-        """What a peer may know of a failed command."""
-        known = public(error)
-        return cls(error=known.message, kind=known.wire_kind)
-
-    def close(self) -> None:
-        """Close what the data would have come from."""
-        close_source(self.data)
-
-
-class _Chunks:
-    """The chunks of a stream; whatever its source raises becomes an error that may be told."""
-
     def __init__(self, source: Iterable[bytes]) -> None:
+        self.failure: HgWireError | None = None
         self._source = source
         self._iterator: Iterator[bytes] | None = None
 
@@ -75,11 +52,56 @@ class _Chunks:
         except StopIteration:
             raise
         except Exception as error:
-            raise public(error) from error
+            self.failure = public(error)
+            raise self.failure from error
 
     def close(self) -> None:
+        """Close the source, and the iterator that it made."""
         close_source(self._iterator)
         close_source(self._source)
+
+
+@attrs.frozen
+class Framed:
+    """A response as frames carry it.
+
+    Attributes:
+        data: what the response frames hold.
+        error: a message that takes the place of the data.
+        kind: who caused the error, as :meth:`.ServerReactor.send_error` takes it.
+        output: what the server said meanwhile, for the user who waits.
+        encode: whether the data shrink when they are encoded.
+    """
+
+    data: bytes | FramedStream = b""
+    error: str | bytes | None = None
+    kind: str = "application"
+    output: bytes = b""
+    encode: bool = True
+
+    @classmethod
+    def failure(cls, error: Exception) -> Framed:
+        """What a peer may know of a failed command."""
+        known = public(error)
+        return cls(error=known.message, kind=_kind(known))
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """Kind and message of the error that the client was told so far; both are empty if it was told none."""
+        error, kind = self.error, self.kind
+        if isinstance(self.data, FramedStream) and self.data.failure is not None:
+            error, kind = self.data.failure.message, _kind(self.data.failure)
+        if error is None:
+            return "", ""
+        return kind, error if isinstance(error, str) else error.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Close what the data would have come from."""
+        close_source(self.data)
+
+
+def _kind(error: HgWireError) -> str:
+    return "server" if error.http_status >= 500 else error.wire_kind
 
 
 def _frame_bytes(response: Any) -> Framed:
@@ -87,11 +109,11 @@ def _frame_bytes(response: Any) -> Framed:
 
 
 def _frame_stream(response: StreamResponse) -> Framed:
-    return Framed(_Chunks(response.chunks), encode=not response.prefer_uncompressed)
+    return Framed(FramedStream(response.chunks), encode=not response.prefer_uncompressed)
 
 
 def _frame_legacy_stream(response: LegacyStreamResponse) -> Framed:
-    return Framed(_Chunks(response.chunks))
+    return Framed(FramedStream(response.chunks))
 
 
 def _frame_push_error(response: PushError) -> Framed:
@@ -112,7 +134,7 @@ RENDERERS: dict[type[Response], Callable[[Any], Framed]] = {
 }
 """Every response type has its renderer.
 
-A push that was made answers with its result and what was said about it, as in version 1, so that one parser does.
+A successful push answers with its result and its output, as in version 1, so that one parser reads both.
 """
 
 
@@ -134,28 +156,38 @@ def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
 
 
 def send_framed(
-    reactor: ServerReactor, stream: OutgoingStream, request_id: int, framed: Framed, *, end_stream: bool = False
+    reactor: ServerReactor, stream: OutgoingStream, request_id: int, framed: Framed, *, end_stream: bool
 ) -> list[SendFrames]:
-    """Give a response to the reactor; its frames are in what comes back, in this order.
+    """Give a response to the reactor.
+
+    In a revision without text output, the text follows the error message.
 
     Args:
         reactor: of the exchange, which does not defer output.
         stream: where the frames go.
-        request_id: a command that was handed out.
+        request_id: a command that the reactor has returned.
         framed: the response.
         end_stream: whether the stream ends with it.
 
+    Returns:
+        The frames, in this order.
+
     Raises:
-        LocalProtocolError: for text that does not fit into frames of fewer than 12 bytes.
+        LocalProtocolError: for text that does not fit into frames of fewer than 12 bytes, or data that the revision
+            cannot send.
     """
+    error, output = framed.error, framed.output
     actions: list[SendFrames | Signal] = []
-    for atoms in _text_atoms(framed.output, max(stream.frame_size - _ATOM_SIZE, 4)):
-        actions.append(reactor.send_text(stream, request_id, atoms))
-    if framed.error is not None:
-        action = reactor.send_error(stream, request_id, framed.error, kind=framed.kind, end_stream=end_stream)
+    if reactor.revision.has_text_output:
+        for atoms in _text_atoms(output, max(stream.frame_size - _ATOM_SIZE, 4)):
+            actions.append(reactor.send_text(stream, request_id, atoms))
+    elif isinstance(error, bytes) and output:
+        error = error + b"\n" + output
+    if error is not None:
+        actions.append(reactor.send_error(stream, request_id, error, kind=framed.kind, end_stream=end_stream))
     else:
-        action = reactor.send_response(stream, request_id, framed.data, end_stream=end_stream)
-    actions.append(action)
+        response = reactor.send_response(stream, request_id, framed.data, encode=framed.encode, end_stream=end_stream)
+        actions.append(response)
     return [each for each in actions if isinstance(each, SendFrames)]
 
 

@@ -35,7 +35,7 @@ __all__ = ["V2Transport"]
 _MULTIREQUEST = "multirequest"
 
 _MALFORMED = (TruncatedFrame, FrameTooLarge, LimitExceeded, MalformedFrame, BadEncoding)
-"""Faults at which the reference crashes, or which it does not know.  It answers all others with 200 and a text."""
+"""What is wrong with frames where the reference crashes, or does not notice.  It answers the rest with 200 and text."""
 
 
 @attrs.frozen
@@ -47,7 +47,7 @@ class V2Transport:
         provider: leases repositories.
         settings: what is switched on.
         challenge: the ``WWW-Authenticate`` header of a 401.
-        workers: threads for what may run side by side.
+        workers: threads for commands that may run side by side; ``None`` to run one after the other.
     """
 
     dispatcher: Dispatcher
@@ -65,8 +65,8 @@ class V2Transport:
 
         Args:
             request: the HTTP request.
-            name: of the repository.
-            rest: the path below it, which begins with ``api``.
+            name: the repository's name.
+            rest: the path below the repository, which begins with ``api``.
         """
         with ExitStack() as stack:
             try:
@@ -91,7 +91,6 @@ class V2Transport:
                 raise PlainRefusal(404, "debugreflect service not available")
             return plain(reflect(body, target.api.revision, limits).decode("latin-1"))
         self._check(request, target, lease.repository)
-        request.commands = ()
         spool = Spool(limits)
         stack.callback(spool.close)
         client = read_client_protocol(request.headers)
@@ -115,7 +114,7 @@ class V2Transport:
         return Response("200 OK", headers, chain([first], chunks))
 
     def _check(self, request: Request, target: Target, repository: Repository) -> None:
-        """What the reference checks before it reads the body, in its order."""
+        """Check what the reference checks before it reads the body, in its order."""
         media_type, name = target.api.revision.media_type, target.command
         if name != _MULTIREQUEST and self.dispatcher.find(name, repository, target.api.version) is None:
             if name in self.dispatcher.commands:
@@ -135,7 +134,7 @@ class V2Transport:
         return next((profile for profile in self.settings.encodings if profile.name in client.engines), None)
 
     def _refuse(self, error: Exception) -> Response:
-        """Answer with a status and a text."""
+        """Answer with a status and text."""
         known = public(error)
         status, text = status_line(known.http_status), f"{known.message}\n".encode("utf-8", "replace")
         if isinstance(known, PlainRefusal):
@@ -149,7 +148,7 @@ class V2Transport:
 
 
 def _accepts(header: str, media_type: str) -> bool:
-    """Whether a media type is itself named in an ``Accept`` header, with a weight other than 0."""
+    """Whether an ``Accept`` header names a media type, and not only a range, with a weight other than 0."""
     try:
         ranges = list(Accept.parse(header))
     except ValueError:

@@ -1,4 +1,13 @@
-"""Commands side by side: threads that make chunks, and one thread that passes them on."""
+"""Commands side by side.
+
+Idea: each running task has a thread and a lane, and puts its chunks into one channel.  The thread that serves the
+request takes them out and passes them to the WSGI server.  The channel is bounded by bytes, so tasks wait for a slow
+client.  What is always true:
+
+- A lane has one task at a time, and is free again only after the task has closed its chunks.
+- A task never waits once the channel is closed, so closing the iterator of :meth:`Workers.interleave` ends all tasks.
+- A request never waits for the threads of another: without a free thread it runs its tasks itself.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +21,18 @@ from ...streams import close_source
 __all__ = ["Channel", "Closed", "Task", "Workers"]
 
 Task = Callable[[int], Iterator[bytes]]
-"""Called with the number of a lane; gives chunks.  What it raises ends everything it runs beside."""
+"""Called with the number of a lane; returns chunks.  What it raises ends all tasks of its request."""
 
 
 class Closed(Exception):
-    """Nobody takes what goes into a channel any more."""
+    """The reader of a channel has gone."""
 
 
 class Channel:
     """A queue from many threads to one, bounded by the bytes that wait in it.
 
-    A chunk is taken in whenever the bound has not been reached, so one of any size passes.  No call blocks for ever
-    once the channel is closed.
+    Args:
+        bound: a chunk of any size goes in while fewer bytes than this wait.
     """
 
     def __init__(self, bound: int) -> None:
@@ -36,10 +45,10 @@ class Channel:
         self._filled = threading.Condition(self._lock)
 
     def put(self, chunk: bytes) -> None:
-        """Add a chunk; waits while there is no room.
+        """Add a chunk; waits while the channel is full.
 
         Raises:
-            Closed: the channel is, or was closed while this waited.
+            Closed: the channel is closed, or was closed during the wait.
         """
         with self._lock:
             while self._size >= self._bound and not self._closed:
@@ -51,13 +60,13 @@ class Channel:
             self._filled.notify()
 
     def finish(self, lane: int, failure: BaseException | None) -> None:
-        """Say that nothing more comes from a lane, and why if it was cut short.  Never waits."""
+        """Report the end of a lane, with the exception that ended it, if there was one.  Never waits."""
         with self._lock:
             self._waiting.append((lane, failure))
             self._filled.notify()
 
     def get(self) -> bytes | tuple[int, BaseException | None]:
-        """Take the next chunk, or what :meth:`finish` was called with; waits for it."""
+        """Take the next chunk, or the arguments of a :meth:`finish`; waits for one of them."""
         with self._lock:
             while not self._waiting:
                 self._filled.wait()
@@ -68,7 +77,7 @@ class Channel:
             return item
 
     def close(self) -> None:
-        """Drop what waits, and let every :meth:`put` raise."""
+        """Drop what waits; every :meth:`put` raises from now on."""
         with self._lock:
             self._closed = True
             self._waiting.clear()
@@ -76,12 +85,12 @@ class Channel:
 
 
 class Workers:
-    """The threads of an application that run commands beside those of the WSGI server.
+    """The threads of an application that run commands, in addition to those of the WSGI server.
 
-    A thread lives as long as its task, so an idle application has none, and a fork finds none.
+    A thread lives as long as its task.  So an idle application has none, and a process can fork.
 
     Args:
-        count: how many there may be at once, whatever the number of requests.
+        count: maximum number of threads, for all requests together.
     """
 
     def __init__(self, count: int) -> None:
@@ -90,18 +99,20 @@ class Workers:
     def interleave(self, tasks: Sequence[Task], lanes: Sequence[int], backlog: int) -> Iterator[bytes]:
         """Run tasks side by side, as many as there are lanes and free threads for.
 
-        If every thread is busy with other requests, the calling thread runs a task itself: a request waits for its
-        own client, never for the clients of others.
+        If all threads are busy with other requests, the calling thread runs a task itself.
 
         Closing the iterator stops the tasks at their next chunk, and returns when all of them have ended.
 
         Args:
-            tasks: what to run; begun in this order.
-            lanes: numbers of which each running task has one of its own.
-            backlog: bytes of chunks that wait at most.
+            tasks: the tasks, in the order in which they start.
+            lanes: numbers; each running task has one of its own.
+            backlog: maximum number of bytes that wait for the caller, beside one chunk of each task.
 
         Yields:
             The chunks of all tasks as they come, those of one task in their order.
+
+        Raises:
+            BaseException: the first one that a task raised; the others are stopped.
         """
         channel = Channel(backlog)
         waiting = deque(tasks)
@@ -131,7 +142,7 @@ class Workers:
                 thread.join()
 
     def _start(self, channel: Channel, task: Task, lane: int) -> threading.Thread | None:
-        """Run a task in a thread, if one is free and the system gives one."""
+        """Run a task in a thread; ``None`` if all are busy, or the system has none left."""
         if not self._free.acquire(blocking=False):
             return None
         context = contextvars.copy_context()
@@ -161,6 +172,6 @@ class Workers:
                 close_source(chunks)
             except BaseException as error:
                 failure = failure or error
-            # Before the lane is free, so that whoever waits for it finds a free thread.
+            # Before the lane is free, so that a request that waits for the lane finds a free thread.
             self._free.release()
             channel.finish(lane, failure)

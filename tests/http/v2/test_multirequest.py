@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 import pytest
-from fakes import Exchange, FakeProvider
-from v2_support import MEDIA_TYPE, OPEN, V2, Answer, Reply, ask, chunks, command, commands, frame, make_app, registry
+from fakes import FakeProvider
+from v2_support import V2, Answer, Reply, Source, ask, chunks, command, commands, frame, make_app, one, registry
 from v2_support import send as begin
 
 from hgwire_wsgi import (
@@ -19,124 +19,21 @@ from hgwire_wsgi import (
     CommandContext,
     LegacyStreamResponse,
     Limits,
-    OutOfBandError,
     PermissionDenied,
-    PushError,
-    PushResponse,
     StreamResponse,
     WireApp,
-    hgweb_policy,
 )
-from hgwire_wsgi.commands.responses import RESPONSE_TYPES
-from hgwire_wsgi.errors import CommandFailed, RepositoryBusy
+from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.framing import (
-    EXP_0002,
     IDENTITY,
     PROFILES,
     STREAM_BEGIN,
     STREAM_ENCODED,
+    STREAM_END,
     ZLIB,
     ZSTD_8MB,
-    OutgoingStream,
-    encode_frame,
 )
-from hgwire_wsgi.http.v2.renderers import RENDERERS
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
-
-
-def one(response: Any, **options: Any) -> Reply:
-    """The reply to a command that returns ``response``, or what that returns."""
-    return ask(make_app(registry(x=response), **options), "ro/x", commands("x")).replies[1]
-
-
-class Source:
-    """A stream that tells whether it was closed."""
-
-    def __init__(self, *pieces: Any) -> None:
-        self.pieces = iter(pieces)
-        self.taken = 0
-        self.closed = 0
-
-    def __iter__(self) -> Source:
-        return self
-
-    def __next__(self) -> bytes:
-        piece = next(self.pieces)
-        if isinstance(piece, Exception):
-            raise piece
-        self.taken += 1
-        return piece
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-# Rendering.
-
-
-def test_renderers_are_complete() -> None:
-    assert set(RENDERERS) == set(RESPONSE_TYPES)
-
-
-@pytest.mark.parametrize(
-    ("response", "reply"),
-    [
-        (b"plain", Reply(b"plain", ended=True)),
-        (BytesResponse(b""), Reply(b"", ended=True)),
-        (BytesResponse(b"x" * 70000), Reply(b"x" * 70000, ended=True)),
-        (StreamResponse([b"one", b"", b"two"]), Reply(b"onetwo", ended=True)),
-        (StreamResponse([]), Reply(b"", ended=True)),
-        (StreamResponse([bytearray(b"x"), memoryview(b"y" * 40000)]), Reply(b"x" + b"y" * 40000, ended=True)),
-        (LegacyStreamResponse(list(chunks(100))), Reply(b"".join(chunks(100)), ended=True)),
-        (PushResponse(3, b"said\n"), Reply(b"3\nsaid\n", ended=True)),
-        (PushError(b"raced"), Reply(error=b"raced", kind="application", ended=True)),
-        (PushError(b"raced", b"said\n"), Reply(b"", b"raced", "application", b"said\n", True)),
-        (OutOfBandError(b"too old\n"), Reply(error=b"too old\n", kind="application", ended=True)),
-    ],
-)
-def test_every_response_as_frames(response: Any, reply: Reply) -> None:
-    assert one(response) == reply
-
-
-@pytest.mark.parametrize(
-    "output", [b"line\n" * 20_000, b"x" * 100_000, "ä€𝄞".encode() * 20_000, b"\xff" * 40_000, b"\n" * 70_000]
-)
-def test_long_output_goes_into_several_frames(output: bytes) -> None:
-    answer = ask(make_app(registry(x=PushError(b"no", output))), "ro/x", commands("x"))
-    assert answer.replies[1].output == output.decode("utf-8", "replace").encode()
-    texts = [each.payload for each in answer.frames if each.type_id == 6]
-    assert len(texts) > 1
-    assert max(map(len, texts)) <= 32768
-
-
-def test_frames_too_small_for_text() -> None:
-    """Bounds that leave no room for a character are the host's fault, and nothing to try for ever."""
-    output = "\u20ac\u20ac".encode()
-    app = make_app(registry(x=PushError(b"no", output=output)), limits=Limits(frame_payload=8))
-    assert ask(app, "ro/x", commands("x")).text == (500, "internal server error\n")
-    assert one(PushError(b"no", output=output), limits=Limits(frame_payload=12)).output == output
-
-
-def test_frames_obey_a_lower_limit() -> None:
-    limits = Limits(frame_payload=1000)
-    answer = ask(
-        make_app(registry(x=lambda: StreamResponse(chunks(9)), y=PushError(b"n" * 2000, b"o" * 5000)), limits=limits),
-        "ro/multirequest",
-        commands("x", "y"),
-    )
-    assert max(len(each.payload) for each in answer.frames) == 1000
-    assert answer.replies[1].data == b"".join(chunks(9))
-    assert answer.replies[3] == Reply(b"", b"n" * 1000, "application", b"o" * 5000, True)
-
-
-def test_a_body_is_made_of_whole_frames_and_a_response_is_sent_at_once() -> None:
-    app = make_app(registry(x=lambda: StreamResponse(chunks(200)), y=b"y"))
-    exchange = begin(app, "ro/multirequest", commands("y", "x", "y"))
-    pieces = list(exchange.response)
-    exchange.close()
-    assert [len(Answer(exchange, piece).frames) for piece in pieces] == [1, 2, 2, 2, 1, 1]
-    assert len(pieces[1]) == 2 * (8 + 32768)
-
 
 # Failures.
 
@@ -194,48 +91,6 @@ def test_batch() -> None:
     cmds = b"heads ;known nodes=" + b"11" * 20 + b";echo text=a:cb"
     reply = ask(make_app(), "ro/batch", commands(("batch", {b"cmds": cmds}))).replies[1]
     assert reply.data == b"11" * 20 + b"\n;1;a:cb"
-
-
-def test_a_failing_backend() -> None:
-    class Busy(FakeProvider):
-        def lease(self, name: str) -> Any:
-            raise RepositoryBusy("busy", headers=[("Retry-After", "5")])
-
-    answer = ask(make_app(provider=Busy(OPEN)), "ro/heads", commands("heads"))
-    assert answer.text == (503, "busy\n")
-    assert answer.headers["Retry-After"] == "5"
-
-
-def test_a_failing_policy() -> None:
-    def policy(request: AccessRequest) -> None:
-        raise RuntimeError("secret")
-
-    assert ask(make_app(policy=policy), "ro/heads", commands("heads")).text == (500, "internal server error\n")
-
-
-def test_start_response_that_fails_releases_everything() -> None:
-    provider, source = FakeProvider(OPEN), Source(b"x" * 100_000)
-    app = make_app(registry(x=lambda: StreamResponse(source)), provider=provider)
-    exchange = begin(app, "ro/multirequest", commands("x"))
-    exchange.close()
-
-    def start_response(status: str, headers: Any) -> None:
-        raise OSError("gone")
-
-    exchange.environ["wsgi.input"].seek(0)
-    with pytest.raises(OSError, match="gone"):
-        app(exchange.environ, start_response)
-    assert provider.leased == provider.released == 2
-
-
-def test_what_no_exception_handler_catches_releases_everything() -> None:
-    def interrupt() -> Any:
-        raise KeyboardInterrupt
-
-    provider = FakeProvider(OPEN)
-    with pytest.raises(KeyboardInterrupt):
-        begin(make_app(registry(x=interrupt), provider=provider), "ro/x", commands("x"))
-    assert provider.leased == provider.released == 1
 
 
 # Permissions.
@@ -315,20 +170,6 @@ def test_a_command_that_asks_while_it_runs() -> None:
     assert replies[1].data == b"allowed"
     replies = ask(make_app(made, provider=FakeProvider()), "ro/multirequest", commands("x", "heads")).replies
     assert (replies[1].error, replies[3].error) == (b"ssl required", None)
-
-
-@pytest.mark.parametrize("headers", [{"HTTP_ORIGIN": "https://evil"}, {"HTTP_SEC_FETCH_SITE": "cross-site"}])
-def test_pushes_from_web_pages_are_refused(headers: dict[str, str]) -> None:
-    for target in ("rw/put", "rw/multirequest"):
-        answer = ask(make_app(), target, commands("put"), **headers)
-        assert (answer.status, answer.text[1]) == ("403 pushes from web pages are refused", "permission denied")
-    assert ask(make_app(), "ro/heads", commands("heads"), **headers).replies[1].ended
-
-
-def test_reading_may_be_denied() -> None:
-    app = make_app(provider=FakeProvider({**OPEN, "deny_read": "*"}))
-    for target in ("ro/heads", "ro/multirequest", "ro/nope", "ro/debugreflect"):
-        assert ask(app, target, commands("heads")).status == "401 read not authorized"
 
 
 def test_a_repository_brings_commands_and_a_host_removes_some() -> None:
@@ -505,7 +346,7 @@ def test_data_that_wait_are_bounded() -> None:
     answer = ask(make_app(limits=Limits(spool=1999)), "rw/multirequest", body)
     assert answer.text == (413, "command data of one request exceed 1999 bytes\n")
     answer = ask(make_app(limits=Limits(spooled_commands=1)), "rw/multirequest", body)
-    assert answer.text == (400, "more than 1 commands of one request bring data\n")
+    assert answer.text == (400, "more than 1 commands of one request have data\n")
 
 
 def test_arguments_of_a_multirequest_are_bounded() -> None:
@@ -528,25 +369,41 @@ def test_decoded_data_are_bounded() -> None:
     assert b"more than 300000 bytes" in reply.error
 
 
-def test_a_body_without_a_length() -> None:
-    exchange = Exchange(
-        make_app(),
-        path="/repo/api/exp-http-v2-0001/ro/heads",
-        REQUEST_METHOD="POST",
-        HTTP_ACCEPT=MEDIA_TYPE,
-        CONTENT_TYPE=MEDIA_TYPE,
-        HTTP_TRANSFER_ENCODING="chunked",
-        **{"wsgi.input": io.BytesIO(commands("heads")), "wsgi.input_terminated": True},
-    )
-    assert Answer(exchange).replies[1].ended
-    refused = begin(make_app(), "ro/heads", b"", CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
-    assert refused.status == "411 Length Required"
-    assert next(refused.response).startswith(b"this server does not accept chunked request bodies")
-    with pytest.raises(Exception, match="closing the connection"):
-        next(refused.response)
-
-
 # Encoded streams.
+
+
+@pytest.mark.parametrize("last", ["x", "empty", "failing", "late", "plain", "known"])
+@pytest.mark.parametrize("first", [(), ("x",)])
+def test_a_stream_that_this_server_encodes_ends_with_the_last_response(first: tuple[str, ...], last: str) -> None:
+    """> The last frame in a stream MUST set this flag."""
+
+    def failing() -> Any:
+        raise CommandFailed("no")
+
+    made = registry(
+        x=lambda: StreamResponse(chunks(100)),
+        empty=StreamResponse([]),
+        failing=failing,
+        late=lambda: StreamResponse(Source(b"x" * 100_000, CommandFailed("gone"))),
+        plain=StreamResponse([b"done"], prefer_uncompressed=True),
+    )
+    app = make_app(made, api=attrs.evolve(V2, encodings=(ZLIB,)))
+    answer = ask(app, "ro/multirequest", commands(*first, last), HTTP_X_HGPROTO_1="comp=zlib")
+    check_one_stream(answer, 1 + len(first))
+    if not first:
+        check_one_stream(ask(app, f"ro/{last}", commands(last), HTTP_X_HGPROTO_1="comp=zlib"), 1)
+
+
+def check_one_stream(answer: Answer, responses: int) -> None:
+    assert len(answer.replies) == responses
+    assert {each.stream_id for each in answer.frames} == {2}
+    flags = [each.stream_flags & (STREAM_BEGIN | STREAM_END) for each in answer.frames]
+    assert flags == [STREAM_BEGIN, *[0] * (len(flags) - 2), STREAM_END]
+
+
+def test_data_of_an_encoded_response_that_are_read_while_they_come() -> None:
+    app = make_app(api=attrs.evolve(V2, encodings=(ZLIB,)))
+    check_one_stream(ask(app, "rw/put", command(1, "put", data=b"data"), HTTP_X_HGPROTO_1="comp=zlib"), 1)
 
 
 @pytest.mark.parametrize(
@@ -571,75 +428,16 @@ def test_streams_are_encoded_for_clients_that_ask(encodings: Any, wanted: str | 
     assert replies[3].data == b"done"
     assert replies[5].error == b"known: missing argument nodes"
     settings = [each.payload[1:].decode() for each in answer.frames if each.type_id == 8]
-    assert settings == ([] if chosen is None else [chosen] * 2)
+    assert settings == ([] if chosen is None else [chosen])
     encoded = {each.request_id for each in answer.frames if each.stream_flags & STREAM_ENCODED}
     assert encoded == (set() if chosen is None else {1, 7})
+    # One stream for all of them, which ends; or, as recorded, one for each, which does not.
     begun = [each.request_id for each in answer.frames if each.stream_flags & STREAM_BEGIN]
-    assert begun == [1, 3, 5, 7]
+    assert begun == ([1, 3, 5, 7] if chosen is None else [1])
+    ends = [each for each in answer.frames if each.stream_flags & STREAM_END]
+    assert ends == ([] if chosen is None else [answer.frames[-1]])
     if chosen in PROFILES and chosen != "identity":
         assert len(answer.body) < 20_000
-
-
-# debugreflect.
-
-
-def test_debugreflect_tells_what_is_wrong() -> None:
-    app = make_app(api=ApiSettings(server=True, http_v2=True, debugreflect=True))
-    text = ask(app, "ro/debugreflect", frame("1 1 stream-begin command-name have-args \\xff")).body
-    assert text == (
-        b'received: 1 2 1 \xff\n["wantframe", {"state": "command-receiving"}]\n'
-        b'received: <no frame>\n{"action": "error", "message": '
-        b'"received end of input inside a command: request 1"}'
-    )
-    body = frame("1 1 stream-begin stream-settings 0 \\x04zlib") + frame("1 1 0 command-name eos \\xff")
-    assert ask(app, "ro/debugreflect", body).body == (
-        b'received: 8 0 1 \x04zlib\n["wantframe", {"state": "idle"}]\n'
-        b'received: 1 1 1 \xff\n["runcommand", {"args": {}, "command": "\\\\xff", "data": null, "requestid": 1}]\n'
-        b'received: <no frame>\n{"action": "noop"}'
-    )
-    assert ask(app, "ro/debugreflect", b"\0").text == (
-        400,
-        "received incomplete frame: got 1 of 8 bytes of its header\n",
-    )
-
-
-def test_debugreflect_is_bounded() -> None:
-    app = make_app(api=ApiSettings(server=True, http_v2=True, debugreflect=True), limits=Limits(reflected=1000))
-    assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 50)).text[0] == 200
-    assert ask(app, "ro/debugreflect", command(1, "x", data=b"x" * 700)).text == (
-        413,
-        "debugreflect tells no more than 1000 bytes\n",
-    )
-    # Of a few bytes, whatever they decode to.
-    stream = OutgoingStream(1, ZLIB)
-    settings = EXP_0002.encode_settings(stream, 1)
-    name = stream.make_frame(1, 1, 2, b"x")
-    value = stream.make_frame(1, 2, 1, b"\x01\x00\xff\xffk" + bytes(60_000), encode=True)
-    reply = ask(app, "ro/debugreflect", b"".join(map(encode_frame, (settings, name, value))))
-    assert reply.status == "200 OK"
-    assert b'"message": "command arguments exceed 1000 bytes"' in reply.body
-
-
-def test_options() -> None:
-    assert not any(
-        (
-            ApiSettings().server,
-            ApiSettings().http_v2,
-            ApiSettings().debugreflect,
-            ApiSettings().encodings,
-            ApiSettings().workers,
-        )
-    )
-    assert V2.available == ["exp-http-v2-0001"]
-    with pytest.raises(ValueError, match="workers"):
-        ApiSettings(workers=-1)
-
-
-def test_hgweb_policy_is_the_default() -> None:
-    assert make_app().policy is hgweb_policy
-
-
-# A backend.
 
 
 def test_a_clone_and_a_push_over_version_2() -> None:
@@ -664,18 +462,3 @@ def test_a_clone_and_a_push_over_version_2() -> None:
     body = command(1, "unbundle", {b"heads": b"force".hex().encode()}, data=b"HG10UN" + bundle)
     assert Answer(begin(app, "rw/unbundle", body[:-1], **environ)).text[0] == 400
     assert list(theirs.heads()) != list(ours.heads())
-
-
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [
-        (frame("1 1 stream-begin stream-settings 0 \\x04gzip"), "unknown stream encoding profile: gzip"),
-        (frame("1 1 stream-begin stream-settings 0 \\x09gzip"), "malformed stream settings"),
-        (frame("1 1 stream-begin|encoded command-name eos heads"), "without encoding settings"),
-        (frame("1 1 stream-begin command-name eos|have-args heads"), "announces arguments"),
-    ],
-)
-def test_malformed_frames_of_kinds_that_nobody_recorded_are_bad_requests(frames: bytes, message: str) -> None:
-    status, text = ask(make_app(), "ro/heads", frames).text
-    assert status == 400
-    assert message in text

@@ -179,3 +179,30 @@ def chunks(count: int, size: int = 1000) -> Iterator[bytes]:
     """A stream."""
     for number in range(count):
         yield bytes([number % 256]) * size
+
+
+def one(response: Any, **options: Any) -> Reply:
+    """The reply to a command that returns ``response``, or what that returns."""
+    return ask(make_app(registry(x=response), **options), "ro/x", commands("x")).replies[1]
+
+
+class Source:
+    """A stream that tells whether it was closed."""
+
+    def __init__(self, *pieces: Any) -> None:
+        self.pieces = iter(pieces)
+        self.taken = 0
+        self.closed = 0
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self.pieces)
+        if isinstance(piece, Exception):
+            raise piece
+        self.taken += 1
+        return piece
+
+    def close(self) -> None:
+        self.closed += 1

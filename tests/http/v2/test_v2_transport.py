@@ -1,0 +1,111 @@
+"""The transport of version 2: what is refused before anything runs, and what is released."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from fakes import Exchange, FakeProvider
+from v2_support import MEDIA_TYPE, OPEN, Answer, Source, ask, commands, frame, make_app, registry
+from v2_support import send as begin
+
+from hgwire_wsgi import (
+    AccessRequest,
+    StreamResponse,
+    hgweb_policy,
+)
+from hgwire_wsgi.errors import RepositoryBusy
+
+
+def test_a_failing_backend() -> None:
+    class Busy(FakeProvider):
+        def lease(self, name: str) -> Any:
+            raise RepositoryBusy("busy", headers=[("Retry-After", "5")])
+
+    answer = ask(make_app(provider=Busy(OPEN)), "ro/heads", commands("heads"))
+    assert answer.text == (503, "busy\n")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_a_failing_policy() -> None:
+    def policy(request: AccessRequest) -> None:
+        raise RuntimeError("secret")
+
+    assert ask(make_app(policy=policy), "ro/heads", commands("heads")).text == (500, "internal server error\n")
+
+
+def test_start_response_that_fails_releases_everything() -> None:
+    provider, source = FakeProvider(OPEN), Source(b"x" * 100_000)
+    app = make_app(registry(x=lambda: StreamResponse(source)), provider=provider)
+    exchange = begin(app, "ro/multirequest", commands("x"))
+    exchange.close()
+
+    def start_response(status: str, headers: Any) -> None:
+        raise OSError("gone")
+
+    exchange.environ["wsgi.input"].seek(0)
+    with pytest.raises(OSError, match="gone"):
+        app(exchange.environ, start_response)
+    assert provider.leased == provider.released == 2
+
+
+def test_what_no_exception_handler_catches_releases_everything() -> None:
+    def interrupt() -> Any:
+        raise KeyboardInterrupt
+
+    provider = FakeProvider(OPEN)
+    with pytest.raises(KeyboardInterrupt):
+        begin(make_app(registry(x=interrupt), provider=provider), "ro/x", commands("x"))
+    assert provider.leased == provider.released == 1
+
+
+@pytest.mark.parametrize("headers", [{"HTTP_ORIGIN": "https://evil"}, {"HTTP_SEC_FETCH_SITE": "cross-site"}])
+def test_pushes_from_web_pages_are_refused(headers: dict[str, str]) -> None:
+    for target in ("rw/put", "rw/multirequest"):
+        answer = ask(make_app(), target, commands("put"), **headers)
+        assert (answer.status, answer.text[1]) == ("403 pushes from web pages are refused", "permission denied")
+    assert ask(make_app(), "ro/heads", commands("heads"), **headers).replies[1].ended
+
+
+def test_reading_may_be_denied() -> None:
+    app = make_app(provider=FakeProvider({**OPEN, "deny_read": "*"}))
+    for target in ("ro/heads", "ro/multirequest", "ro/nope", "ro/debugreflect"):
+        assert ask(app, target, commands("heads")).status == "401 read not authorized"
+
+
+def test_a_body_without_a_length() -> None:
+    exchange = Exchange(
+        make_app(),
+        path="/repo/api/exp-http-v2-0001/ro/heads",
+        REQUEST_METHOD="POST",
+        HTTP_ACCEPT=MEDIA_TYPE,
+        CONTENT_TYPE=MEDIA_TYPE,
+        HTTP_TRANSFER_ENCODING="chunked",
+        **{"wsgi.input": io.BytesIO(commands("heads")), "wsgi.input_terminated": True},
+    )
+    assert Answer(exchange).replies[1].ended
+    refused = begin(make_app(), "ro/heads", b"", CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
+    assert refused.status == "411 Length Required"
+    assert next(refused.response).startswith(b"this server does not accept chunked request bodies")
+    with pytest.raises(Exception, match="closing the connection"):
+        next(refused.response)
+
+
+def test_hgweb_policy_is_the_default() -> None:
+    assert make_app().policy is hgweb_policy
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (frame("1 1 stream-begin stream-settings 0 \\x04gzip"), "unknown stream encoding profile: gzip"),
+        (frame("1 1 stream-begin stream-settings 0 \\x09gzip"), "malformed stream settings"),
+        (frame("1 1 stream-begin|encoded command-name eos heads"), "without encoding settings"),
+        (frame("1 1 stream-begin command-name eos|have-args heads"), "announces arguments"),
+    ],
+)
+def test_malformed_frames_of_kinds_that_nobody_recorded_are_bad_requests(frames: bytes, message: str) -> None:
+    status, text = ask(make_app(), "ro/heads", frames).text
+    assert status == 400
+    assert message in text
