@@ -20,7 +20,7 @@ from hgwire_wsgi import (
     RequestClosed,
     StreamResponse,
 )
-from hgwire_wsgi.errors import CommandFailed, PermissionDenied, RepositoryChanged
+from hgwire_wsgi.errors import CommandFailed, PermissionDenied, StreamChanged
 from hgwire_wsgi.framing import HEADER_SIZE
 from hgwire_wsgi.http.v2.renderers import Framed, FramedStream
 from hgwire_wsgi.http.v2.reports import Stopwatch
@@ -57,7 +57,7 @@ def test_one_report_for_each_command(workers: int) -> None:
         pushed=PushError(b"raced"),
         oob=OutOfBandError(b"too old"),
         late=lambda: LegacyStreamResponse(Source(b"x" * 40_000, CommandFailed("gone"))),
-        crashed=lambda: StreamResponse(Source(b"x" * 40_000, RepositoryChanged("the repository has changed"))),
+        crashed=lambda: StreamResponse(Source(b"x" * 40_000, StreamChanged("the repository has changed"))),
     )
     names = ("ok", "refused", "failed", "pushed", "oob", "late", "crashed", "known")
     event = closed(made, "ro/multirequest", commands(*names), workers=workers)
