@@ -22,6 +22,8 @@ from hgwire_wsgi.errors import (
 from hgwire_wsgi.framing import (
     EXP_0002,
     NOOP,
+    STREAM_BEGIN,
+    STREAM_ENCODED,
     STREAM_END,
     WANT_FRAME,
     ZLIB,
@@ -115,6 +117,17 @@ class TestResponses:
         assert [action.data for action in map(client.receive_frame, frames) if isinstance(action, ResponseData)] == [
             data
         ] * 3
+
+    def test_data_that_are_not_encoded_in_an_encoded_stream(self) -> None:
+        reactor = started(*COMMANDS)
+        stream = OutgoingStream(2, ZLIB)
+        frames = [
+            each
+            for request_id, encode in ((1, True), (3, False), (5, True))
+            for each in sent(reactor.send_response(stream, request_id, b"data", encode=encode))
+        ]
+        assert [each.stream_flags for each in frames] == [STREAM_BEGIN, STREAM_ENCODED, 0, STREAM_ENCODED]
+        assert frames[2].payload == b"data"
 
     def test_parallel_streams_interleaved(self) -> None:
         reactor = started(*COMMANDS)
@@ -673,3 +686,13 @@ def test_a_bug_in_a_response_is_not_told_to_the_peer() -> None:
     assert isinstance(action, SendFrames)
     with pytest.raises(LocalProtocolError, match="secret"):
         list(action.frames)
+
+
+def test_size_of_arguments() -> None:
+    reactor = started("1 1 stream-begin command-name have-args c")
+    action = reactor.receive_frame(frame("1 1 0 command-argument eoa \\x04\\x00\\x05\\x00namevalue"))
+    assert isinstance(action, RunCommand)
+    assert reactor.size_of(action) == len(b"namevalue")
+    # Values of other types are measured by their frames.
+    reactor.requests[1].held = 50
+    assert reactor.size_of(RunCommand(1, b"c", {b"name": [1, 2, 3]})) == 50

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 from fakes import FakeProvider
-from v2_support import V2, Answer, Reply, Source, ask, chunks, command, commands, frame, make_app, one, registry
+from v2_support import OPEN, V2, Answer, Reply, Source, ask, chunks, command, commands, frame, make_app, one, registry
 from v2_support import send as begin
 
 from hgwire_wsgi import (
@@ -462,3 +462,40 @@ def test_a_clone_and_a_push_over_version_2() -> None:
     body = command(1, "unbundle", {b"heads": b"force".hex().encode()}, data=b"HG10UN" + bundle)
     assert Answer(begin(app, "rw/unbundle", body[:-1], **environ)).text[0] == 400
     assert list(theirs.heads()) != list(ours.heads())
+
+
+# Requests without commands, or with others than the URL says.
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "status", "text"),
+    [
+        ("ro/heads", b"", 400, "the request holds no command\n"),
+        ("ro/multirequest", b"", 400, "the request holds no command\n"),
+        ("ro/heads", commands("known"), 200, "command in frame must match command in URL"),
+        ("ro/heads", commands("heads", "heads"), 200, "multiple commands cannot be issued to this URL"),
+        ("ro/multirequest", commands("heads", "nope"), 200, "wire protocol command not available: nope"),
+    ],
+)
+def test_commands_that_do_not_fit(target: str, body: bytes, status: int, text: str) -> None:
+    assert ask(make_app(), target, body).text == (status, text)
+
+
+def test_observers_learn_of_each_command() -> None:
+    events: list[Any] = []
+    app = make_app(observers=[events.append])
+    ask(app, "ro/multirequest", commands("heads", ("known", {})))
+    assert events[-1].commands == ("heads", "known")
+    assert [(each.command, each.outcome) for each in events[-1].reports] == [("heads", "ok"), ("known", "refused")]
+
+
+def test_a_repository_whose_capabilities_cannot_be_read_is_released() -> None:
+    provider = FakeProvider(OPEN)
+
+    def broken(offered: Any) -> Any:
+        raise RuntimeError("secret")
+
+    provider.repository.adjust_capabilities = broken  # type: ignore[method-assign]  # a broken backend
+    answer = ask(make_app(provider=provider), "ro/heads", commands("heads"))
+    assert answer.text == (500, "internal server error\n")
+    assert provider.held == 0

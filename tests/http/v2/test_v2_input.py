@@ -36,12 +36,12 @@ def begun(body: bytes) -> FrameInput:
 
 
 def test_commands_and_data_in_their_order() -> None:
-    frames = reading(commands("heads", ("put", {}, b"data"), "known"))
+    frames = reading(commands("heads", ("put", {}, b"data"), ("known", {b"nodes": b"", b"x": b"y"})))
     assert [frames.next() for _ in range(5)] == [
         RunCommand(1, b"heads", {}),
         RunCommand(3, b"put", {}, has_data=True),
         CommandData(3, b"data", True),
-        RunCommand(5, b"known", {}),
+        RunCommand(5, b"known", {b"nodes": b"", b"x": b"y"}),
         None,
     ]
     assert frames.next() is None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
-from v2_support import Answer, Reply, ask, chunks, commands, make_app, one, registry
+from v2_support import Answer, Reply, Source, ask, chunks, commands, make_app, one, registry
 from v2_support import send as begin
 
 from hgwire_wsgi import (
@@ -18,7 +19,20 @@ from hgwire_wsgi import (
     StreamResponse,
 )
 from hgwire_wsgi.commands.responses import RESPONSE_TYPES
-from hgwire_wsgi.http.v2.renderers import RENDERERS
+from hgwire_wsgi.errors import CommandFailed, HgWireError, LimitExceeded, RepositoryBusy
+from hgwire_wsgi.framing import (
+    EXP_0002,
+    HEADER_SIZE,
+    STREAM_ENCODED,
+    STREAM_END,
+    ZLIB,
+    Frame,
+    OutgoingStream,
+    Revision,
+    ServerReactor,
+    encode_frame,
+)
+from hgwire_wsgi.http.v2.renderers import RENDERERS, Framed, FramedStream, join_frames, send_framed
 
 
 def test_renderers_are_complete() -> None:
@@ -83,3 +97,81 @@ def test_a_body_is_made_of_whole_frames_and_a_response_is_sent_at_once() -> None
     exchange.close()
     assert [len(Answer(exchange, piece).frames) for piece in pieces] == [1, 2, 2, 2, 1, 1]
     assert len(pieces[1]) == 2 * (8 + 32768)
+
+
+# The parts.
+
+
+def running(revision: Revision = EXP_0002) -> ServerReactor:
+    """A reactor with a command to be answered."""
+    reactor = ServerReactor(revision)
+    list(reactor.receive_data(commands("x")))
+    return reactor
+
+
+def sent(framed: Framed, revision: Revision = EXP_0002, **options: Any) -> list[Frame]:
+    stream = OutgoingStream(2, **options)
+    actions = send_framed(running(revision), stream, 1, framed, end_stream=True)
+    return [each for action in actions for each in action.frames]
+
+
+def test_the_last_frame_ends_the_stream() -> None:
+    for framed in (Framed(b""), Framed(b"x" * 70_000), Framed(error="no"), Framed(error=b"no", output=b"text\n")):
+        flags = [each.stream_flags for each in sent(framed)]
+        assert [bool(each & STREAM_END) for each in flags] == [False] * (len(flags) - 1) + [True]
+
+
+def test_data_that_do_not_shrink_are_not_encoded() -> None:
+    for framed, encoded in ((Framed(b"x"), 1), (Framed(b"x", encode=False), 0)):
+        frames = sent(framed, profile=ZLIB)
+        assert sum(bool(each.stream_flags & STREAM_ENCODED) for each in frames) == encoded
+        assert len(frames) == 2
+
+
+def test_a_revision_without_text_output() -> None:
+    revision = attrs.evolve(EXP_0002, encode_text=None)
+    (error,) = sent(Framed(error=b"no", output=b"said\n"), revision)
+    assert error.payload == b"no\nsaid\n"
+    (error,) = sent(Framed(error="no"), revision)
+    assert error.payload == b"no"
+
+
+def test_failures_and_who_caused_them() -> None:
+    assert Framed.failure(CommandFailed("no")) == Framed(error="no", kind="application")
+    assert Framed.failure(LimitExceeded("no")) == Framed(error="no", kind="protocol")
+    assert Framed.failure(RepositoryBusy("no")) == Framed(error="no", kind="server")
+    assert Framed.failure(RuntimeError("secret")) == Framed(error="internal server error", kind="server")
+
+
+def test_what_the_client_was_told() -> None:
+    assert Framed(b"x").told == ("", "")
+    assert Framed(error="no").told == ("application", "no")
+    assert Framed(error=b"\xff", kind="server").told == ("server", "\ufffd")
+    stream = FramedStream([b"x"])
+    assert list(stream) == [b"x"]
+    assert Framed(stream).told == ("", "")
+
+
+def test_a_stream_that_fails() -> None:
+    source = Source(b"x", RuntimeError("secret"))
+    stream = FramedStream(source)
+    framed = Framed(stream)
+    assert next(stream) == b"x"
+    with pytest.raises(HgWireError, match="internal server error"):
+        next(stream)
+    assert framed.told == ("server", "internal server error")
+    framed.close()
+    assert source.closed
+
+
+def test_chunks_are_whole_frames() -> None:
+    frames = sent(Framed(b"x" * 100_000))
+    limits = Limits(chunk=40_000)
+    chunks = list(join_frames(frames, limits))
+    assert [len(each) for each in chunks] == [2 * (HEADER_SIZE + 32768), 2 * HEADER_SIZE + 32768 + 1696]
+    assert list(join_frames(sent(Framed(b"x" * 32768)), Limits(chunk=1))) == [b"".join(map(encode_frame, frames_of(1)))]
+    assert list(join_frames([], limits)) == []
+
+
+def frames_of(count: int) -> list[Frame]:
+    return sent(Framed(b"x" * 32768 * count))

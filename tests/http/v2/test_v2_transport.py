@@ -12,10 +12,12 @@ from v2_support import send as begin
 
 from hgwire_wsgi import (
     AccessRequest,
+    ApiSettings,
     StreamResponse,
     hgweb_policy,
 )
 from hgwire_wsgi.errors import RepositoryBusy
+from hgwire_wsgi.framing import ZLIB, ZSTD_8MB
 
 
 def test_a_failing_backend() -> None:
@@ -109,3 +111,86 @@ def test_malformed_frames_of_kinds_that_nobody_recorded_are_bad_requests(frames:
     status, text = ask(make_app(), "ro/heads", frames).text
     assert status == 400
     assert message in text
+
+
+def test_urls_that_inform_need_no_repository() -> None:
+    provider = FakeProvider(OPEN)
+    exchange = Exchange(make_app(provider=provider), path="/repo/api/exp-http-v2-0001")
+    assert exchange.read() == b"HTTP version 2 API handler"
+    assert exchange.status == "200 OK"
+    assert provider.leased == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "environ", "status", "text"),
+    [
+        ("ro/nope", {}, 404, "unknown wire protocol command: nope\n"),
+        ("ro/debugreflect", {}, 404, "debugreflect service not available"),
+        ("ro/heads", {"HTTP_ACCEPT": "*/*"}, 406, f"client MUST specify Accept header with value: {MEDIA_TYPE}\n"),
+        ("ro/heads", {"HTTP_ACCEPT": f"{MEDIA_TYPE};;"}, 406, None),
+        ("ro/heads", {"HTTP_ACCEPT": f"{MEDIA_TYPE};q=0"}, 406, None),
+        ("ro/heads", {"HTTP_ACCEPT": ""}, 406, None),
+        ("ro/heads", {"CONTENT_TYPE": "text/plain"}, 415, None),
+        ("ro/heads", {"CONTENT_TYPE": ""}, 415, f"client MUST send Content-Type header with value: {MEDIA_TYPE}\n"),
+        ("ro/nope", {"HTTP_ACCEPT": ""}, 404, None),
+    ],
+)
+def test_what_is_refused_before_the_body_is_read(
+    target: str, environ: dict[str, str], status: int, text: str | None
+) -> None:
+    provider = FakeProvider(OPEN)
+    answer = ask(make_app(provider=provider), target, commands("heads"), **environ)
+    assert answer.text[0] == status
+    assert text is None or answer.text[1] == text
+    assert (provider.leased, provider.held) == (1, 0)
+
+
+def test_a_command_of_another_version() -> None:
+    made = registry()
+    made.command("other", permission="pull", version="v2")(lambda context: b"")
+    assert ask(make_app(made), "ro/other", b"").text == (404, "invalid wire protocol command: other")
+
+
+def test_media_types_among_others() -> None:
+    accept = f"text/plain, {MEDIA_TYPE.upper()};q=0.5"
+    content_type = f"{MEDIA_TYPE}; x=y"
+    assert ask(make_app(), "ro/heads", commands("heads"), HTTP_ACCEPT=accept, CONTENT_TYPE=content_type).replies
+
+
+def test_debugreflect_needs_no_media_type() -> None:
+    app = make_app(api=ApiSettings(server=True, http_v2=True, debugreflect=True))
+    answer = ask(app, "ro/debugreflect", commands("heads"), HTTP_ACCEPT="", CONTENT_TYPE="")
+    assert answer.text[0] == 200
+    assert answer.text[1].endswith('received: <no frame>\n{"action": "noop"}')
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (frame("1 1 stream-begin command-data eos x"), "expected command frame; got 3\n"),
+        (frame("1 1 0 command-name eos heads"), None),
+    ],
+)
+def test_malformed_frames_that_were_recorded_are_answered_with_200(frames: bytes, message: str | None) -> None:
+    """The log, and the observers, know them as refusals all the same."""
+    events: list[Any] = []
+    status, text = ask(make_app(observers=[events.append]), "ro/heads", frames).text
+    assert status == 200
+    assert message is None or text == message
+    assert (events[-1].outcome, events[-1].error) == ("refused", text.rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "profile"), [("comp=zlib", "zlib"), ("comp=zstd-8mb,zlib", "zstd-8mb"), ("comp=none", ""), ("0.1", "")]
+)
+def test_the_best_encoding_that_the_client_asks_for(wanted: str, profile: str) -> None:
+    app = make_app(api=ApiSettings(server=True, http_v2=True, encodings=(ZSTD_8MB, ZLIB)))
+    answer = ask(app, "ro/heads", commands("heads"), HTTP_X_HGPROTO_1=wanted)
+    assert [each.payload[1:].decode() for each in answer.frames if each.type_id == 8] == ([profile] if profile else [])
+
+
+def test_threads_are_those_of_the_application() -> None:
+    app = make_app(api=ApiSettings(server=True, http_v2=True, workers=2))
+    assert len(ask(app, "ro/multirequest", commands("heads", "heads")).replies) == 2
+    assert app._v2.workers is not None
+    assert make_app()._v2.workers is None
