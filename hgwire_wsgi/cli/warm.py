@@ -25,10 +25,11 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import attrs
 
+from ..cache.stores.base import StoredFile
+from ..cache.stores.folder import FolderStore
 from ..commands.classify import names_command
 from ..commands.standard import STANDARD_COMMANDS
 from ..compression import ENGINES
-from ..events import CacheOutcome, Event, RequestClosed
 from ..http.app import WireApp
 from ..http.headers import Headers
 from ..negotiation import HG_ERROR, MEDIA_TYPE_01, MEDIA_TYPE_02, read_client_protocol
@@ -94,10 +95,14 @@ def run(args: argparse.Namespace) -> int:
         raise CommandLineError("this user has no cache folder; name one with --cache-dir")
     clients = args.hg or [hg_command()]
     protocols = [_PROTOCOLS[name] for name in args.engine or ()]
-    events: list[Event] = []
-    warmer = _Warmer(served.app(policy=lambda request: None, observers=[events.append]), events)
-    if warmer.app.bundles is None:
-        raise CommandLineError(f"bundles cannot be cached in {served.cache.folder}", code=1)
+    try:
+        store = _WatchedStore(served.cache.folder, served.cache.disk)
+    except OSError as error:
+        raise CommandLineError(
+            f"bundles cannot be cached in {served.cache.folder}: {error.strerror}", code=1
+        ) from error
+    served = attrs.evolve(served, cache=attrs.evolve(served.cache, bundle_store=lambda: store))
+    warmer = _Warmer(served.app(policy=lambda request: None), store)
     complete = True
     for name, path in served.repositories.items():
         try:
@@ -124,6 +129,18 @@ class _Failure(Exception):
     """There is no bundle, for the reason that the text gives."""
 
 
+class _WatchedStore(FolderStore):
+    """The bundle cache of the server, which remembers the key of the last bundle that was looked for."""
+
+    key = ""
+    was_stored = False
+
+    def open(self, key: str) -> StoredFile | None:
+        stored = super().open(key)
+        self.key, self.was_stored = key, stored is not None
+        return stored
+
+
 @attrs.frozen
 class _Question:
     """A request for a bundle, as a client sent it."""
@@ -143,24 +160,23 @@ class _Bundle:
 
     engine: str
     size: int
-    outcome: CacheOutcome
-
-    @property
-    def cached(self) -> bool:
-        return self.outcome != ""
+    cached: bool
+    made: bool
 
     def __str__(self) -> str:
-        result = {"": "not cached (hook configured, or too large)", "hit": "already cached"}.get(self.outcome, "made")
+        result = "made" if self.made else "already cached"
+        if not self.cached:
+            result = "not cached (hook configured, or too large)"
         return f"{self.engine}, {self.size / 2**20:.1f} MiB, {result}"
 
 
 @attrs.frozen
 class _Warmer:
-    """Asks an application for bundles, and learns from its events whether they are cached."""
+    """Asks an application for bundles, and looks into its store for what became of them."""
 
     app: WireApp
-    events: list[Event]
-    made: list[_Question] = attrs.Factory(list)
+    store: _WatchedStore
+    made: list[str] = attrs.Factory(list)
 
     def warm(self, name: str, client: Sequence[str], protocols: Sequence[str]) -> Iterator[_Bundle]:
         """Make the bundles of one repository.
@@ -180,21 +196,27 @@ class _Warmer:
         tokens = read_client_protocol(Headers(question.environ)).tokens
         own = " ".join(token for token in tokens if token != "partial-pull")
         for protocol in dict.fromkeys(protocols or [own]):
-            asked = question.with_protocol(protocol)
-            bundle = self._ask(asked)
-            # One that is too large is found out while it is made.
-            if bundle.outcome == "miss":
-                bundle = attrs.evolve(bundle, outcome="miss" if self._ask(asked).outcome == "hit" else "")
-            if bundle.outcome == "miss":
-                self.made.append(asked)
-            yield bundle
+            self.store.key, self.store.was_stored = "", False
+            engine, size = self._ask(question.with_protocol(protocol))
+            key = self.store.key
+            cached = key != "" and self._is_stored(key)
+            made = cached and not self.store.was_stored
+            if made:
+                self.made.append(key)
+            yield _Bundle(engine, size, cached, made)
 
     def count_evicted(self) -> int:
-        """How many of the bundles that were made are gone already."""
-        return sum(self._ask(question).outcome != "hit" for question in self.made)
+        """The number of bundles that were made and are gone already."""
+        return sum(not self._is_stored(key) for key in self.made)
 
-    def _ask(self, question: _Question) -> _Bundle:
+    def _is_stored(self, key: str) -> bool:
+        return os.path.exists(self.store.path(key))
+
+    def _ask(self, question: _Question) -> tuple[str, int]:
         """Read the reply to a question as far as needed, and wait until its bundle is complete.
+
+        Returns:
+            The name of its engine (``0.1`` if it is not named), and its size in bytes.
 
         Raises:
             _Failure: if the reply is an error.
@@ -222,9 +244,7 @@ class _Warmer:
         if self.app.bundles is not None:
             self.app.bundles.wait()
         named = headers["Content-Type"] == MEDIA_TYPE_02
-        engine = first[1 : 1 + first[0]].decode("ascii") if named else "0.1"
-        outcome = next(event.cache for event in reversed(self.events) if isinstance(event, RequestClosed))
-        return _Bundle(engine, size, outcome)
+        return first[1 : 1 + first[0]].decode("ascii") if named else "0.1", size
 
 
 def _overhear(app: _App, name: str, client: Sequence[str]) -> _Question | None:

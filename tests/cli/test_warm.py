@@ -1,4 +1,4 @@
-"""``hgwire warm``: a clone that follows makes no bundle, whatever was served how."""
+"""``hgwire warm``: a clone that follows makes no bundle, however the repositories are served."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from wire_servers import serving
 
 from hgwire_wsgi import WireApp
 from hgwire_wsgi.cache.settings import CacheSettings
-from hgwire_wsgi.cli import main, served
+from hgwire_wsgi.cli import main
+from hgwire_wsgi.cli import options as options_module
 from hgwire_wsgi.cli.demo import hg_command
-from hgwire_wsgi.http import replies
+from hgwire_wsgi.http.v1 import bundles as bundles_module
 from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
 RunHg = Callable[..., str]
@@ -38,14 +39,14 @@ def cache(tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands whose replies were made by this process."""
     commands: list[str] = []
-    render = replies.render
+    render = bundles_module.render
 
     def counting(call: Any, *rest: Any) -> Any:
         if call.command.reply != "bytes":
             commands.append(call.command.name)
         return render(call, *rest)
 
-    monkeypatch.setattr(replies, "render", counting)
+    monkeypatch.setattr(bundles_module, "render", counting)
     return commands
 
 
@@ -99,7 +100,7 @@ def test_without_it_the_first_clone_makes_its_bundle(
 def test_the_second_time_there_is_nothing_to_do(
     demonstration: Path, cache: Path, made: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for fate in ("made", "already there"):
+    for fate in ("made", "already cached"):
         assert warm(demonstration, "--cache-dir", cache) == 0
         assert capsys.readouterr().out == f"{demonstration}: zstd, 0.0 MiB, {fate}\n"
     assert made == ["getbundle"]
@@ -238,9 +239,9 @@ def test_an_empty_repository(
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_may_not_be_kept_is_said(demonstration: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert warm(demonstration, "--cache-dir", cache, "--config", "hooks.outgoing=true") == 1
-    assert capsys.readouterr().out.endswith(": zstd, 0.0 MiB, not kept, by a hook's will or for its size\n")
+    assert capsys.readouterr().out.endswith(": zstd, 0.0 MiB, not cached (hook configured, or too large)\n")
     assert warm(demonstration, "--cache-dir", cache, "--cache-size", "1k") == 1
-    assert "not kept" in capsys.readouterr().out
+    assert "not cached" in capsys.readouterr().out
     assert entries(cache) == set()
 
 
@@ -253,7 +254,7 @@ def test_a_cache_that_is_too_small_for_all(
     assert warm(shelf, "--cache-dir", cache, "--cache-size", "1500k") == 1
     captured = capsys.readouterr()
     assert captured.out.count("made") == 2
-    assert captured.err == "hgwire: bundles that were dropped for others: 1; see --cache-size\n"
+    assert captured.err == "hgwire: 1 bundle was evicted; raise --cache-size\n"
 
 
 def test_one_that_cannot_be_cloned_does_not_stop_the_others(
@@ -272,7 +273,7 @@ def test_a_refusal_is_told(
     def fail(self: Any) -> Any:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(replies._Maker, "__call__", fail)
+    monkeypatch.setattr(bundles_module._Producer, "__call__", fail)
     assert warm(demonstration, "--cache-dir", cache) == 1
     assert capsys.readouterr().out == f"{demonstration}: the server refuses: internal server error\n"
 
@@ -280,7 +281,7 @@ def test_a_refusal_is_told(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cache-size", "0"], "nothing can be kept with --cache-size 0"),
+        (["--cache-size", "0"], "nothing can be cached with --cache-size 0"),
         (["--config", "x=y"], "--config takes SECTION.NAME=VALUE, not 'x=y'"),
         (["--hg", "/nowhere/hg"], "cannot run /nowhere/hg: No such file or directory"),
         (
@@ -316,9 +317,9 @@ def test_a_path_that_the_terminal_cannot_show(
 def test_a_user_without_a_home_names_a_folder(
     demonstration: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(served, "CacheSettings", functools.partial(CacheSettings, folder=None))
+    monkeypatch.setattr(options_module, "CacheSettings", functools.partial(CacheSettings, folder=None))
     assert warm(demonstration) == 2
-    assert capsys.readouterr().err == "hgwire: this user has no folder for caches; name one with --cache-dir\n"
+    assert capsys.readouterr().err == "hgwire: this user has no cache folder; name one with --cache-dir\n"
 
 
 def test_it_needs_mercurial(
