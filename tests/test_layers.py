@@ -105,7 +105,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "limits": (),
     "logcontext": (),
     "events": (),
-    "observers": _own("events"),
+    "observers": _own("events", "logcontext"),
     "streams": _own("errors", "limits"),
     "compression": _own("streams", "errors", "limits"),
     "negotiation": _own("compression", "streams", "errors", "limits"),
