@@ -26,7 +26,7 @@ from hgwire_wsgi import (
 from hgwire_wsgi.commands.arguments import VALUES
 from hgwire_wsgi.commands.classify import describe
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
-from hgwire_wsgi.errors import InvalidArgument, RepositoryChanged, UnknownCommand
+from hgwire_wsgi.errors import InvalidArgument, StreamChanged, UnknownCommand
 from hgwire_wsgi.negotiation import ClientProtocol
 from hgwire_wsgi.testing import WireTestApp
 
@@ -286,7 +286,7 @@ def test_another_lease_must_be_in_the_same_state() -> None:
     bound = bench.bind("heads")
     bound.require_unchanged(other)
     other.token = b"another"
-    with pytest.raises(RepositoryChanged):
+    with pytest.raises(StreamChanged):
         bound.require_unchanged(other)
 
 
