@@ -224,8 +224,8 @@ def send(
         headers.append(("Content-Length", str(len(body))))
         if observation is None and not cut and not response.release:
             # Nothing is left to be done when the server closes it.
-            start_response(response.status, headers)
             CURRENT.set(None)
+            start_response(response.status, headers)
             return [] if request.method == "HEAD" else [body]
     transfer = _Transfer(request, response, observation)
     if isinstance(body, FileBody):

@@ -22,7 +22,7 @@ from hgwire_wsgi.cache.settings import (
 from hgwire_wsgi.cache.stores.folder import FolderStore
 from hgwire_wsgi.cache.stores.memory import MemoryStore
 
-KEY = "ab" + "0" * 62
+KEY = ("repo", b"state", (("cmd=heads",), (), ()))
 REPLY = CachedResponse(("heads",), (), b"0" * 41)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi import Limits
-from hgwire_wsgi.http.message import NOSNIFF, Request, Response, text_response
+from hgwire_wsgi import Limits, PushChanges
+from hgwire_wsgi.http.message import NOSNIFF, Observed, Request, Response, text_response
 
 
 def request(body: bytes = b"", limits: Limits | None = None, **environ: Any) -> Request:
@@ -56,6 +56,15 @@ def test_any_other_request_gets_a_random_one_that_stays(given: str | None) -> No
 )
 def test_whether_there_may_be_a_body(environ: dict[str, str], expected: bool) -> None:
     assert request(**environ).may_have_body is expected
+
+
+def test_changes_are_collected_only_if_somebody_observes() -> None:
+    made = request()
+    assert made.report_changes is None
+    made.observed = Observed()
+    assert made.report_changes is not None
+    made.report_changes(PushChanges(changesets=1))
+    assert made.observed.changes == [PushChanges(changesets=1)]
 
 
 def test_a_body_is_counted_and_drained() -> None:

@@ -163,6 +163,14 @@ def test_a_short_response_is_a_list_if_nothing_waits_for_its_end() -> None:
     assert CURRENT.get() is None
 
 
+@pytest.mark.parametrize("observers", [(), (lambda event: None,)])
+def test_a_refused_start_leaves_no_request_behind(observers: tuple[Any, ...]) -> None:
+    site = Site(lambda: Response("200 OK", [], b"x"), observers)
+    with pytest.raises(ConnectionError):
+        site(Exchange(lambda environ, start: []).environ, refuse_headers)
+    assert CURRENT.get() is None
+
+
 def test_everything_is_released_once_in_order_and_a_failure_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
 
@@ -233,6 +241,23 @@ class TestFile:
         closed = watch.closed
         assert (closed.bytes_out, closed.outcome) == (sent, outcome)
         assert opened[0].closed
+
+    def test_however_a_server_reads_it_what_it_sent_is_counted(self, stored: Path) -> None:
+        """By ``read``, by ``readinto``, or with ``os.sendfile`` and a ``seek`` at the end, as sockets do."""
+        ways: tuple[Callable[[Any], object], ...] = (
+            lambda file: file.read(4),
+            lambda file: (file.read(None), file.seek(4)),
+            lambda file: file.readinto(bytearray(4)),
+            lambda file: file.seek(-6, os.SEEK_END),
+        )
+        for way in ways:
+            watch = Watch()
+            site = Site(lambda: file_response(stored), (watch,))
+            exchange = Exchange(site, **{"wsgi.file_wrapper": FileWrapper})
+            way(exchange.response.filelike)
+            exchange.close()
+            closed = watch.closed
+            assert (closed.bytes_out, closed.outcome) == (4, "cut")
 
     def test_a_wrapper_that_fails_leaks_nothing(self, stored: Path) -> None:
         watch, opened = Watch(), []

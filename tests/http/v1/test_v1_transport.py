@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from fakes import NOISE, OPEN, Exchange, FakeProvider, makers_are_done, returning, streaming
+from fakes import NOISE, OPEN, Exchange, FakeProvider, Watch, makers_are_done, returning, streaming
 
 from hgwire_wsgi import (
     ZSTD,
@@ -246,6 +246,25 @@ def test_the_handshake_is_readable_for_every_client() -> None:
     assert app.wire("/repo", "capabilities").media_type == "application/mercurial-0.1"
     assert app.wire("/repo", "capabilities", protocol="0.2").media_type == "application/mercurial-0.2"
     assert app.wire("/repo", "heads").status == 406
+
+
+@pytest.mark.parametrize(
+    ("query", "clone"),
+    [
+        ("cmd=getbundle", True),
+        ("cmd=getbundle&common=" + "00" * 20, True),
+        ("cmd=getbundle&common=" + "11" * 20, False),
+        ("cmd=stream_out", True),
+        ("cmd=heads", False),
+    ],
+)
+def test_observers_learn_whether_a_client_asks_for_everything(query: str, clone: bool) -> None:
+    commands = CommandRegistry.standard()
+    for name in ("getbundle", "stream_out"):
+        commands.override(name, lambda context, **arguments: b"")
+    watch = Watch()
+    Exchange(WireApp(FakeProvider(), commands=commands, observers=[watch]), query).read()
+    assert watch.closed.clone is clone
 
 
 def test_a_refused_request_costs_nothing() -> None:
