@@ -60,7 +60,7 @@ class Limits:
     chunk: int = _bound(64 * 1024)
     """Response chunks are joined to about this size: fewer system calls, with one chunk in memory."""
 
-    # Frames (exp-framing-0002 and its relatives).
+    # Frames.
 
     frame_payload: int = _bound(65535)
     """Payload of one frame as sent, in both directions.

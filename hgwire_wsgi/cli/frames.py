@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision",
         choices=sorted(REVISIONS),
-        default="exp-framing-0002",
+        default=next(iter(REVISIONS)),
         help="framing revision (default: %(default)s)",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

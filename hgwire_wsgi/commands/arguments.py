@@ -13,8 +13,8 @@ type           value that the handler gets
 ``heads``      list of ``bytes``: nodes, or ``force``, or ``hashed`` and a SHA-1
 =============  ==========================================================
 
-:data:`TEXT` decodes what version 1 sends (query string, header, posted form, ``batch``) and what version 2 sends with
-``exp-framing-0002``.  :data:`VALUES` takes values that a typed encoding such as CBOR has decoded already.
+:data:`TEXT` decodes what version 1 sends (query string, header, posted form, ``batch``) and what version 2 sends where
+arguments in frames are bytes.  :data:`VALUES` takes values that a typed encoding such as CBOR has decoded already.
 """
 
 from __future__ import annotations

@@ -160,8 +160,8 @@ class MultiRequest:
         try:
             complete = self._read(planned)
         finally:
-            if planned:
-                self.request.commands = tuple(chain.from_iterable(job.names for job in planned))
+            names = tuple(chain.from_iterable(job.names for job in planned))
+            self.request.commands = names or self.request.commands
         if self.workers is not None and any(len(group) > 1 for _, group in _groups(complete)):
             return self._side_by_side(complete, self.workers)
         return self._one_by_one(complete)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from v2_support import V2
 
+import hgwire_wsgi
 from hgwire_wsgi import ApiSettings, Limits
 from hgwire_wsgi.http.message import Request, Response
 from hgwire_wsgi.http.v2.api import APIS, PlainRefusal, Target, is_api_path, plain, route
@@ -76,3 +79,10 @@ def test_plain_text_has_the_recorded_media_type() -> None:
     response = plain("\xe9\u20ac")
     assert (response.code, response.body, response.error) == (200, b"\xe9?", "")
     assert response.headers == [("Content-Type", "text/plain"), ("X-Content-Type-Options", "nosniff")]
+
+
+def test_only_the_tables_of_apis_name_a_framing_revision() -> None:
+    package = Path(hgwire_wsgi.__file__).parent
+    sources = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in package.rglob("*.py")}
+    naming = {name for name, text in sources.items() if re.search(r"EXP_\d{4}|exp-framing-\d", text)}
+    assert {name for name in naming if not name.startswith("framing/")} == {"http/v2/api.py", "client/v2.py"}
