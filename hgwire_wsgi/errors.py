@@ -240,6 +240,8 @@ class RepositoryBusy(BackendError):
 class StreamChanged(BackendError):
     """A stream that was begun again cannot be continued where it broke off; the transfer must break off."""
 
+    http_status = 503
+
 
 class RepositoryUnusable(BackendError):
     """The repository is there, and cannot be served.  The operator finds the reason in the log.

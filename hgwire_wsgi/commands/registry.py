@@ -80,6 +80,8 @@ class Command:
             raise ValueError(f"not a valid name for a command: {self.name!r}")
         if self.cacheable and self.permission == "push":
             raise ValueError(f"{self.name}: the reply of a command that changes the repository is never cached")
+        if self.cacheable and not self.handler_name[1]:
+            raise ValueError(f"{self.name}: the handler of a cacheable command needs a name; wrap it in a function")
 
     @property
     def batchable(self) -> bool:
@@ -89,7 +91,7 @@ class Command:
     @property
     def handler_name(self) -> tuple[str, str]:
         """Module and qualified name of the handler, for cache keys."""
-        return getattr(self.handler, "__module__", None) or "", getattr(self.handler, "__qualname__", "")
+        return getattr(self.handler, "__module__", ""), getattr(self.handler, "__qualname__", "")
 
     def decode(self, arguments: Mapping[str, Any], codec: Codec = TEXT) -> dict[str, Any]:
         """Check the arguments of a request and decode them.

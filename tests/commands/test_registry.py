@@ -46,6 +46,11 @@ class TestCommand:
         with pytest.raises(ValueError, match=words):
             command(**wrong)
 
+    def test_a_cacheable_command_needs_a_handler_with_a_name(self) -> None:
+        """Its name is part of the key, and a partial object has none."""
+        with pytest.raises(ValueError, match="x: the handler of a cacheable command needs a name"):
+            Command(name="x", handler=functools.partial(handler), permission="pull", cacheable=True)
+
     def test_misspelled_declaration_of_a_host(self) -> None:
         with pytest.raises(TypeError, match="cachable"):
             CommandRegistry().command("x", permission="pull", cachable=True)  # type: ignore[call-arg]  # what is tested
