@@ -62,6 +62,7 @@ class BoundCommand:
         token: content token of the repository before the command runs.
         stamp: change stamp of the repository before the command runs.
         granted: the permissions that the policy granted so far; a command may ask for more while it runs.
+        authorizer: makes ``context.authorize`` for a lease of the repository.
         batch: its sub-commands.
     """
 
@@ -73,6 +74,7 @@ class BoundCommand:
     token: bytes
     stamp: object
     granted: set[str]
+    authorizer: Callable[[Repository], Callable[[str], None]]
     batch: tuple[BoundCommand, ...] = ()
 
     @property
@@ -117,7 +119,8 @@ class BoundCommand:
     def on(self, repository: Repository) -> BoundCommand:
         """The same command on another lease of its repository."""
         batch = tuple(each.on(repository) for each in self.batch)
-        context = attrs.evolve(self.context, repository=repository, batch=batch)
+        authorize = self.authorizer(repository)
+        context = attrs.evolve(self.context, repository=repository, authorize=authorize, batch=batch)
         return attrs.evolve(self, repository=repository, context=context, batch=batch)
 
 
@@ -249,13 +252,18 @@ class Dispatcher:
             InvalidArgument: if arguments are missing or malformed, or a sub-command does not fit into a ``batch``.
         """
         request = resolved.request
-        ask = self.authorizer(caller, name, repository, request.names)
         granted: set[str] = set()
 
-        def authorize(permission: str) -> None:
-            ask(permission)
-            granted.add(permission)
+        def authorizer(repository: Repository) -> Callable[[str], None]:
+            ask = self.authorizer(caller, name, repository, request.names)
 
+            def authorize(permission: str) -> None:
+                ask(permission)
+                granted.add(permission)
+
+            return authorize
+
+        authorize = authorizer(repository)
         if authorized:
             granted.add(resolved.permission)
         else:
@@ -287,6 +295,7 @@ class Dispatcher:
                 token=token,
                 stamp=stamp,
                 granted=granted,
+                authorizer=authorizer,
                 batch=batch,
             )
 

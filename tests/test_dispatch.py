@@ -281,6 +281,16 @@ def test_the_same_command_on_another_lease_and_with_another_body() -> None:
     assert seen[2][1] == b"another"
 
 
+def test_on_another_lease_the_policy_is_asked_about_that_lease() -> None:
+    """The first lease may be somebody else's by then."""
+    commands = registry(x=lambda context: context.authorize("push") or b"")
+    bench, other = Bench(commands), FakeRepository()
+    bound = bench.bind("x")
+    bound.on(other).run()
+    assert [each.repository for each in bench.asked] == [bench.repository, other]
+    assert bound.granted == {"pull", "push"}
+
+
 def test_another_lease_must_be_in_the_same_state() -> None:
     bench, other = Bench(), FakeRepository()
     bound = bench.bind("heads")
