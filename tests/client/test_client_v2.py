@@ -38,7 +38,6 @@ from hgwire_wsgi.errors import (
     UnexpectedFrame,
 )
 from hgwire_wsgi.framing import EXP_0002, PROFILES, STREAM_END, Atom, Frame, FrameBuffer, encode_frame, parse_frame
-from hgwire_wsgi.http.v2.api import ApiSettings
 from hgwire_wsgi.limits import Limits
 from hgwire_wsgi.testing.memory import MemoryProvider, MemoryRepository
 
