@@ -481,7 +481,7 @@ class TestEncoders:
     def test_responses_arrive(self, data: bytes | list[bytes], profile: Profile | None, end: bool, size: int) -> None:
         stream = OutgoingStream(2, profile, frame_size=size)
         frames = [EXP_0002.encode_settings(stream, 1)] if profile else []
-        frames += EXP_0002.encode_response(stream, ANSWERED, data, end)
+        frames += EXP_0002.encode_response(stream, ANSWERED, data, True, end)
         assert [bool(item.stream_flags & 2) for item in frames] == [False] * (len(frames) - 1) + [end]
         client = ClientReactor(EXP_0002)
         list(client.send_command(OutgoingStream(1), b"c")[1].frames)

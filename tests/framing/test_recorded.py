@@ -200,12 +200,12 @@ class TestResponses:
         stream = stream_of(case, frame_size=case["maxframesize"])
         data = raw_bytes(case["data_hex"])
         wanted = [recorded_frame(each) for each in expected(case, "frames")]
-        assert list(EXP_0002.encode_response(stream, asked(case), data, False)) == wanted
+        assert list(EXP_0002.encode_response(stream, asked(case), data, True, False)) == wanted
         # The same bytes in any pieces give the same frames.
         for size in (1, 7, 10, 4096):
             pieces = (data[start : start + size] for start in range(0, len(data), size))
             again = stream_of(case, frame_size=case["maxframesize"])
-            assert list(EXP_0002.encode_response(again, asked(case), pieces, False)) == wanted
+            assert list(EXP_0002.encode_response(again, asked(case), pieces, True, False)) == wanted
 
     @cases("bytes_response.json", op="error")
     def test_error(self, case: Any) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from hgwire_wsgi.commands.objects import NULL, PushKeyResult
 from hgwire_wsgi.errors import CommandFailed, UnknownCommand
 from hgwire_wsgi.negotiation import ServerCapabilities
 from hgwire_wsgi.repositories.base import (
-    NULL,
     IncrementalBundles,
     Lease,
-    PushKeyResult,
     Repository,
     RepositoryProvider,
     Subresources,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hgwire_wsgi import BytesResponse, CommandContext, CommandRegistry, ServerCapabilities, WireApp, WireMiddleware
+from hgwire_wsgi.events import RequestClosed
 from hgwire_wsgi.testing import WireTestApp
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
@@ -400,7 +401,6 @@ def test_a_truncated_push_changes_nothing(repo: Path, bundle: bytes) -> None:
     statuses: list[str] = []
     response = served.app(environ, lambda status, headers, exc_info=None: statuses.append(status))
     assert b"".join(response) == b"0\nthe request body is shorter than its Content-Length\n"
-    response.close()
     assert statuses[0].startswith("400 ")
     assert served.wire("/", "heads").data == before
 
@@ -553,8 +553,13 @@ def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -
     with provider.lease("") as after:
         assert after.content_token() == before.content_token()
         assert after.change_stamp() != before.change_stamp()
-    commands.override("marks", lambda context: b"after", cacheable=True)
-    assert served.app._v1._repeats._replies._entries == {}
+    outcomes: list[str] = []
+    observed = WireApp(
+        provider, commands=commands, observers=[lambda event: outcomes.append(getattr(event, "cache", ""))]
+    )
+    assert WireTestApp(observed).wire("/", "marks").data == b"between"
+    assert WireTestApp(observed).wire("/", "marks").data == b"between"
+    assert "hit" not in [event.cache for event in events if isinstance(event, RequestClosed)]
 
 
 def test_a_setting_from_between_two_equal_states_is_not_remembered(repo: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from hgwire_wsgi.commands.context import CommandContext
-from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.events import PushChanges
 from hgwire_wsgi.negotiation import ClientProtocol, ServerCapabilities
@@ -72,15 +71,18 @@ def run(repo: Path) -> Run:
     return run
 
 
+def not_called(context: CommandContext, name: str) -> Any:
+    raise AssertionError(name)
+
+
 def make_context(**fields: Any) -> CommandContext:
     return CommandContext(
-        commands=CommandRegistry(),
         user=None,
         protocol=ClientProtocol(),
         server=ServerCapabilities(),
         environ={},
         authorize=lambda permission: None,
-        transport="http-v1",
+        runner=not_called,
         **fields,
     )
 
@@ -141,12 +143,12 @@ def test_bookmarks(run: Run, repo: Path) -> None:
         (first, second, (nodes[0], nodes[1])),
         (second, "", (nodes[1], None)),
     ):
-        assert run("pushkey", old=old, new=new, **pushed) == [PushChanges(0, bookmarks={b"mark": expected})]
+        assert run("pushkey", old=old, new=new, **pushed) == [PushChanges(changesets=0, bookmarks={b"mark": expected})]
 
 
 def test_phases(run: Run, repo: Path) -> None:
     reported = run("pushkey", namespace="phases", key=node_of(repo, "1"), old="1", new="0")
-    assert reported == [PushChanges(0, phases=2)]
+    assert reported == [PushChanges(changesets=0, phases=2)]
 
 
 def test_markers(run: Run, repo: Path) -> None:
@@ -156,7 +158,9 @@ def test_markers(run: Run, repo: Path) -> None:
     keys = subprocess.run(
         [sys.executable, "-c", KEYS, str(exported)], check=True, capture_output=True, text=True, timeout=60
     ).stdout
-    assert run("pushkey", namespace="obsolete", key="dump0", old="", new=keys.strip()) == [PushChanges(0, obsmarkers=1)]
+    assert run("pushkey", namespace="obsolete", key="dump0", old="", new=keys.strip()) == [
+        PushChanges(changesets=0, obsmarkers=1)
+    ]
 
 
 KEYS = """

@@ -356,7 +356,7 @@ def test_a_producer_gives_up_if_the_repository_has_changed(bundles: FakeBundles)
 
     bundles.times, bundles.between = 2, change
     exchange = Exchange(serving(bundles, provider, streaming(lambda: iter([b"x"]))), "cmd=x")
-    assert exchange.status == "500 the repository has changed"
+    assert exchange.status == "503 the repository has changed"
     assert provider.held == 0
 
 
