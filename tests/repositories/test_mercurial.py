@@ -553,10 +553,8 @@ def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -
     with provider.lease("") as after:
         assert after.content_token() == before.content_token()
         assert after.change_stamp() != before.change_stamp()
-    outcomes: list[str] = []
-    observed = WireApp(
-        provider, commands=commands, observers=[lambda event: outcomes.append(getattr(event, "cache", ""))]
-    )
+    events: list[Any] = []
+    observed = WireApp(provider, commands=commands, observers=[events.append])
     assert WireTestApp(observed).wire("/", "marks").data == b"between"
     assert WireTestApp(observed).wire("/", "marks").data == b"between"
     assert "hit" not in [event.cache for event in events if isinstance(event, RequestClosed)]
