@@ -330,3 +330,9 @@ def test_it_needs_mercurial(
     assert capsys.readouterr().err == (
         'hgwire: mercurial is not installed; run: pip install "hgwire-wsgi[mercurial]"\n'
     )
+
+
+def test_a_folder_that_cannot_be_used(demonstration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert warm(demonstration, "--cache-dir", tmp_path / "file" / "cache") == 1
+    assert capsys.readouterr().err == f"hgwire: bundles cannot be cached in {tmp_path}/file/cache: Not a directory\n"

@@ -387,6 +387,12 @@ def test_a_damaged_push_changes_nothing_and_is_no_traceback(
     assert caplog.text == ""
 
 
+def test_arguments_of_getbundle_that_mercurial_does_not_know_are_dropped(repo: Path) -> None:
+    """It would print a warning for each."""
+    served = app(repo)
+    assert served.wire("/", "getbundle", {"nosuch": "1"}).data == served.wire("/", "getbundle").data
+
+
 def test_a_truncated_push_changes_nothing(repo: Path, bundle: bytes) -> None:
     served = app(repo, *OPEN)
     before = served.wire("/", "heads").data

@@ -124,6 +124,16 @@ def test_unused_repositories_are_bounded_and_the_oldest_go() -> None:
     assert [again[name] is first[name].repository for name in "abc"] == [False, True, True]
 
 
+def test_several_unused_objects_of_one_repository() -> None:
+    pool = make(idle=2)
+    first, second, third = (pool.lease("a") for _ in range(3))
+    for lease in (first, second, third):
+        lease.release()
+    # The oldest went; the other two are used again.
+    again = {id(pool.lease("a").repository), id(pool.lease("a").repository)}
+    assert again == {id(second.repository), id(third.repository)}
+
+
 def test_failing_to_open_takes_no_lease() -> None:
     def fail(name: str, state: bytes) -> Opened:
         raise RepositoryNotFound(name)

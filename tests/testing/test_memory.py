@@ -486,3 +486,8 @@ class TestProvider:
         with MemoryProvider({"": repository}).lease("") as leased:
             repository.commit({"a": b"1"})
             assert leased.heads() == heads != repository.heads()
+
+
+def test_names_are_listed() -> None:
+    provider = MemoryProvider({"b": MemoryRepository(), "a/c": MemoryRepository()})
+    assert provider.names(10) == ["a/c", "b"] and provider.names(1) == ["a/c"]
