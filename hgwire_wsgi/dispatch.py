@@ -1,4 +1,4 @@
-"""From a request for a command to a command that is ready to run, in one place for all transports.
+"""Dispatch: turns a request for a command into a command that is ready to run, once for all transports.
 
 The order is the same everywhere, and each step happens once:
 
@@ -7,7 +7,7 @@ The order is the same everywhere, and each step happens once:
 3. *decode*: turn the arguments into Python values;
 4. *run*: call the handler, and check what it returns.
 
-Nothing runs before steps 1 to 3 are done for every sub-command.
+Nothing runs before steps 1 to 3 have succeeded for every sub-command.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHARED_WITH_BATCH = ("access-hidden",)
 
 
 class Caller(Protocol):
-    """Who asks: what a transport knows of the request that carries the command."""
+    """The caller: facts about the request that carries a command."""
 
     @property
     def environ(self) -> Mapping[str, Any]: ...
@@ -56,9 +56,9 @@ class BoundCommand:
     Attributes:
         command: the declaration.
         repository: leased for it.
-        context: what the handler knows.
+        context: the context for its handler.
         arguments: the handler's keyword arguments.
-        permission: the strictest that it and its sub-commands need.
+        permission: the strictest one that it and its sub-commands need.
         token: content token of the repository before the command runs.
         stamp: change stamp of the repository before the command runs.
         granted: the permissions that the policy granted so far; a command may ask for more while it runs.
@@ -79,9 +79,9 @@ class BoundCommand:
 
     @property
     def cacheable(self) -> bool:
-        """Whether the reply depends on nothing but the repository's state, the command and its arguments.
+        """Whether the reply depends only on the repository's state, the command and its arguments.
 
-        With ``access-hidden`` it also depends on who asks.
+        With ``access-hidden``, it also depends on the user.
         """
         may_cache = self.repository.may_cache
         return (
@@ -104,7 +104,7 @@ class BoundCommand:
         return _run(self.command, self.context, self.arguments)
 
     def require_unchanged(self, repository: Repository) -> None:
-        """Check another lease of the repository.
+        """Check that another lease of the repository is in the same state.
 
         Raises:
             StreamChanged: if it is not in the state that this command was bound in.
@@ -137,13 +137,13 @@ def _run(command: Command, context: CommandContext, arguments: Mapping[str, Any]
 
 @attrs.frozen(kw_only=True)
 class Resolved:
-    """A request whose commands were found, before anything was asked or decoded.
+    """A request whose commands were found, but not authorized or decoded yet.
 
     Attributes:
-        request: what is asked for.
+        request: the request.
         command: the command.
         batch: the sub-commands of a ``batch``.
-        permission: the strictest that any of them needs.
+        permission: the strictest one that any of them needs.
     """
 
     request: WireRequest
@@ -159,8 +159,8 @@ class Dispatcher:
     Attributes:
         commands: the registry of the application.
         policy: asked before anything runs.
-        server: what is offered, before a repository adjusts it.
-        limits: bounds.
+        server: the offered capabilities, before a repository adjusts them.
+        limits: limits on what a peer controls.
     """
 
     commands: CommandRegistry
@@ -171,13 +171,13 @@ class Dispatcher:
     def authorizer(
         self, caller: Caller, name: str, repository: Repository, commands: tuple[str, ...]
     ) -> Callable[[str], None]:
-        """A function that raises :class:`PermissionDenied` unless the caller has the permission it is called with.
+        """Return a function that raises :class:`PermissionDenied` unless the caller has the given permission.
 
         Args:
-            caller: who asks.
+            caller: the caller.
             name: the repository's name.
             repository: leased for the request.
-            commands: what is to run.
+            commands: the commands to be run.
         """
 
         def authorize(permission: str) -> None:
@@ -196,7 +196,7 @@ class Dispatcher:
         return authorize
 
     def find(self, name: str, repository: Repository, version: ProtocolVersion) -> Command | None:
-        """The command of a name, as a repository has it; ``None`` if there is none."""
+        """Return the command of a repository by name; ``None`` if there is none."""
         return self.commands.resolve(name, repository.commands(), version)
 
     def resolve(self, request: WireRequest, repository: Repository, version: ProtocolVersion) -> Resolved:
@@ -237,19 +237,19 @@ class Dispatcher:
 
         Args:
             resolved: what :meth:`resolve` found.
-            caller: who asks.
+            caller: the caller.
             name: the repository's name.
             repository: leased for the request.
             server: what is negotiated for this repository.
-            client: what the client understands.
-            body: what the command may read.
+            client: the client's capabilities.
+            body: the body that the command may read.
             version: the protocol version.
             codec: how arguments are encoded.
-            authorized: whether the policy was asked the same question already.
+            authorized: whether the policy has already been asked the same question.
 
         Raises:
             PermissionDenied: by the policy.
-            InvalidArgument: if arguments are missing or malformed, or a sub-command does not fit into a ``batch``.
+            InvalidArgument: if arguments are missing or malformed, or a sub-command cannot be batched.
         """
         request = resolved.request
         granted: set[str] = set()

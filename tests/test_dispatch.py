@@ -214,7 +214,7 @@ def test_whether_a_reply_fits_into_a_batch_is_decided_by_the_reply() -> None:
     commands.command("long", permission="pull", reply="any")(lambda context: StreamResponse(Chunks([b"x"])))
     bench = Bench(commands)
     assert bench.bind("batch", arguments={"cmds": b"heads ;short "}).run() == BytesResponse(b"11" * 20 + b"\n;short")
-    with pytest.raises(InvalidArgument, match="batch: long cannot be batched: it answers with a stream"):
+    with pytest.raises(InvalidArgument, match="batch: long cannot be batched: its reply is a stream"):
         bench.bind("batch", arguments={"cmds": b"short ;long "}).run()
     assert closed == [1]
 

@@ -1,4 +1,4 @@
-"""Policies: whether a request may do what it asks.
+"""Access policies: they decide whether a request may run.
 
 A policy is a callable that takes an :class:`AccessRequest` and raises :class:`PermissionDenied`, or returns.  It is
 asked for every request before anything runs, with the strictest permission that the command and all its sub-commands
@@ -20,12 +20,12 @@ __all__ = ["AccessRequest", "Policy", "hgweb_policy"]
 
 @attrs.frozen(kw_only=True)
 class AccessRequest:
-    """What is asked of a policy.
+    """A question to a policy: may this user run these commands?
 
     Attributes:
         permission: ``pull`` or ``push``.
-        upload: whether the push is one of the contents of a large file, by ``PUT``, and names no command.
-        user: who asks; ``None`` if nobody was authenticated.
+        upload: true for the upload of a large file by ``PUT``, which names no command.
+        user: the authenticated user; ``None`` if unauthenticated.
         name: the repository's name, empty for one served at ``/``.
         repository: the repository, leased for this request.
         commands: the command and its sub-commands; empty for large files.
@@ -53,15 +53,15 @@ _FLAGS = {
 
 
 def _flag(value: str | None, default: bool, strict: bool) -> bool:
-    """A setting that is a flag; one that is neither yes nor no counts as whatever allows less."""
+    """Read a boolean setting.  Unrecognised values are treated as the stricter one."""
     return default if value is None else _FLAGS.get(value.strip().lower(), strict)
 
 
 def hgweb_policy(request: AccessRequest) -> None:
-    """hgweb's own rules, in its order and its words (observed in 7.2).
+    """Apply hgweb's own rules, in its order and with its messages (observed in 7.2).
 
     Settings of section ``web``: ``deny_read`` and ``allow_read``, ``allow-pull``, then for pushes the method,
-    ``push_ssl`` (on unless switched off), ``deny_push``, and ``allow-push`` (nobody unless set).
+    ``push_ssl`` (default: on), ``deny_push``, and ``allow-push`` (default: nobody).
 
     Raises:
         PermissionDenied: with 401, 403 or 405.

@@ -1,1 +1,1 @@
-"""Commands: the registry, what a request asks for, and what a command answers."""
+"""Commands: the registry, requests for commands, and their responses."""

@@ -1,4 +1,4 @@
-"""Typed arguments of commands, and a codec for each way they travel.
+"""Typed arguments of commands, with a codec for each encoding.
 
 A command declares the type of each argument and always gets the same Python values:
 
@@ -135,7 +135,7 @@ def _value_list(value: object) -> list[bytes]:
 def _value_nodes(value: object) -> list[bytes]:
     nodes = _value_list(value)
     if any(len(node) not in _NODE_LENGTHS for node in nodes):
-        raise ValueError("holds something other than nodes of 20 or 32 bytes")
+        raise ValueError("contains something other than nodes of 20 or 32 bytes")
     return nodes
 
 
@@ -144,7 +144,7 @@ def _value_pairs(value: object) -> list[tuple[bytes, bytes]]:
         raise ValueError("is not a list")
     pairs = [_value_nodes(pair) for pair in value]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("holds something other than pairs of nodes")
+        raise ValueError("contains something other than pairs of nodes")
     return [(top, bottom) for top, bottom in pairs]
 
 

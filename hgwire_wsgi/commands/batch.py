@@ -29,21 +29,21 @@ class SubCommand:
 
 
 def escape(plain: bytes) -> bytes:
-    """Write bytes so that they hold no separator."""
+    """Escape the separators in a name, value or reply."""
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], plain)
 
 
 def unescape(escaped: bytes) -> bytes:
-    """The opposite of :func:`escape`; a colon that begins no escape stands for itself."""
+    """Undo :func:`escape`; a colon that begins no escape stands for itself."""
     return _ESCAPED.sub(lambda match: _UNESCAPES[match[0]], escaped)
 
 
 def split_commands(cmds: bytes, limit: int) -> tuple[SubCommand, ...]:
-    """Take ``cmds`` apart.
+    """Parse ``cmds``.
 
     Args:
         cmds: the argument as sent, without its outer encoding.
-        limit: how many commands there may be.
+        limit: maximum number of commands.
 
     Raises:
         RequestError: if it is malformed or too long.
@@ -68,5 +68,5 @@ def _split_command(part: bytes) -> SubCommand:
 
 
 def join_replies(replies: list[bytes]) -> bytes:
-    """Put the replies of a batch together."""
+    """Join the replies of a batch."""
     return b";".join(map(escape, replies))

@@ -1,4 +1,4 @@
-"""What a request asks for: a command, its arguments, and the permission it needs.
+"""Requests for commands: the command, its arguments, and the permission it needs.
 
 Pure functions.  The transports act on the same values, so a forge or a proxy that classifies a request sees what will
 run.
@@ -21,7 +21,7 @@ from .registry import CommandRegistry, Permission, ProtocolVersion, stricter
 __all__ = ["WireRequest", "describe", "names_command"]
 
 _PLAIN = re.compile(r"cmd=([^&%+]+)")
-"""What nearly all query strings are."""
+"""The form of nearly all query strings."""
 
 
 @attrs.frozen
@@ -33,9 +33,9 @@ class WireRequest:
         arguments: values by name, as sent.  In version 1: bytes; headers and body go before the query string, and the
             first of repeated ones counts.
         batch: the sub-commands, if the command is ``batch``.
-        permission: the strictest that the command and its sub-commands need.  What the registry does not know counts as
-            ``push``.
-        posted: how many bytes of the body, after decompression, are arguments.
+        permission: the strictest that the command and its sub-commands need.  Commands missing from
+            the registry count as ``push``.
+        posted: number of bytes of the body, after decompression, that are arguments.
     """
 
     command: str
@@ -51,7 +51,7 @@ class WireRequest:
 
 
 def names_command(query: str) -> tuple[str, ...]:
-    """The commands that a query string names; usually one, or none."""
+    """Return the commands that a query string names; usually one, or none."""
     plain = _PLAIN.fullmatch(query)
     if plain is not None:
         return (plain[1],)
@@ -67,7 +67,7 @@ def describe(
     posted: int = 0,
     version: ProtocolVersion = "v1",
 ) -> WireRequest:
-    """Say what a command with its arguments asks for, however it arrived.
+    """Make the request for a command with its arguments, independent of its transport.
 
     Raises:
         RequestError: for a malformed ``batch``.

@@ -1,4 +1,4 @@
-"""What a command knows about the request that it serves."""
+"""The context in which a command runs."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class Runnable(Protocol):
 
 @attrs.frozen(kw_only=True)
 class CommandContext:
-    """One request, as commands see it.  A command cannot tell which transport called it.
+    """One request, as a command sees it.  It does not reveal which transport called.
 
     Attributes:
-        repository: leased for this request alone.
+        repository: leased for this request only.
         arguments: the arguments as sent, by name, undeclared ones included; bytes, or values of a typed encoding.
         user: the authenticated user; ``None`` if unauthenticated.
-        protocol: what the client understands.
+        protocol: the client's capabilities.
         server: what is negotiated for this repository.
-        body: what follows the arguments in the request; read once, in pieces.
+        body: the data after the arguments in the request; read once, in chunks.
         environ: the WSGI environ as a value, for backends that pass it to hooks.
-        authorize: raises :class:`PermissionDenied` unless the request has a permission; for commands that find out what
-            they need while they run.
+        authorize: raises :class:`PermissionDenied` unless the request has a permission; for commands that
+            determine what they need while they run.
         runner: see :meth:`call`.
         batch: the commands of a ``batch``, ready to run.
         offers_batch: whether the application has ``batch``.
-        limits: bounds on what a peer controls.
-        report_changes: for backends: called after each transaction with what it changed; ``None`` if nobody observes.
+        limits: limits on what a peer controls.
+        report_changes: for backends: called after each transaction with its changes; ``None`` without observers.
     """
 
     repository: RepositoryObjects
@@ -75,7 +75,7 @@ class CommandContext:
 
     @property
     def client(self) -> str:
-        """Who asks and from where, for logs and hooks: ``remote:<scheme>:<address>:<user>``."""
+        """The client's scheme, address and user, for logs and hooks: ``remote:<scheme>:<address>:<user>``."""
         scheme = self.environ.get("wsgi.url_scheme", "http")
         address = self.environ.get("REMOTE_HOST") or self.environ.get("REMOTE_ADDR") or ""
         return f"remote:{scheme}:{quote(address)}:{quote(self.user or '')}"

@@ -1,6 +1,6 @@
-"""What the standard commands ask of a repository.
+"""The methods of a repository behind the standard commands.
 
-A backend implements what it has; see :mod:`hgwire_wsgi.repositories.base`.
+A backend implements the ones it supports; see :mod:`hgwire_wsgi.repositories.base`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PushKeyResult:
 
     Attributes:
         success: whether the key has the new value.
-        output: what hooks printed.
+        output: the output of hooks.
     """
 
     success: bool
@@ -36,11 +36,11 @@ class PushKeyResult:
 class RepositoryObjects:
     """The objects behind the standard commands.
 
-    Nodes are 20 bytes.  A command whose method is not implemented is unknown in this repository.
+    Nodes are 20 bytes.  A command whose method is not implemented does not exist in this repository.
     """
 
     def capabilities(self) -> Iterable[bytes]:
-        """Return the tokens of the ``capabilities`` reply, except those that the transport adds."""
+        """Return the tokens of the ``capabilities`` reply, except those added by the transport."""
         return ()
 
     def heads(self) -> Sequence[bytes]:
@@ -60,7 +60,7 @@ class RepositoryObjects:
         raise _missing("known")
 
     def lookup(self, key: bytes) -> bytes:
-        """Return the node of a hash or its beginning, a revision number, a tag, a bookmark or a branch.
+        """Return the node of a hash or its prefix, a revision number, a tag, a bookmark or a branch.
 
         Raises:
             CommandFailed: if there is no such revision.
@@ -84,7 +84,7 @@ class RepositoryObjects:
         raise _missing("changegroup")
 
     def getbundle(self, **arguments: Any) -> Response:
-        """Return a bundle of what the client lacks; the arguments are the declared ones of ``getbundle``, decoded."""
+        """Return a bundle of the data that the client lacks; takes the declared arguments of ``getbundle``, decoded."""
         raise _missing("getbundle")
 
     def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
@@ -98,7 +98,7 @@ class RepositoryObjects:
         raise _missing("unbundle")
 
     def stream_out(self) -> Response:
-        """Return the files of the store as they are."""
+        """Return the files of the store unchanged."""
         raise _missing("stream_out")
 
     def clone_bundles(self, *, legacy: bool) -> bytes:
@@ -109,7 +109,7 @@ class RepositoryObjects:
         """Return a bundle that the manifest of clone bundles lists for inline transfer.
 
         Raises:
-            CommandFailed: if there is none of that path.
+            CommandFailed: if there is none at that path.
         """
         raise CommandFailed("no such bundle")
 

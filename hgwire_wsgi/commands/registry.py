@@ -1,7 +1,7 @@
 """The registry: commands, their arguments, permissions and kinds of reply, as data.
 
-A registry belongs to one application.  A command without a declared permission cannot be made, and an unknown name
-counts as needing ``push``.
+A registry belongs to one application.  Every command declares its permission; an unknown name counts as needing
+``push``.
 
 A command is registered for one protocol version or, without one, for all of them.  ``("v1", "heads")`` and
 ``("v2", "heads")`` may differ in arguments and reply; a lookup prefers the version it asks for.
@@ -23,11 +23,11 @@ Handler = Callable[..., Any]
 """Called with a context and the arguments by name; returns a response, or ``bytes``."""
 
 Permission = Literal["pull", "push"]
-"""What a command may do, the stricter one last: read the repository, or change it."""
+"""What a command may do: read the repository, or change it.  The stricter one is last."""
 
 ReplyKind = Literal["bytes", "stream", "legacy", "push", "any"]
-"""What a command answers with: a short reply, a long one, a long one that is never compressed, the reply to a push; or,
-for ``any``, what the response value says."""
+"""The kind of a command's reply: a short one, a long one, a long one that is never compressed, the reply to a push; or,
+for ``any``, the type of the response value."""
 
 ProtocolVersion = Literal["v1", "v2"]
 
@@ -36,7 +36,7 @@ _BATCHED: tuple[ReplyKind, ...] = ("bytes", "any")
 
 
 def stricter(*permissions: Permission) -> Permission:
-    """The strictest of several permissions; without any, the strictest there is."""
+    """Return the strictest of several permissions; of none, the strictest one."""
     return max(permissions, key=_PERMISSIONS.index, default=_PERMISSIONS[-1])
 
 
@@ -46,12 +46,12 @@ class Command:
 
     Attributes:
         name: its name on the wire.
-        handler: does the work.
+        handler: the function that runs it.
         permission: what it may do.
         arguments: the declared ones, in order.
         rest: whether undeclared arguments reach the handler, as the mapping ``rest``.
-        reply: what it answers with.
-        body: whether it reads a request body besides its arguments.
+        reply: the kind of its reply.
+        body: whether it reads a request body in addition to its arguments.
         version: the protocol version it belongs to; ``None`` for all.
         cacheable: whether its reply depends on repository state and arguments alone.  Applications that share a
             store share the replies of handlers that have the same module and qualified name.
@@ -77,7 +77,7 @@ class Command:
 
     def __attrs_post_init__(self) -> None:
         if not self.name or set(self.name) & set(" ;,=&?#"):
-            raise ValueError(f"not a valid name for a command: {self.name!r}")
+            raise ValueError(f"not a valid command name: {self.name!r}")
         if self.cacheable and self.permission == "push":
             raise ValueError(f"{self.name}: the reply of a command that changes the repository is never cached")
         if self.cacheable and not self.handler_name[1]:
@@ -85,7 +85,7 @@ class Command:
 
     @property
     def batchable(self) -> bool:
-        """Whether it may be part of a ``batch``.  A command with ``reply="any"`` may try."""
+        """Whether it may be part of a ``batch``; true for ``reply="any"``, where the response decides."""
         return self.reply in _BATCHED and not self.body and self.name != "batch"
 
     @property
@@ -97,7 +97,7 @@ class Command:
         """Check the arguments of a request and decode them.
 
         Args:
-            arguments: encoded values by name.  Undeclared ones are dropped, or collected if the declaration asks.
+            arguments: encoded values by name.  Undeclared ones are dropped, or collected for ``rest``.
             codec: how they are encoded.
 
         Returns:
@@ -149,11 +149,11 @@ _Key = tuple[ProtocolVersion | None, str]
 class CommandRegistry(Mapping[str, Command]):
     """Commands by protocol version and name.
 
-    As a mapping by name alone it shows one command per name: the one for all versions, or else that of the oldest
+    As a mapping by name, it shows one command per name: the one for all versions, or else that of the oldest
     version.
 
-    A registry also remembers what was removed from it, so that a repository cannot bring back a command that its host
-    took out.
+    A registry also remembers removed commands, so that a repository cannot restore a command that its host
+    removed.
     """
 
     def __init__(self, commands: Iterable[Command] = ()) -> None:
@@ -204,7 +204,7 @@ class CommandRegistry(Mapping[str, Command]):
             permission: ``pull`` or ``push``.  There is no default.
             args: required arguments, by name or as :class:`Argument`; ``"*"`` stands for all others.
             optional: optional ones.
-            reply: what it answers with.
+            reply: the kind of its reply.
             body: whether it reads a request body.
             version: the protocol version it belongs to (default: all).
             cacheable: whether its reply depends on repository state and arguments alone.
@@ -262,9 +262,9 @@ class CommandRegistry(Mapping[str, Command]):
         return command.handler
 
     def remove(self, *names: str) -> None:
-        """Remove commands of all versions, also those that a repository would bring.
+        """Remove commands of all versions, including those that a repository would provide.
 
-        A name that is not registered may be given: a repository's extensions register theirs later.
+        Unregistered names are allowed, because a repository's extensions register their commands later.
         """
         self._check_mutable()
         for name in names:
@@ -272,7 +272,7 @@ class CommandRegistry(Mapping[str, Command]):
             self._removed.add(name)
 
     def merge(self, other: CommandRegistry) -> None:
-        """Take over everything that another registry has, and everything that it removed."""
+        """Apply all commands and all removals of another registry."""
         self._check_mutable()
         for command in other._commands.values():
             self.register(command)
@@ -280,11 +280,11 @@ class CommandRegistry(Mapping[str, Command]):
         self.remove(*other._removed)
 
     def add_backend_commands(self, commands: Mapping[str, Command], known: Mapping[str, Permission]) -> None:
-        """Add what repositories may bring, where no command of that name was registered or removed.
+        """Add commands that repositories may provide, unless their names were registered or removed.
 
         Args:
             commands: commands by name.
-            known: permissions of commands that are only known by name; they are not offered, only classified.
+            known: permissions of commands that are known only by name; these are classified but not offered.
         """
         self._check_mutable()
         for name, command in commands.items():
@@ -308,9 +308,9 @@ class CommandRegistry(Mapping[str, Command]):
     def resolve(
         self, name: str, from_repository: Mapping[str, Command], version: ProtocolVersion = "v1"
     ) -> Command | None:
-        """Find a command for a repository that brings commands of its own.
+        """Find a command for a repository that has its own commands.
 
-        A host's command goes before the repository's, the repository's before a standard one.  Where both declare a
+        A host's command takes precedence over the repository's, and that over a standard one.  Where both declare a
         command, the stricter permission holds.
         """
         if name in self._removed:
@@ -327,7 +327,7 @@ class CommandRegistry(Mapping[str, Command]):
         return attrs.evolve(theirs, permission=stricter(own.permission, theirs.permission), cacheable=False)
 
     def permission_of(self, name: str, version: ProtocolVersion = "v1") -> Permission:
-        """The permission that a name needs: ``push`` if it is unknown."""
+        """The permission that a command needs; ``push`` for an unknown name."""
         command = self.find(name, version)
         if command is not None:
             return command.permission

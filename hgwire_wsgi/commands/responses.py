@@ -1,4 +1,4 @@
-"""What a command returns: inert values, which each transport renders with a table of its own."""
+"""Responses of commands: inert values, which each transport renders with its own table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StreamResponse:
 
     Attributes:
         chunks: the reply in pieces; closed when the response ends, if it has ``close``.
-        prefer_uncompressed: compressing it again would gain nothing.
+        prefer_uncompressed: true for incompressible data.
     """
 
     chunks: Iterable[bytes]
@@ -46,7 +46,7 @@ class StreamResponse:
 
 @attrs.frozen
 class LegacyStreamResponse:
-    """A long reply that version 1 sends as it is: ``stream_out``, and the bundle2 reply to a push.
+    """A long reply that version 1 never compresses: ``stream_out``, and the bundle2 reply to a push.
 
     Attributes:
         chunks: as for :class:`StreamResponse`.
@@ -61,7 +61,7 @@ class PushResponse:
 
     Attributes:
         result: 0 for failure, else 1 plus the number of heads added, or -1 minus those removed.
-        output: what the server has to say, hooks included.
+        output: the server's messages, including the output of hooks.
     """
 
     result: int
@@ -74,7 +74,7 @@ class PushError:
 
     Attributes:
         message: one line for the user.
-        output: what the server had said until then.
+        output: the server's messages until then.
     """
 
     message: bytes
@@ -102,7 +102,7 @@ RESPONSE_TYPES: tuple[type[Response], ...] = (
     PushError,
     OutOfBandError,
 )
-"""All of them: every transport's table has exactly these keys."""
+"""All response types: every transport's table has exactly these keys."""
 
 
 def _bytes_reply(response: BytesResponse) -> bytes:

@@ -1,7 +1,7 @@
-"""The standard commands of version 1: their declarations, and what they say on the wire.
+"""The standard commands of version 1: their declarations, and their replies on the wire.
 
-Names, arguments and replies are as Mercurial 7.2 was seen to have them.  A handler turns arguments into a call of the
-repository, and what that returns into bytes; repositories that bring commands of their own (see
+Names, arguments and replies are those observed in Mercurial 7.2.  A handler turns arguments into a call of the
+repository, and what that returns into bytes; repositories with their own commands (see
 ``Repository.commands``) replace the handlers and keep the declarations.
 """
 
@@ -27,8 +27,8 @@ __all__ = ["STANDARD_COMMANDS"]
 def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Response:
     """Run the sub-commands in order.
 
-    The dispatcher has checked all of them, so the only thing that can go wrong here is a sub-command that fails.
-    Whether a reply fits is decided by its type: streams do not.  A refusal replaces the reply of the whole batch.
+    The dispatcher has checked all of them, so the only possible error here is a sub-command that fails.  The type of a
+    reply decides whether it can be batched: streams cannot.  A refusal replaces the reply of the whole batch.
     """
     replies: list[bytes] = []
     size = 0
@@ -39,7 +39,7 @@ def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Respo
         reply = short_reply(response)
         if reply is None:
             close_source(getattr(response, "chunks", None))
-            raise InvalidArgument(f"batch: {sub.command.name} cannot be batched: it answers with a stream")
+            raise InvalidArgument(f"batch: {sub.command.name} cannot be batched: its reply is a stream")
         replies.append(reply)
         size += len(reply)
         if size > context.limits.batch_reply:
@@ -64,7 +64,7 @@ def _between(repository: RepositoryObjects, top: bytes, bottom: bytes) -> list[b
 
 
 def branches(context: CommandContext, nodes: list[bytes]) -> bytes:
-    """For each node the linear run it is on: the node, where the run begins, and the two parents there."""
+    """For each node, the linear run that contains it: the node, the start of the run, and the start's two parents."""
     lines = []
     for node in nodes or [context.repository.heads()[0]]:
         start, parents = node, context.repository.parents(node)
@@ -83,7 +83,7 @@ def branchmap(context: CommandContext) -> bytes:
 
 
 def capabilities(context: CommandContext) -> bytes:
-    """What this server can do, sorted."""
+    """The capabilities, sorted."""
     return b" ".join(sorted({*context.repository.capabilities(), *context.capabilities}))
 
 
@@ -113,7 +113,7 @@ def get_cached_bundle_inline(context: CommandContext, path: bytes) -> Response:
 
 
 def getbundle(context: CommandContext, rest: dict[str, bytes], **arguments: Any) -> Response:
-    """A bundle of what the client lacks."""
+    """A bundle of the data that the client lacks."""
     return context.repository.getbundle(**arguments)
 
 
@@ -128,7 +128,7 @@ def hello(context: CommandContext) -> bytes:
 
 
 def known(context: CommandContext, nodes: list[bytes], rest: dict[str, bytes]) -> bytes:
-    """For each node ``1`` if it is here, else ``0``."""
+    """For each node, ``1`` if the repository has it, else ``0``."""
     return b"".join(b"1" if here else b"0" for here in context.repository.known(nodes))
 
 
@@ -139,7 +139,7 @@ def listkeys(context: CommandContext, namespace: bytes) -> bytes:
 
 
 def lookup(context: CommandContext, key: bytes) -> bytes:
-    """``1`` and the node that a name stands for, or ``0`` and why it stands for none."""
+    """``1`` and the node of a name, or ``0`` and the reason why there is none."""
     try:
         return b"1 %s\n" % binascii.hexlify(context.repository.lookup(key))
     except CommandFailed as error:
@@ -147,18 +147,18 @@ def lookup(context: CommandContext, key: bytes) -> bytes:
 
 
 def protocaps(context: CommandContext, caps: bytes) -> bytes:
-    """Takes note of what a client understands, on transports where requests do not say it."""
+    """Records the client's capabilities, on transports where requests do not carry them."""
     return b"OK"
 
 
 def pushkey(context: CommandContext, namespace: bytes, key: bytes, old: bytes, new: bytes) -> bytes:
-    """``1`` or ``0`` for whether the key was set, and what hooks printed."""
+    """``1`` or ``0`` for whether the key was set, and the output of hooks."""
     result = context.repository.pushkey(namespace, key, old, new)
     return b"%d\n%s" % (result.success, result.output)
 
 
 def stream_out(context: CommandContext) -> Response:
-    """The store's files as they are."""
+    """The store's files, unchanged."""
     return context.repository.stream_out()
 
 
@@ -227,4 +227,4 @@ STANDARD_COMMANDS: tuple[Command, ...] = (
     _standard(stream_out, reply="legacy"),
     _standard(unbundle, Argument("heads", "heads"), permission="push", reply="push", body=True),
 )
-"""What ``CommandRegistry.standard()`` starts with."""
+"""The commands of ``CommandRegistry.standard()``."""

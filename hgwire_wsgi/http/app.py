@@ -1,7 +1,7 @@
-"""The WSGI application and middleware: the one entry of every request, and the one exit of every response.
+"""The WSGI application and middleware: the single entry of all requests, and the single exit of all responses.
 
-A request goes through :meth:`WireApp._respond`: routing finds what it is for, a transport turns it into a response
-value. Whatever fails on the way becomes a response too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+A request goes through :meth:`WireApp._respond`: routing finds its target, and a transport turns it into a response
+value.  Errors on the way become responses too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ _LISTED = 1000
 class WireApp:
     """Serves repositories to Mercurial clients, as a WSGI application.
 
-    It can be mounted anywhere, is shared by all threads of a process, and shares nothing with another ``WireApp``.
+    It can be mounted at any prefix and is shared by all threads of a process.  Two ``WireApp`` objects share no state.
 
     Args:
         provider: finds the repositories.
         commands: the registry (default: the standard commands).  A copy is taken.
-        policy: decides who may do what (default: hgweb's rules).
-        capabilities: what to negotiate (default: what the provider says).
+        policy: the access policy (default: hgweb's rules).
+        capabilities: the capabilities to negotiate (default: those of the provider).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
             and sets ``REMOTE_USER``.
         api: the frame-based API (default: off).
-        cache: how much of the replies is cached, and where.
+        cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
     """
 
@@ -131,7 +131,7 @@ class WireApp:
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
 
-        It is if it names a command, a large file or an API of one of its repositories.  A malformed one is, too.
+        True if it names a command, a large file or an API of one of its repositories, even if it is malformed.
         """
         try:
             return self._router.handles(Request(environ, self.limits))
@@ -169,7 +169,7 @@ class WireApp:
             raise
 
     def _other(self, request: Request, route: Route, lease: Lease) -> Response:
-        """Serve what is not a command: large files, and a line for anyone who looks at a repository with a browser."""
+        """Serve requests other than commands: large files, and a text for browsers that open a repository's URL."""
         authorize = self._dispatcher.authorizer(request, route.name, lease.repository, ())
         body = request.body.check()
         if route.kind == "greeting":
@@ -221,7 +221,7 @@ def _greet(request: Request) -> Response:
 
 
 def _shift(request: Request, rest: str) -> dict[str, Any]:
-    """A copy of the environ in which the repository is ``SCRIPT_NAME``, and the body ends where it ends."""
+    """Copy the environ, with the repository as ``SCRIPT_NAME`` and a body that is safe to read to its end."""
     path = request.path
     mount = path[: len(path) - len(rest)].rstrip("/") if path.endswith(rest) else ""
     return {
@@ -233,13 +233,13 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
 
 
 class WireMiddleware:
-    """Serves wire protocol requests, and passes all others to another application untouched.
+    """Serves wire protocol requests, and passes all others on to another application unchanged.
 
     The other application may be hgweb, for its pages.
 
     Args:
-        app: gets what is not for the wire protocol, unknown commands included.
-        wire: serves the rest.
+        app: serves all other requests, including unknown commands.
+        wire: serves the wire protocol requests.
     """
 
     def __init__(self, app: _WSGIApplication, *, wire: WireApp) -> None:

@@ -1,10 +1,10 @@
-"""The body of a request: the only place that knows where it ends.
+"""The request body: the only code that determines where it ends.
 
-The end is where ``Content-Length`` says; without one, where ``wsgi.input`` ends, if the server promises that it does
-(``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where uWSGI 2.0's
-own call says.  Everything that reads a body reads it here, so two readers can never disagree about its end.
+``Content-Length`` gives the end.  Without it, the body ends where ``wsgi.input`` ends, if the server promises that it
+does (``wsgi.input_terminated``: gunicorn, waitress, and uWSGI 2.1 with ``wsgi-manage-chunked-input``), or where uWSGI
+2.0's own function reports the end.  All bodies are read here, so two readers can never disagree about the end.
 
-Posted arguments stand in front of a body.  To find them without consuming them, a reader records what it reads
+Posted arguments precede the body.  To parse them without consuming them, a reader records the bytes that it reads
 (:meth:`RequestBody.preview`), and the next reader gets the same bytes again.
 """
 
@@ -29,11 +29,11 @@ _LARGEST = 10**18
 
 
 class RequestBody:
-    """The body of a request, read once and in pieces.
+    """The body of a request, read once and in chunks.
 
     Args:
         environ: the WSGI environ.
-        limits: ``body`` bounds the length.
+        limits: ``body`` is the maximum length.
 
     Attributes:
         received: bytes read so far.
@@ -84,19 +84,19 @@ class RequestBody:
 
     @property
     def at_end(self) -> bool:
-        """Whether nothing is left, as far as that is known without reading."""
+        """True if the body is known, without reading, to be at its end."""
         return self._left == 0 and self._front is None and self._fault is None
 
     @property
     def length(self) -> int | None:
-        """Bytes that are left, if that is known."""
+        """Remaining bytes, if known."""
         return self._left
 
     def read(self, size: int, /) -> bytes:
         """Read up to ``size`` bytes; none at the end of the body.
 
         Raises:
-            BodyTruncated: if the client went away before the end.
+            BodyTruncated: if the client disconnected before the end.
             BodyTooLarge: if a body of undeclared length exceeds the limit.
         """
         if self._front is not None:
@@ -115,7 +115,7 @@ class RequestBody:
             return b""
         try:
             data = self._source.read(size)
-        except Exception as error:  # every server has its own exceptions for a lost client or a bad chunk
+        except Exception as error:  # each server raises its own exceptions for a lost client or a bad chunk
             self._left = 0
             raise BodyTruncated("the request body is cut short or malformed") from error
         if not data:
@@ -129,10 +129,10 @@ class RequestBody:
 
     @contextmanager
     def preview(self, limit: int) -> Iterator[Readable]:
-        """A reader of the body whose bytes will be read again afterwards.
+        """Return a reader of the body; the next reader gets the same bytes again.
 
         Args:
-            limit: maximum number of bytes to record.  Compressed data can go on for ever and decompress to nothing.
+            limit: maximum number of bytes to record.  Compressed data can be endless and decompress to nothing.
 
         Raises:
             RequestError: from the reader: as :meth:`read`, and past the limit.
@@ -150,7 +150,7 @@ class RequestBody:
         return io.BufferedReader(_RawBody(self))
 
     def drain(self, limit: int) -> bool:
-        """Read and drop what is left, up to ``limit`` bytes, also of a body that exceeds its limit.
+        """Read and drop the rest, up to ``limit`` bytes, even of a body that exceeds its limit.
 
         Returns:
             True if the body was fully read or the client disconnected; otherwise the connection cannot be used again.
@@ -171,7 +171,7 @@ _EMPTY = io.BytesIO()
 
 
 class _Recorder:
-    """Reads a body and remembers what it read, within a limit."""
+    """Reads a body and records the bytes read, within a limit."""
 
     def __init__(self, body: RequestBody, limit: int) -> None:
         self._body = body

@@ -1,4 +1,4 @@
-"""The headers of a request, by the names that HTTP gives them."""
+"""The headers of a request by their HTTP names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _variable(name: str) -> str:
 
 
 class Headers:
-    """A view of the headers in a WSGI environ.  A lookup is one dictionary lookup once a name was seen."""
+    """The headers in a WSGI environ.  After the first use of a name, a lookup is one dictionary lookup."""
 
     __slots__ = ("_environ",)
 

@@ -1,7 +1,8 @@
 """A request and a response as values.
 
-A :class:`Request` is made once, when the application is called, and is the only thing made from a WSGI environ.  A
-:class:`Response` says what to send and what to release afterwards; ``app.py`` turns it into a WSGI answer in one place.
+A :class:`Request` is made once, when the application is called; nothing else is made from a WSGI environ.  A
+:class:`Response` holds the data to send and the resources to release afterwards; ``wsgi.py`` alone turns it into a WSGI
+answer.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from .headers import Headers
 __all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
-"""No browser may guess that a reply is a page; repositories hold what anyone pushed."""
+"""Browsers must not guess that a reply is a page: repositories contain untrusted data."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 @attrs.define(eq=False)
 class Observed:
-    """What is collected for observers while a request is served.
+    """Facts collected for observers while a request is served.
 
     Attributes:
         clone: whether the client asked for the whole history.
-        changes: what pushes changed, one item for each transaction.
+        changes: the changes made by pushes, one item for each transaction.
         reports: how the commands of a ``multirequest`` ended.
     """
 
@@ -54,12 +55,12 @@ class Request:
         environ: the environ, to be passed to policies, hooks and backends as a value.
         headers: the headers by name.
         method: the HTTP method.
-        path: the URL path below the mount point; bytes as latin-1 characters, as WSGI has it.
+        path: the URL path below the mount point; bytes as latin-1 characters, as in WSGI.
         query: the query string, likewise.
         repository: the repository's name, once routing has found it.
-        commands: the command and its sub-commands, once they are known.
-        cache: the part of the reply cache.
-        observed: collects what observers will be told; ``None`` if nobody observes the application.
+        commands: the command and its sub-commands, once known.
+        cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
+        observed: collects facts for the observers; ``None`` without observers.
     """
 
     __slots__ = (
@@ -98,17 +99,17 @@ class Request:
 
     @property
     def address(self) -> str:
-        """The client's address; empty if the server does not say."""
+        """The client's address; empty if the server does not provide it."""
         return self.environ.get("REMOTE_ADDR") or ""
 
     @property
     def report_changes(self) -> Callable[[PushChanges], None] | None:
-        """Takes note of what a push changed; ``None`` if nobody observes the application."""
+        """Records the changes of a push; ``None`` without observers."""
         return None if self.observed is None else self.observed.changes.append
 
     @property
     def request_id(self) -> str:
-        """``X-Request-ID`` of the front end if it is a plain word, or a random one."""
+        """The front end's ``X-Request-ID`` if it is a plain word, otherwise a random ID."""
         if self._request_id is None:
             given = self.headers.get("X-Request-ID") or ""
             self._request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -116,7 +117,7 @@ class Request:
 
     @property
     def webob(self) -> BaseRequest:
-        """The request as WebOb shows it, for URLs; names in any encoding keep their bytes."""
+        """The request as a WebOb request, for URLs; names in any encoding keep their bytes."""
         return BaseRequest({**self.environ, "webob.url_encoding": "latin-1"})
 
     @property
@@ -134,22 +135,22 @@ class Request:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes of the body that were read so far."""
+        """Bytes of the body read so far."""
         return 0 if self._body is None else self._body.received
 
     def drain(self) -> bool:
-        """Read what is left of the body, within ``Limits.drain``.
+        """Read the rest of the body, within ``Limits.drain``.
 
-        Mercurial's client reads no answer before it has sent its whole request, so an early answer is lost unless the
-        body is read.
+        Mercurial's client reads the answer only after it has sent its whole request.  If the body is not read, an early
+        answer is lost.
 
         Returns:
-            Whether the connection can be used again.
+            True if the connection can be used again.
         """
         return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
 
     def describe(self) -> str:
-        """One line for log messages."""
+        """Describe the request in one line for log messages."""
         facts = {
             "repository": self.repository,
             "command": short_list(self.commands),
@@ -178,7 +179,7 @@ class FrontEndBody:
     """A response body that the front-end server sends instead of this application.
 
     Attributes:
-        header: name and value of the header that asks for it (``X-Accel-Redirect``, ``X-Sendfile``).
+        header: name and value of the header that names it (``X-Accel-Redirect``, ``X-Sendfile``).
         size: bytes of it.
     """
 
@@ -188,14 +189,14 @@ class FrontEndBody:
 
 @attrs.define(eq=False)
 class Response:
-    """What to answer.
+    """The answer to a request.
 
     Attributes:
         status: the status line without the HTTP version.
         headers: all headers but ``Content-Length``, which follows from the body.
-        body: the whole body, a file, one that the front end sends, or chunks of a body of unknown length.  A file is
-            closed with the response; what chunks come from is for ``release``.
-        release: called once, in order, when the response is closed, or was given up.
+        body: the whole body, a file, a file that the front end sends, or chunks of a body of unknown length.  A file is
+            closed with the response; the source of chunks must be in ``release``.
+        release: called once, in order, when the response is closed or abandoned.
         error: why the request was refused or failed; empty otherwise.
     """
 

@@ -1,4 +1,4 @@
-"""Requests that are refused: what the client is told, and what it is not."""
+"""Refusals: which part of an error reaches the client, and in which form."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["challenges", "public", "refuse", "refuse_cross_site"]
 
 
 def public(error: Exception) -> HgWireError:
-    """What the person at the other end may know about a failure.
+    """Return the error to report to the client.
 
-    That is the error itself if it is one of this package's and not a bug; otherwise nothing, and the log has a
-    traceback.
+    That is the error itself if it is from :mod:`hgwire_wsgi.errors` and not a bug.  Otherwise it is a generic error,
+    and the log has a traceback.
     """
     if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
         return error
@@ -24,7 +24,7 @@ def public(error: Exception) -> HgWireError:
 
 
 def challenges(error: HgWireError, challenge: str) -> list[tuple[str, str]]:
-    """The header that a 401 must have, unless the error brings it."""
+    """Return the header that a 401 must have, if the error does not have it."""
     if error.http_status != 401 or any(name.lower() == "www-authenticate" for name, _ in error.headers):
         return []
     return [("WWW-Authenticate", challenge)]
@@ -38,10 +38,10 @@ def _is_for_hg(request: Request) -> bool:
 
 
 def refuse(error: Exception, request: Request, challenge: str) -> Response:
-    """The answer to a request that failed: as clients of version 1 expect it, or as text for a browser.
+    """Make the answer to a failed request, in the form that clients of version 1 expect, or as text for a browser.
 
     Args:
-        error: why.
+        error: the error.
         request: the request; one that names no command comes from a browser.
         challenge: the ``WWW-Authenticate`` header of a 401.
     """
@@ -57,12 +57,12 @@ def refuse_cross_site(request: Request) -> None:
     """Refuse a push that a web page made a browser send with the user's ambient credentials.
 
     Mercurial sends its own media type and no ``Origin``.  A page can send that media type, or an ``X-HgArg`` header, to
-    another site only after a preflight request allowed it, which no answer of ours does.  Clients before 2.3 send
+    another site only after a successful preflight request, which this package never allows.  Clients before 2.3 send
     ``pushkey`` as a form with ``X-HgArg`` headers.
 
     Raises:
-        UnsupportedMediaType: for a media type that any page could send.
-        PermissionDenied: for a request that says that it comes from a page.
+        UnsupportedMediaType: for a media type that any page can send.
+        PermissionDenied: for a request whose headers show that it comes from a page.
     """
     get = request.headers.get
     content_type = get("Content-Type")

@@ -1,4 +1,4 @@
-"""Which part of an application a request is for.
+"""Routing: find the part of an application that serves a request.
 
 ==============  ====================================================================
 route           what it is
@@ -6,10 +6,10 @@ route           what it is
 ``command``     a wire command at a repository's own URL
 ``below``       a wire command below a repository's URL, where there are none
 ``api``         the frame-based API below a repository's URL
-``resource``    what a backend serves beside commands, such as lfs objects
-``greeting``    a repository's URL without a command: someone looks with a browser
+``resource``    resources of a backend other than commands, such as lfs objects
+``greeting``    a repository's URL without a command, as sent by a browser
 ``index``       the root of an application whose repositories have names
-``nothing``     no repository there
+``nothing``     not a repository
 ==============  ====================================================================
 """
 

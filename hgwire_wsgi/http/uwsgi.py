@@ -1,7 +1,7 @@
-"""Chunked request bodies under uWSGI 2.0, which hands them out by a function of its own.
+"""Chunked request bodies under uWSGI 2.0, which provides them through its own function.
 
 uWSGI 2.1 has ``wsgi-manage-chunked-input`` and needs none of this.  Observed in 2.0.31: with ``http-chunked-input`` the
-router passes chunks on, ``wsgi.input`` is empty, and ``uwsgi.chunked_read()`` returns a chunk, or nothing at the end.
+router passes chunks on, ``wsgi.input`` is empty, and ``uwsgi.chunked_read()`` returns a chunk, or ``b""`` at the end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["chunked_input"]
 
 
 def chunked_input(environ: Mapping[str, Any]) -> ChunkedInput | None:
-    """The body of a chunked request under uWSGI; ``None`` elsewhere."""
+    """Return the body of a chunked request under uWSGI; ``None`` elsewhere."""
     if "uwsgi.version" not in environ:
         return None
     try:
-        import uwsgi  # it exists inside uWSGI only
+        import uwsgi  # exists only inside uWSGI
     except ImportError:
         return None
     return ChunkedInput(uwsgi.chunked_read)
@@ -27,7 +27,7 @@ class ChunkedInput:
     """Reads chunks as a file.
 
     Args:
-        read_chunk: returns the next chunk, or nothing at the end; raises ``OSError`` for a lost client.
+        read_chunk: returns the next chunk, or ``b""`` at the end; raises ``OSError`` for a lost client.
     """
 
     def __init__(self, read_chunk: Callable[[], bytes]) -> None:
@@ -36,7 +36,7 @@ class ChunkedInput:
         self._at_end = False
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` bytes, fewer at the end of a chunk, none at the end of the body."""
+        """Read up to ``size`` bytes: fewer at the end of a chunk, none at the end of the body."""
         if not self._chunk and not self._at_end:
             self._chunk = memoryview(self._read_chunk())
             self._at_end = not self._chunk

@@ -1,11 +1,11 @@
-"""The one exit: a response becomes a WSGI answer here, and nowhere else.
+"""The single exit: only this module turns a response into a WSGI answer.
 
-For every response, in this order: what is left of the request body is read, or the connection is marked to be cut; a
-``HEAD`` loses its body; headers that follow from the body are added; the response starts; its bytes are counted; when
-the server closes it, everything that it held is released, once, and the observers are told.
+For every response, in this order: the rest of the request body is read, or the connection is marked for closing; the
+body of a ``HEAD`` response is dropped; headers that depend on the body are added; the response starts; its bytes are
+counted.  When the server closes it, all its resources are released, once, and the observers are called.
 
-A response that fails before it starts gets a status of its own (``app.py``).  One that fails later is logged and breaks
-the transfer: the server cuts the connection, and no client takes a part for the whole.
+A response that fails before it starts gets an error status (``app.py``).  A later failure is logged and interrupts the
+transfer: the server closes the connection, so that no client mistakes a part for the whole.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Observation:
         Args:
             response: the response.
             sent: bytes of its body that were sent.
-            failure: why the transfer broke off; empty if it did not.
+            failure: why the transfer was interrupted; empty if it was not.
         """
         request = self.request
         self._tell(
@@ -79,7 +79,7 @@ class Observation:
                 bytes_in=request.bytes_in,
                 bytes_out=sent,
                 wall=time.perf_counter() - self.started,
-                # The clock of a thread says nothing about another one.
+                # Thread clocks of different threads cannot be compared.
                 cpu=time.thread_time() - self.cpu if get_ident() == self.thread else 0.0,
                 cache=request.cache,
                 clone=self.observed.clone,
@@ -105,7 +105,7 @@ def _outcome(response: Response, failure: str) -> Outcome:
 
 
 class _Transfer:
-    """The end of a response: releases what it holds, once, whoever ends it."""
+    """The end of a response: releases its resources exactly once, however the response ends."""
 
     def __init__(self, request: Request, response: Response, observation: Observation | None) -> None:
         self._response: Response | None = response
@@ -131,13 +131,13 @@ class _Transfer:
 
 
 class _Chunks:
-    """What a WSGI server iterates and closes."""
+    """The iterable that a WSGI server reads and closes."""
 
     def __init__(self, chunks: Iterator[bytes] | None, transfer: _Transfer, *, cut: bool) -> None:
         self._chunks = iter(()) if chunks is None else chunks
         self._transfer = transfer
         self._cut = cut
-        # Nobody has to iterate a response without a body.
+        # Servers need not iterate a response without a body.
         self._complete = chunks is None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -154,7 +154,7 @@ class _Chunks:
             raise
         except Exception as error:
             self._transfer.failure = str(error) or type(error).__name__
-            LOGGER.exception("a response failed after it had begun; the connection is cut")
+            LOGGER.exception("a response failed after it had begun; closing the connection")
             raise
         self._transfer.sent += len(chunk)
         return chunk
@@ -164,10 +164,10 @@ class _Chunks:
 
 
 class _File(io.FileIO):
-    """A file that the server sends by itself (``wsgi.file_wrapper``), and closes.
+    """A file that the server itself sends (``wsgi.file_wrapper``) and closes.
 
-    How much was sent is known from where the server reads or seeks to.  ``socket.sendfile`` seeks when it ends, also
-    when the client disconnects.  uWSGI calls ``sendfile`` with offsets of its own, so there the whole file counts as
+    The number of bytes sent follows from the server's reads and seeks.  ``socket.sendfile`` seeks when it ends, also
+    when the client disconnects.  uWSGI calls ``sendfile`` with its own offsets, so there the whole file counts as
     sent.
     """
 
@@ -213,7 +213,7 @@ def send(
         request: the request.
         response: its response.
         start_response: as in WSGI.
-        observation: told of the end; ``None`` if nobody observes.
+        observation: called at the end; ``None`` without observers.
 
     Returns:
         The WSGI body.
@@ -223,7 +223,7 @@ def send(
     if isinstance(body, bytes):
         headers.append(("Content-Length", str(len(body))))
         if observation is None and not cut and not response.release:
-            # Nothing is left to be done when the server closes it.
+            # Nothing needs to be done when the server closes it.
             CURRENT.set(None)
             start_response(response.status, headers)
             return [] if request.method == "HEAD" else [body]

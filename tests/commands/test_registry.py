@@ -29,7 +29,7 @@ def command(name: str = "x", permission: str = "pull", **declaration: Any) -> Co
 class TestCommand:
     @pytest.mark.parametrize("name", ["", "a b", "a;b", "a,b", "a=b", "a&b", "a?b", "a#b"])
     def test_names_that_cannot_be_written(self, name: str) -> None:
-        with pytest.raises(ValueError, match="not a valid name for a command"):
+        with pytest.raises(ValueError, match="not a valid command name"):
             command(name)
 
     @pytest.mark.parametrize(

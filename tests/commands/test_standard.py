@@ -249,7 +249,7 @@ class TestBatch:
         commands.command("stream", permission="pull", reply="any")(lambda context: StreamResponse(chunks))
         both = self.run(SubCommand("pushed", {}), SubCommand("raced", {}), commands=commands)
         assert both == BytesResponse(b"2\nsaid;0\nraced\n")
-        with pytest.raises(InvalidArgument, match="stream cannot be batched: it answers with a stream"):
+        with pytest.raises(InvalidArgument, match="stream cannot be batched: its reply is a stream"):
             self.run(SubCommand("stream", {}), commands=commands)
         assert chunks.closed
 

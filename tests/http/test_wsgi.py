@@ -75,7 +75,7 @@ def test_late_failure_of_a_stream_never_looks_like_success(
     with pytest.raises(OSError, match="disk"):
         exchange.read()
     assert provider.held == 0
-    assert "a response failed after it had begun; the connection is cut [repository=repo command=x " in caplog.text
+    assert "a response failed after it had begun; closing the connection [repository=repo command=x " in caplog.text
 
 
 def test_requests_are_drained_before_the_answer(provider: FakeProvider) -> None:

@@ -1,11 +1,11 @@
-"""Long replies, each made once for all who want it.
+"""Long replies, each made once for all clients that request it.
 
-The bundle cache knows nothing of commands; here is what joins the two: which replies may be cached, under which key,
-how a bundle is produced, and how a stored one is sent.
+The bundle cache is independent of commands.  This module connects the two: it decides which replies may be cached,
+makes their keys, produces bundles, and sends stored ones.
 
-*A clone after a push.*  Clients that announce ``partial-pull`` ask again for what a bundle left out, as they do with
-the pull bundles that an administrator makes.  So an older bundle of the whole repository can be the first part of a
-clone, if the backend says that nothing but the history has changed since and that enough of it is in there
+*A clone after a push.*  Clients that announce ``partial-pull`` request the rest if a bundle is incomplete, as they do
+with the pull bundles that an administrator makes.  So an older bundle of the whole repository can be the first part of
+a clone, if the backend confirms that only the history has changed since, and that the bundle holds enough of it
 (:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry,
 whose key covers everything except the history.
 """
@@ -34,7 +34,7 @@ __all__ = ["LongReplies", "render"]
 
 _LONG = ("stream", "legacy")
 _UNORDERED = ("nodes", "csv")
-"""Types of arguments that clients send in any order, because they stand for sets."""
+"""Types of arguments that represent sets, so clients send their items in any order."""
 
 
 def render(bound: BoundCommand, encodings: Encodings) -> Rendered:
@@ -47,9 +47,8 @@ def render(bound: BoundCommand, encodings: Encodings) -> Rendered:
 class _Producer:
     """Produces the chunks of a bundle.
 
-    The first production uses the lease of the request that asked for it, and takes it over, because the bundle goes on
-    being made when that request is gone.  If its producer dies and another one is needed, that leases the repository
-    anew, and gives up if the repository has changed.
+    The first production takes over the lease of its request, because production continues after that request has ended.
+    If the producer dies, the next production leases the repository again, and gives up if the repository has changed.
     """
 
     provider: RepositoryProvider
@@ -60,7 +59,7 @@ class _Producer:
     family: str | None = None
 
     def index(self, key: str) -> IndexEntry | None:
-        """The index entry for the bundle, if it is one of the whole repository."""
+        """Return the index entry for the bundle, if it is one of the whole repository."""
         if self.family is None:
             return None
         return IndexEntry(index_key=self.family, bundle_key=key, heads=tuple(self.bound.arguments["heads"]))
@@ -77,7 +76,7 @@ class _Producer:
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
-            # While the repository is leased; the bundle may be complete only after that.
+            # Do this while the repository is leased; the bundle may be complete only later.
             repository, heads = bound.repository, bound.arguments.get("heads")
             if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
                 self.family = _family(repository, bound, self.name, self.encodings)
@@ -96,8 +95,8 @@ class LongReplies:
     """The long replies of an application.
 
     Attributes:
-        provider: leases repositories for bundles that are made again.
-        settings: where bundles are stored, and which front end sends them.
+        provider: leases repositories when a bundle must be made again.
+        settings: where bundles are stored, and whether a front end sends them.
         bundles: returns the bundle cache of this process, ``None`` if there is none.
     """
 
@@ -114,15 +113,15 @@ class LongReplies:
         encodings: Encodings,
         client: ClientProtocol,
     ) -> Rendered:
-        """The reply to a command, from the cache if it may be.
+        """Return the reply to a command, from the cache if possible.
 
         Args:
-            request: is told what part the cache had.
+            request: records the cache outcome.
             bound: the command, authorized.
             name: of the repository.
-            lease: of the repository; a bundle that goes on being made takes it over.
+            lease: of the repository; a bundle that is still being made takes it over.
             encodings: how the reply is encoded.
-            client: what the client understands.
+            client: the client's capabilities.
         """
         bundles = self.bundles() if bound.command.reply in _LONG and bound.cacheable else None
         if bundles is None:
@@ -149,13 +148,13 @@ class LongReplies:
         return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
 
     def _is_current(self, bound: BoundCommand, name: str) -> bool:
-        """Whether the repository is still in the state that a reply was made from, and nothing else was asked for."""
+        """True if the repository is in the same state as before, and only ``pull`` was granted."""
         return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
 
     def _older(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
     ) -> StoredFile | StoredUrl | None:
-        """The bundle of an older state, if the client asks for the rest afterwards and it is worth sending."""
+        """Return the bundle of an older state, if the client can request the rest and the bundle is worth sending."""
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
@@ -176,7 +175,7 @@ class LongReplies:
 
 
 def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str, Any]:
-    """All that a bundle depends on, except the state of its repository."""
+    """Everything that a bundle depends on, except the state of its repository."""
     command = bound.command
     types = {argument.name: argument.type for argument in command.arguments}
     return {
@@ -192,7 +191,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
 
 
 def _family(repository: IncrementalBundles, bound: BoundCommand, name: str, encodings: Encodings) -> str | None:
-    """The key of the index entry of a full clone: all that its bundle depends on, except the history."""
+    """The key of the index entry of a full clone: everything that its bundle depends on, except the history."""
     rest = repository.clone_family(bound.command.name, bound.arguments)
     if rest is None:
         return None

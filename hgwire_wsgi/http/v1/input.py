@@ -1,4 +1,4 @@
-"""What a version 1 request carries: a command, its arguments, and what the command reads besides.
+"""Input of version 1 requests: the command, its arguments, and the data that it reads.
 
 Arguments travel in the query string, in ``X-HgArg-<N>`` headers, or in front of the body (``X-HgArgs-Post``).  A body
 of ``application/mercurial-0.2`` is compressed and names its engine.
@@ -29,7 +29,7 @@ __all__ = ["classify", "open_payload", "read_payload", "read_request"]
 
 _CACHE_KEY = "hgwire_wsgi.request"
 _READ_AHEAD = 128 * 1024
-"""How much more than the arguments themselves may be read: decoders read 64 KiB at a time."""
+"""Extra bytes that may be read beyond the arguments: decoders read 64 KiB at a time."""
 
 
 def classify(
@@ -39,19 +39,19 @@ def classify(
     capabilities: ServerCapabilities | None = None,
     limits: Limits | None = None,
 ) -> WireRequest | None:
-    """Find out what a request asks for, and which permission it needs.
+    """Find the command that a request names, and the permission it needs.
 
     It opens no repository.  If it has to read ``wsgi.input``, it replaces it with a file that returns the same bytes.
 
     Args:
         environ: the WSGI environ.
-        commands: the registry of the application.  With that of a ``WireApp`` the answer is the one that its transport
-            acts on.  A command that the registry does not know needs ``push``.
-        capabilities: what the application offers; ``X-HgArgs-Post`` counts only if that includes ``post_args``.
-        limits: bounds on arguments and batches.
+        commands: the registry of the application.  With that of a ``WireApp``, the result is the one that its transport
+            uses.  A command that the registry does not know needs ``push``.
+        capabilities: those of the application; ``X-HgArgs-Post`` counts only if ``post_args`` is set.
+        limits: limits on arguments and batches.
 
     Returns:
-        The request; ``None`` if it names no command, and so is not for the wire protocol.
+        The request; ``None`` if it names no command and is therefore not a wire protocol request.
 
     Raises:
         RequestError: if it is malformed.
@@ -108,7 +108,7 @@ def read_request(
 
 
 def _read_posted(request: Request, size: int, server: ServerCapabilities, limits: Limits) -> bytes:
-    """Read the arguments in front of the body, and leave the body as it was."""
+    """Read the arguments in front of the body without consuming them."""
     version = media_type_version(server, request.headers.get("Content-Type"), required=False)
     body = request.body.check()
     if version == "0.1" and body.length is not None and size > body.length:
@@ -123,12 +123,12 @@ def _read_posted(request: Request, size: int, server: ServerCapabilities, limits
 def open_payload(source: Readable, version: str, server: ServerCapabilities, limits: Limits) -> Readable:
     """A reader of a request body's content, decompressed if its media type is 0.2.
 
-    A 0.2 body starts with a length byte and the name of an engine; any engine that this package or the host knows will
-    do.
+    A 0.2 body starts with a length byte and the name of an engine; any engine that this package or the host knows is
+    accepted.
 
     Raises:
         UnsupportedMediaType: for an unknown engine.
-        BodyTruncated: if the body ends before its engine is named.
+        BodyTruncated: if the body ends before the end of the engine's name.
     """
     if version == "0.1":
         return source
@@ -146,7 +146,7 @@ def open_payload(source: Readable, version: str, server: ServerCapabilities, lim
 
 
 def read_payload(request: Request, posted: int, server: ServerCapabilities, limits: Limits) -> Readable:
-    """The request body behind its posted arguments, decompressed and bounded.
+    """Return the request body after its posted arguments, decompressed and bounded.
 
     Raises:
         NegotiationError: for a media type or engine that the server does not receive.

@@ -1,7 +1,7 @@
 """Responses of commands as HTTP: a table from response types to media type and body, and the answer to an error.
 
-How a reply may be encoded is decided once per request (:class:`Encodings`), before the command runs: the cache needs to
-know it, and a client that accepts nothing we send must learn so before anything happens.
+The encodings of a reply are chosen once per request (:class:`Encodings`), before the command runs: the cache needs them
+for its key, and a client with no media type in common must get an error before the command has any effect.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Encodings:
     Attributes:
         plain: a short reply, or a stream that is never compressed.
         stream: a stream.
-        incompressible: a stream that would not shrink.
+        incompressible: a stream of incompressible data.
     """
 
     plain: Encoding
@@ -61,7 +61,7 @@ class Encodings:
 
     @classmethod
     def negotiate(cls, server: ServerCapabilities, client: ClientProtocol) -> Encodings:
-        """Choose for a server and a client.
+        """Choose the encodings for a server and a client.
 
         Raises:
             NotAcceptable: if the client accepts only what the server does not send.
@@ -92,8 +92,8 @@ class Rendered:
     Attributes:
         media_type: of the body.
         body: as in :class:`~hgwire_wsgi.http.message.Response`.
-        source: what the command gave to iterate, to be closed with the response.
-        error: what the client is told, if the reply is a refusal.
+        source: the iterable from the command, closed with the response.
+        error: the message to the client, if the reply is a refusal.
     """
 
     media_type: str
@@ -102,7 +102,7 @@ class Rendered:
     error: str = ""
 
     def close(self) -> None:
-        """Close what the body comes from."""
+        """Close the source of the body."""
         close_source(self.body)
         close_source(self.source)
 
@@ -156,19 +156,19 @@ RENDERERS: dict[type[Response], Callable[[Any, Encodings], Rendered]] = {
     LegacyStreamResponse: _render_legacy_stream,
     OutOfBandError: _render_out_of_band,
 }
-"""Every response type has its renderer."""
+"""A renderer for every response type."""
 
 
 def status_line(status: int, reason: str = "") -> str:
-    """A status line whose reason is safe in a header; clients show it to their users."""
+    """Make a status line with a reason that is safe in a header; clients show it to their users."""
     text = "".join(character if " " <= character <= "~" else "?" for character in reason.partition("\n")[0])
     return f"{status} {text[:_REASON_LENGTH].strip() or responses.get(status, 'Error')}"
 
 
 def render_error(error: HgWireError) -> tuple[str, list[tuple[str, str]], bytes]:
-    """An error as status line, headers and body.
+    """Render an error as status line, headers and body.
 
-    The body is ``0`` and the message, each on a line: what an old client takes for the reply to a failed push.
+    The body is ``0`` and the message, each on a line: old clients read it as the reply to a failed push.
     """
     body = f"0\n{error.message}\n".encode("utf-8", "replace")
     return status_line(error.http_status, error.message), [("Content-Type", HG_ERROR), *error.headers], body

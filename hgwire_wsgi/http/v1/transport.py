@@ -1,7 +1,7 @@
-"""The version 1 transport: a request becomes a command, its response an HTTP response.
+"""The version 1 transport: turns a request into a command, and the command's response into an HTTP response.
 
-A short reply that was given before is found before anything is parsed (:meth:`V1Transport.repeat`); the policy is still
-asked, and the repository's state still looked at.
+A cached short reply is found before anything is parsed (:meth:`V1Transport.repeat`).  The policy is still asked, and
+the repository's state is still checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .renderers import OK, Encodings, Rendered
 __all__ = ["V1Transport"]
 
 _HANDSHAKE = "capabilities"
-"""Sent before a client knows what the server speaks, so every client must be able to read the answer."""
+"""Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,9 +38,9 @@ class V1Transport:
     Attributes:
         dispatcher: prepares commands.
         provider: leases repositories.
-        responses: short replies that were given before.
+        responses: the cache of short replies.
         long_replies: long replies.
-        identity: everything of the application that short replies depend on, as applications may share a store.
+        identity: all properties of the application that short replies depend on; applications may share a store.
     """
 
     dispatcher: Dispatcher
@@ -57,10 +57,10 @@ class V1Transport:
         return digest("application", __version__, server.capabilities(), engines, handlers)
 
     def repeat(self, request: Request, name: str) -> Response | None:
-        """Answer as before, if the same was asked about the repository in its present state.
+        """Answer from the cache, if the same request was answered in the repository's present state.
 
         Returns:
-            The response; ``None`` if the answer is not known, and then nothing was done.
+            The response; ``None``, without any effect, if it is not cached.
 
         Raises:
             HgWireError: by the policy, or if there is no such repository.
@@ -81,7 +81,7 @@ class V1Transport:
 
         Args:
             request: the HTTP request.
-            wire: what it asks for.
+            wire: the command and its arguments.
             name: of the repository.
             lease: of the repository; the response releases it, unless this raises.
 
@@ -121,7 +121,7 @@ class V1Transport:
             return Response(OK, headers, rendered.body, error=rendered.error)
         chunks = coalesce(rendered.body, self.dispatcher.limits.chunk)
         try:
-            # The first chunk is made before the status is sent, so that an early failure gets a status of its own.
+            # The first chunk is made before the status is sent, so that an early failure gets its own status.
             first = next(chunks, b"")
         except BaseException:
             rendered.close()
@@ -131,7 +131,7 @@ class V1Transport:
     def _remember(
         self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
     ) -> None:
-        """Keep a short reply, if it may be cached and is still what would be said."""
+        """Cache a short reply, if that is allowed and the repository has not changed."""
         question = self._question(request)
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
@@ -139,7 +139,7 @@ class V1Transport:
         self.responses.put((name, bound.token, question), CachedResponse(request.commands, tuple(headers), body))
 
     def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
-        """Everything that a reply can depend on, besides the repository.
+        """Everything that a reply can depend on, except the repository.
 
         Returns:
             Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
@@ -157,7 +157,7 @@ def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProt
 
 
 def _is_clone(bound: BoundCommand) -> bool:
-    """Whether a command asks for the whole history: the client names nothing that it has."""
+    """Whether a command requests the whole history: the client names no changesets that it has."""
     if bound.command.name == "getbundle":
         return not set(bound.arguments.get("common", ())) - {NULL}
     return bound.command.name == "stream_out"

@@ -1,4 +1,4 @@
-"""The frame-based APIs: what a host switches on, and the URLs below a repository."""
+"""The frame-based APIs: their settings, and the URLs below a repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path"
 
 @attrs.frozen
 class Api:
-    """What the name of an API in a URL selects.
+    """An API, selected by its name in a URL.
 
     Attributes:
         name: the name.
@@ -33,30 +33,30 @@ class Api:
 
 
 APIS = {api.name: api for api in (Api("exp-http-v2-0001", EXP_0002, "v1", TEXT),)}
-"""Every API by its name.  No other module of the server names a framing revision."""
+"""All APIs by name.  No other module of the server names a framing revision."""
 
 _PERMISSIONS: dict[str, Permission] = {"ro": "pull", "rw": "push"}
 _LIST = "APIs can be accessed at /api/<name>, where <name> can be one of the following:\n\n"
 
 
 def _profiles(given: Iterable[Profile]) -> tuple[Profile, ...]:
-    # A function of its own: what mypy makes of ``tuple`` as a converter would refuse every caller.
+    # A separate function: with ``tuple`` as the converter, mypy would reject every caller.
     return tuple(given)
 
 
 @attrs.frozen(kw_only=True)
 class ApiSettings:
-    """What is served below ``<repository>/api``.  Everything is off by default.
+    """Settings of ``<repository>/api``.  Everything is off by default.
 
     Attributes:
         server: whether ``/api`` exists (Mercurial's ``web.apiserver``).
         http_v2: whether version 2 is one of the APIs (``web.api.http-v2``).
-        debugreflect: whether the command ``debugreflect`` exists, which returns how the server understood the frames
-            that were sent to it (``web.api.debugreflect``).
+        debugreflect: whether the command ``debugreflect`` exists, which reports how the server parsed the frames
+            of the request (``web.api.debugreflect``).
         encodings: content encodings of response streams, best first, for clients that name one of them in
             ``X-HgProto`` as ``comp=<profile>,<profile>``.  All others get frames without an encoding.
         workers: maximum number of threads of this application that run independent commands of a ``multirequest``
-            side by side, each in a stream of its own; 0 runs one after the other.  Idle threads end.
+            in parallel, each in its own stream; 0 runs one after the other.  Idle threads end.
     """
 
     server: bool = False
@@ -67,15 +67,15 @@ class ApiSettings:
 
     @property
     def available(self) -> list[str]:
-        """The names of the APIs that are switched on."""
+        """The names of the enabled APIs."""
         return list(APIS) if self.http_v2 else []
 
 
 class PlainRefusal(HgWireError):
-    """A refusal as a status and text instead of frames, in the words of the recorded exchanges.
+    """A refusal as a status and text instead of frames, worded as in the recorded exchanges.
 
     Args:
-        status: the HTTP status.  The reference answers 200 to what it finds wrong after it has begun to read frames.
+        status: the HTTP status.  The reference answers 200 to errors found after it has begun to read frames.
         text: the whole body; bytes as latin-1 characters, as in a WSGI environ.
         headers: more response headers.
     """
@@ -86,7 +86,7 @@ class PlainRefusal(HgWireError):
 
 
 def plain(text: str) -> Response:
-    """A successful answer in plain text, with exactly the media type of the recorded exchanges."""
+    """Make a successful answer in plain text, with exactly the media type of the recorded exchanges."""
     return Response("200 OK", [("Content-Type", "text/plain"), NOSNIFF], text.encode("latin-1", "replace"))
 
 
@@ -97,7 +97,7 @@ def is_api_path(rest: str) -> bool:
 
 @attrs.frozen
 class Target:
-    """What the URL of a command selects.
+    """The target that the URL of a command selects.
 
     Attributes:
         api: the API.
@@ -112,15 +112,15 @@ class Target:
 
 
 def route(request: Request, rest: str, settings: ApiSettings) -> Target | Response:
-    """Find out what a URL asks for.
+    """Find the target of a URL.
 
     Args:
         request: the request.
         rest: the path below the repository.
-        settings: what is switched on.
+        settings: the enabled APIs.
 
     Returns:
-        The target of a command, or the answer to a URL that only informs.
+        The target of a command, or the answer to a URL that only provides information.
 
     Raises:
         PlainRefusal: for any other URL.

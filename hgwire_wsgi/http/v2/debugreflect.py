@@ -1,4 +1,4 @@
-"""``debugreflect``: how a server understands the frames sent to it, for anyone who writes a client."""
+"""``debugreflect``: reports how the server parses the frames of a request, for authors of clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _text(value: bytes) -> str:
 
 
 def _json(value: object) -> str:
-    # Values of arguments are bytes, or what the types of the revision are.
+    # Argument values are bytes, or of the revision's own types.
     return json.dumps(value, sort_keys=True, default=_text)
 
 
@@ -38,14 +38,14 @@ def _describe(action: Action, state: str) -> tuple[str, dict[str, Any]]:
 
 
 def reflect(body: Readable, revision: Revision, limits: Limits) -> bytes:
-    """Feed frames to a reactor, and list each of them with the action that it caused, as the reference does.
+    """Feed frames to a reactor, and list each frame with the resulting action, as the reference does.
 
     Each frame gives two lines: its type, flags, request ID and payload; and the action as JSON.
 
     Args:
         body: the request body.
         revision: the framing revision.
-        limits: bounds; ``limits.reflected`` is that of the text, in bytes.
+        limits: ``reflected`` is the maximum size of the text, in bytes.
 
     Raises:
         RemoteProtocolError: if the body is not made of frames.  Other errors in frames are part of the text.

@@ -22,8 +22,8 @@ MULTIPLE_COMMANDS = "multiple commands cannot be issued to this URL"
 class FrameInput:
     """The actions of a reactor that receives a request body.
 
-    The body is read when an action is asked for, 64 KiB at a time, so memory stays constant.  An error is final: every
-    later call raises it again, so that no command takes it for the end of its data.
+    The body is read on demand, 64 KiB at a time, so memory use is constant.  An error is final: every later call raises
+    it again, so that no command mistakes it for the end of its data.
 
     Args:
         body: the request body.
@@ -39,10 +39,10 @@ class FrameInput:
         self._failure: HgWireError | None = None
 
     def next(self) -> RunCommand | CommandData | None:
-        """Return the next command or piece of data; ``None`` after the last.
+        """Return the next command or chunk of data; ``None`` after the last.
 
         Raises:
-            RemoteProtocolError: the frames are wrong, or end inside a command.
+            RemoteProtocolError: the frames are invalid, or end inside a command.
             RequestError: the body cannot be read.
             HgWireError: the error that :meth:`fail` was called with.
         """
@@ -76,7 +76,7 @@ class FrameInput:
         return error
 
     def data(self) -> CommandData | None:
-        """Return the next piece of data; ``None`` after the last.
+        """Return the next chunk of data; ``None`` after the last.
 
         Raises:
             PlainRefusal: another command begins.
@@ -100,18 +100,18 @@ class FrameInput:
             if limit < 0:
                 break
         if dropped:
-            # A command that reads while its response is sent must not take this for the end of its data.
+            # A command that reads while its response is sent must not mistake this for the end of its data.
             self.fail(BodyTruncated("the rest of the request body was dropped"))
 
 
 class CommandBody:
     """The data of the only command of a request, read through the reactor as the command reads.
 
-    The end is returned only after the whole request was read and found correct.  So a command that reads to the end
-    changes nothing for a request that is cut short, or continues with something else.
+    The end is returned only after the whole request has been read and found valid.  So a command that reads to the end
+    first has no effect if the request is truncated or continues with another command.
 
     Args:
-        frames: the request, from the command on.
+        frames: the request, starting at the command.
     """
 
     def __init__(self, frames: FrameInput) -> None:
@@ -136,12 +136,12 @@ class CommandBody:
 
 
 class Spool:
-    """The data of the commands of a ``multirequest``, stored until the whole request was read.
+    """The data of the commands of a ``multirequest``, stored until the whole request has been read.
 
     Frames of several commands may come in any order, and no command runs before the last frame.
 
     Args:
-        limits: bounds: ``spool`` and ``spool_memory`` in bytes, ``spooled_commands``.
+        limits: ``spool`` and ``spool_memory`` in bytes, ``spooled_commands``.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -150,7 +150,7 @@ class Spool:
         self._left = limits.spool
 
     def open(self, request_id: int) -> IO[bytes]:
-        """Store the data of a request from now on; returns the file, to be read after :meth:`rewind`.
+        """Start to store the data of a request; returns the file, to be read after :meth:`rewind`.
 
         Raises:
             LimitExceeded: too many requests have data.
@@ -163,10 +163,10 @@ class Spool:
         return file
 
     def write(self, request_id: int, data: bytes) -> None:
-        """Store data of a request that was opened, and drop those of others.
+        """Store data of an opened request; drop data of others.
 
         Raises:
-            BodyTooLarge: the data of all requests together exceed their bound.
+            BodyTooLarge: the data of all requests together exceed the limit.
         """
         file = self._files.get(request_id)
         if file is None:

@@ -1,18 +1,18 @@
 """The commands of one request in frames, and their responses.
 
-Idea: everything that may be wrong with a request is found before anything runs.  Every frame of a ``multirequest`` is
-read first, every command is found, and the policy is asked about each, whatever the URL says.  What fails from then on
-is an error frame, and the other commands of the request get their answers.  The one exception is a command with data at
-a URL of its own: it reads while the client sends, and learns from what it reads that the request is wrong.
+Idea: all errors in a request are found before any command runs.  First every frame of a ``multirequest`` is read, every
+command is resolved, and the policy is asked about each, in addition to the URL.  Later failures become error frames,
+and the other commands of the request are answered.  The one exception is a command with data at its own URL: it reads
+while the client sends, and gets errors in the request from its reads.
 
 Streams:
 
 - Without an encoding, each response begins stream 2 again and does not end it, as in the recorded exchanges.
 - With an encoding, all responses share stream 2 and its one encoder; the last frame of the last response ends it.
-- Commands that run side by side have a stream for each response, which ends with it.
+- Commands that run in parallel have a stream for each response, which ends with the response.
 
 Threads: the thread that serves the request reads everything.  Then either it runs one command after the other, or
-workers run them, each on a lease of its own.  Only :func:`~.renderers.send_framed` touches the reactor in several
+workers run them, each on its own lease.  Only :func:`~.renderers.send_framed` touches the reactor in several
 threads, so it is called under a lock; the frames themselves are made without it.
 """
 
@@ -45,7 +45,7 @@ from .workers import Task, Workers
 __all__ = ["MultiRequest"]
 
 _STREAM = 2
-"""The stream of responses that have no others beside them."""
+"""The stream of responses that are not sent in parallel with others."""
 
 _NO_COMMAND = "the request holds no command\n"
 
@@ -55,7 +55,7 @@ Chunks = Generator[bytes, None, None]
 
 @attrs.frozen
 class _Job:
-    """A command of a request: ready to run, or the reason why it cannot run."""
+    """A command of a request: ready to run, or with the reason why it cannot run."""
 
     request_id: int
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Job:
 
     @property
     def independent(self) -> bool:
-        """Whether it may run beside others, in any order."""
+        """Whether it may run in parallel with others, in any order."""
         return not isinstance(self.work, BoundCommand) or self.work.permission == "pull"
 
     @property
@@ -74,7 +74,7 @@ class _Job:
         return attrs.evolve(self, work=self.work.reading(body)) if isinstance(self.work, BoundCommand) else self
 
     def run(self) -> Framed:
-        """Run the command; what it raises becomes its answer."""
+        """Run the command; an exception becomes its answer."""
         if not isinstance(self.work, BoundCommand):
             return Framed.failure(self.work)
         try:
@@ -86,20 +86,20 @@ class _Job:
 
 @attrs.frozen(kw_only=True)
 class MultiRequest:
-    """One request in frames, and what it is served with.
+    """One request in frames, with everything needed to serve it.
 
     Attributes:
         dispatcher: prepares commands.
-        provider: leases repositories for commands that run side by side.
+        provider: leases repositories for commands that run in parallel.
         workers: threads for them; ``None`` to run one command after the other.
         profile: the encoding of response streams; ``None`` for none.
-        target: what the URL selects.
+        target: the target of the URL.
         request: the HTTP request.
         name: the repository's name.
         lease: of the repository; the maker of this object releases it.
-        client: what the client understands.
+        client: the client's capabilities.
         frames: the frames of the request.
-        spool: keeps the data of commands.
+        spool: stores the data of commands.
         server: what is negotiated for this repository.
         lock: held while the reactor is called.
     """
@@ -122,7 +122,7 @@ class MultiRequest:
     def _(self) -> ServerCapabilities:
         return self.lease.repository.adjust_capabilities(self.dispatcher.server)
 
-    # Reading: everything that is wrong with a request is raised here.
+    # Reading: all errors in a request are raised here.
 
     def single(self) -> Chunks:
         """Run the command that the URL names.
@@ -224,7 +224,7 @@ class MultiRequest:
                 body=io.BytesIO(),
                 version=version,
                 codec=self.target.api.codec,
-                # The question about the URL may have been the same.
+                # The policy may have been asked the same question for the URL.
                 authorized=(resolved.permission, names) == (self.target.access, (self.target.command,)),
             )
         except (PermissionDenied, PlainRefusal):
@@ -233,7 +233,7 @@ class MultiRequest:
             return _Job(run.request_id, names, error)
         return _Job(run.request_id, names, bound)
 
-    # Answering: what fails here is an error frame.
+    # Answering: failures become error frames.
 
     def _one_by_one(self, jobs: Sequence[_Job]) -> Chunks:
         shared = None if self.profile is None else self._stream(_STREAM)
@@ -244,10 +244,10 @@ class MultiRequest:
             yield from self._chunks(job, job.run(), stopwatch, stream, end_stream=last)
 
     def _side_by_side(self, jobs: Sequence[_Job], workers: Workers) -> Chunks:
-        """Run what is independent side by side, and everything else alone and in its place.
+        """Run independent commands in parallel, and all others alone and in order.
 
-        The repository of the checks is released first: requests that keep one while they wait for another could wait
-        for ever.
+        The repository used for the checks is released first: requests that hold one while they wait for another could
+        deadlock.
         """
         self.lease.release()
         limits = self.dispatcher.limits
@@ -262,7 +262,7 @@ class MultiRequest:
                     yield from task(_STREAM)
 
     def _leased(self, job: _Job, stream_id: int) -> Chunks:
-        """Run a command on a lease of its own, in a stream of its own."""
+        """Run a command on its own lease, in its own stream."""
         stopwatch = Stopwatch()
         with ExitStack() as stack:
             try:
@@ -281,7 +281,7 @@ class MultiRequest:
     def _chunks(
         self, job: _Job, framed: Framed, stopwatch: Stopwatch, stream: OutgoingStream, *, end_stream: bool
     ) -> Chunks:
-        """The frames of a response; its source is closed, and the observers are told, when this ends or is closed."""
+        """Yield the frames of a response; at the end, or when closed, close its source and report to the observers."""
         reactor, observed = self.frames.reactor, self.request.observed
         sent, complete = 0, False
         with ExitStack() as stack:
@@ -303,5 +303,5 @@ class MultiRequest:
 
 
 def _groups(jobs: Iterable[_Job]) -> list[tuple[bool, list[_Job]]]:
-    """Neighbours that may run in any order, and the others."""
+    """Group consecutive commands that may run in any order; each other command is alone."""
     return [(independent, list(group)) for independent, group in groupby(jobs, key=lambda job: job.independent)]

@@ -1,4 +1,4 @@
-"""Rendering for frames: a table from response types to data, errors and text, and frames to chunks of a body."""
+"""Responses as frames: a table from response types to data, errors and text; and frames as chunks of a body."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ..refusals import public
 __all__ = ["RENDERERS", "Framed", "FramedStream", "join_frames", "send_framed"]
 
 _ATOM_SIZE = 8
-"""What an atom of one argument adds to it: three lengths, and ``%s``."""
+"""Bytes that an atom with one argument adds to it: three lengths, and ``%s``."""
 
 
 class FramedStream:
-    """The chunks of a stream.  Whatever its source raises becomes an error that the client may be told.
+    """The chunks of a stream.  Any exception of its source becomes an error that is safe to report to the client.
 
     Args:
         source: the chunks; closed with this object.
@@ -56,21 +56,21 @@ class FramedStream:
             raise self.failure from error
 
     def close(self) -> None:
-        """Close the source, and the iterator that it made."""
+        """Close the source and its iterator."""
         close_source(self._iterator)
         close_source(self._source)
 
 
 @attrs.frozen
 class Framed:
-    """A response as frames carry it.
+    """A response in the parts that frames carry.
 
     Attributes:
-        data: what the response frames hold.
-        error: a message that takes the place of the data.
+        data: the content of the response frames.
+        error: a message that replaces the data.
         kind: who caused the error, as :meth:`.ServerReactor.send_error` takes it.
-        output: what the server said meanwhile, for the user who waits.
-        encode: whether the data shrink when they are encoded.
+        output: the server's messages to the user in the meantime.
+        encode: whether the data are compressible.
     """
 
     data: bytes | FramedStream = b""
@@ -81,13 +81,13 @@ class Framed:
 
     @classmethod
     def failure(cls, error: Exception) -> Framed:
-        """What a peer may know of a failed command."""
+        """Return the error of a failed command that is safe to report to a peer."""
         known = public(error)
         return cls(error=known.message, kind=_kind(known))
 
     @property
     def told(self) -> tuple[str, str]:
-        """Kind and message of the error that the client was told so far; both are empty if it was told none."""
+        """Kind and message of the error that the client has received so far; both are empty if there was none."""
         error, kind = self.error, self.kind
         if isinstance(self.data, FramedStream) and self.data.failure is not None:
             error, kind = self.data.failure.message, _kind(self.data.failure)
@@ -96,7 +96,7 @@ class Framed:
         return kind, error if isinstance(error, str) else error.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Close what the data would have come from."""
+        """Close the source of the data."""
         close_source(self.data)
 
 
@@ -132,14 +132,14 @@ RENDERERS: dict[type[Response], Callable[[Any], Framed]] = {
     LegacyStreamResponse: _frame_legacy_stream,
     OutOfBandError: _frame_out_of_band,
 }
-"""Every response type has its renderer.
+"""A renderer for every response type.
 
-A successful push answers with its result and its output, as in version 1, so that one parser reads both.
+The reply to a successful push is its result and its output, as in version 1, so that one parser reads both.
 """
 
 
 def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
-    """Text in pieces of up to ``size`` bytes, cut between lines, or between characters of a line that is longer.
+    """Split text into pieces of up to ``size`` bytes, between lines, or between characters of a longer line.
 
     ``size`` is at least 4, so that any character fits.
     """
@@ -158,14 +158,14 @@ def _text_atoms(output: bytes, size: int) -> Iterator[list[Atom]]:
 def send_framed(
     reactor: ServerReactor, stream: OutgoingStream, request_id: int, framed: Framed, *, end_stream: bool
 ) -> list[SendFrames]:
-    """Give a response to the reactor.
+    """Pass a response to the reactor.
 
     In a revision without text output, the text follows the error message.
 
     Args:
-        reactor: of the exchange, which does not defer output.
-        stream: where the frames go.
-        request_id: a command that the reactor has returned.
+        reactor: the reactor of the exchange; it must not defer output.
+        stream: the stream of the frames.
+        request_id: that of a command returned by the reactor.
         framed: the response.
         end_stream: whether the stream ends with it.
 
@@ -192,7 +192,7 @@ def send_framed(
 
 
 def join_frames(frames: Iterable[Frame], limits: Limits) -> Iterator[bytes]:
-    """Chunks of at least ``limits.chunk`` bytes, the last one shorter, made of whole frames."""
+    """Join whole frames into chunks of at least ``limits.chunk`` bytes; the last one may be shorter."""
     pieces: list[bytes] = []
     size = 0
     for frame in frames:

@@ -1,4 +1,4 @@
-"""What observers are told about each command of a request in frames."""
+"""Reports to observers about each command of a request in frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Stopwatch"]
 
 @attrs.frozen
 class Stopwatch:
-    """Measures a command from now on."""
+    """Measures one command, starting now."""
 
     wall: float = attrs.field(init=False, factory=time.perf_counter)
     cpu: float = attrs.field(init=False, factory=time.thread_time)
@@ -40,6 +40,6 @@ class Stopwatch:
             error=message,
             bytes_out=sent,
             wall=time.perf_counter() - self.wall,
-            # The clock of a thread says nothing about another one.
+            # Thread clocks of different threads cannot be compared.
             cpu=time.thread_time() - self.cpu if get_ident() == self.thread else 0.0,
         )

@@ -1,4 +1,4 @@
-"""The version 2 transport: from a request for the API server to a response."""
+"""The version 2 transport: turns a request for the API server into a response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["V2Transport"]
 _MULTIREQUEST = "multirequest"
 
 _MALFORMED = (TruncatedFrame, FrameTooLarge, LimitExceeded, MalformedFrame, BadEncoding)
-"""What is wrong with frames where the reference crashes, or does not notice.  It answers the rest with 200 and text."""
+"""Errors in frames where the reference crashes or notices nothing.  It answers all others with 200 and text."""
 
 
 @attrs.frozen
@@ -45,9 +45,9 @@ class V2Transport:
     Attributes:
         dispatcher: prepares commands.
         provider: leases repositories.
-        settings: what is switched on.
+        settings: the enabled APIs.
         challenge: the ``WWW-Authenticate`` header of a 401.
-        workers: threads for commands that may run side by side; ``None`` to run one after the other.
+        workers: threads for commands that may run in parallel; ``None`` to run one after the other.
     """
 
     dispatcher: Dispatcher
@@ -61,7 +61,7 @@ class V2Transport:
         return Workers(self.settings.workers) if self.settings.workers else None
 
     def respond(self, request: Request, name: str, rest: str) -> Response:
-        """Answer a request for the API server; what it leases is released when the response is closed.
+        """Answer a request for the API server; its leases are released when the response is closed.
 
         Args:
             request: the HTTP request.
@@ -128,7 +128,7 @@ class V2Transport:
             refuse_cross_site(request)
 
     def _choose_profile(self, client: ClientProtocol) -> Profile | None:
-        """The best encoding that the client asks for; ``None`` if it asks for none."""
+        """Return the best encoding that the client accepts; ``None`` if it accepts none."""
         if not any(token.startswith("comp=") for token in client.tokens):
             return None
         return next((profile for profile in self.settings.encodings if profile.name in client.engines), None)

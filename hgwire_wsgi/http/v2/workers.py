@@ -1,4 +1,4 @@
-"""Commands side by side.
+"""Worker threads that run commands in parallel.
 
 Idea: each running task has a thread and a lane, and puts its chunks into one channel.  The thread that serves the
 request takes them out and passes them to the WSGI server.  The channel is bounded by bytes, so tasks wait for a slow
@@ -21,18 +21,18 @@ from ...streams import close_source
 __all__ = ["Channel", "Closed", "Task", "Workers"]
 
 Task = Callable[[int], Iterator[bytes]]
-"""Called with the number of a lane; returns chunks.  What it raises ends all tasks of its request."""
+"""Called with the number of a lane; returns chunks.  An exception ends all tasks of its request."""
 
 
 class Closed(Exception):
-    """The reader of a channel has gone."""
+    """The reader of a channel is gone."""
 
 
 class Channel:
-    """A queue from many threads to one, bounded by the bytes that wait in it.
+    """A queue from many threads to one, bounded by the number of waiting bytes.
 
     Args:
-        bound: a chunk of any size goes in while fewer bytes than this wait.
+        bound: a chunk of any size is accepted while fewer bytes than this are waiting.
     """
 
     def __init__(self, bound: int) -> None:
@@ -77,7 +77,7 @@ class Channel:
             return item
 
     def close(self) -> None:
-        """Drop what waits; every :meth:`put` raises from now on."""
+        """Drop all waiting chunks; every later :meth:`put` raises."""
         with self._lock:
             self._closed = True
             self._waiting.clear()
@@ -87,7 +87,7 @@ class Channel:
 class Workers:
     """The threads of an application that run commands, in addition to those of the WSGI server.
 
-    A thread lives as long as its task.  So an idle application has none, and a process can fork.
+    A thread lives as long as its task, so an idle application has no threads and can fork.
 
     Args:
         count: maximum number of threads, for all requests together.
@@ -97,16 +97,16 @@ class Workers:
         self._free = threading.Semaphore(count)
 
     def interleave(self, tasks: Sequence[Task], lanes: Sequence[int], backlog: int) -> Iterator[bytes]:
-        """Run tasks side by side, as many as there are lanes and free threads for.
+        """Run tasks in parallel, limited by the lanes and the free threads.
 
         If all threads are busy with other requests, the calling thread runs a task itself.
 
-        Closing the iterator stops the tasks at their next chunk, and returns when all of them have ended.
+        Closing the iterator stops the tasks at their next chunk, and waits until all of them have ended.
 
         Args:
             tasks: the tasks, in the order in which they start.
-            lanes: numbers; each running task has one of its own.
-            backlog: maximum number of bytes that wait for the caller, beside one chunk of each task.
+            lanes: numbers; each running task has its own.
+            backlog: maximum number of bytes that wait for the caller, in addition to one chunk of each task.
 
         Yields:
             The chunks of all tasks as they come, those of one task in their order.
@@ -142,7 +142,7 @@ class Workers:
                 thread.join()
 
     def _start(self, channel: Channel, task: Task, lane: int) -> threading.Thread | None:
-        """Run a task in a thread; ``None`` if all are busy, or the system has none left."""
+        """Run a task in a thread; ``None`` if all are busy, or the system cannot start one."""
         if not self._free.acquire(blocking=False):
             return None
         context = contextvars.copy_context()
