@@ -43,6 +43,18 @@ class Caller(Protocol):
     def environ(self) -> Mapping[str, Any]: ...
 
     @property
+    def method(self) -> str: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def client(self) -> str: ...
+
+    @property
     def user(self) -> str | None: ...
 
     @property
@@ -189,6 +201,9 @@ class Dispatcher:
                     name=name,
                     repository=repository,
                     commands=commands,
+                    method=caller.method,
+                    scheme=caller.scheme,
+                    address=caller.address,
                     environ=caller.environ,
                 )
             )
@@ -278,6 +293,7 @@ class Dispatcher:
                 protocol=client,
                 server=server,
                 body=body,
+                client=caller.client,
                 environ=caller.environ,
                 authorize=authorize,
                 runner=runner,

@@ -35,6 +35,10 @@ from hgwire_wsgi.testing import WireTestApp
 class Caller:
     user: str | None = None
     environ: Mapping[str, Any] = attrs.Factory(dict)
+    method: str = "POST"
+    scheme: str = "http"
+    address: str = ""
+    client: str = "remote:http::"
     report_changes: Any = None
 
 
@@ -166,6 +170,7 @@ def test_the_policy_is_asked_once_before_arguments_are_decoded() -> None:
     assert (asked.permission, asked.upload, asked.user, asked.name) == ("pull", False, "alice", "repo")
     assert (asked.commands, asked.repository) == (("known",), bench.repository)
     assert asked.environ is caller.environ
+    assert (asked.method, asked.scheme, asked.address) == ("POST", "http", "")
 
 
 def test_a_question_that_was_answered_is_not_asked_again() -> None:

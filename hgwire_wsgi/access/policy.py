@@ -29,7 +29,10 @@ class AccessRequest:
         name: the repository's name, empty for one served at ``/``.
         repository: the repository, leased for this request.
         commands: the command and its sub-commands; empty for large files.
-        environ: the WSGI environ.
+        method: the HTTP method.
+        scheme: ``http`` or ``https``.
+        address: the client's address.
+        environ: the WSGI environ, for policies that need more.
     """
 
     permission: str
@@ -37,6 +40,9 @@ class AccessRequest:
     name: str
     repository: Repository
     commands: tuple[str, ...]
+    method: str
+    scheme: str
+    address: str
     environ: Mapping[str, Any]
     upload: bool = False
 
@@ -85,9 +91,9 @@ def hgweb_policy(request: AccessRequest) -> None:
             raise deny("pull not authorized")
         return
     method, message = _UPLOAD if request.upload else _PUSH
-    if request.environ.get("REQUEST_METHOD") != method:
+    if request.method != method:
         raise PermissionDenied(message, status=405, headers=[("Allow", method)])
-    if _flag(repository.setting("web", "push_ssl"), True, True) and request.environ.get("wsgi.url_scheme") != "https":
+    if _flag(repository.setting("web", "push_ssl"), True, True) and request.scheme != "https":
         raise PermissionDenied("ssl required", status=403)
     denied = names("deny_push")
     if (denied is not None and (not user or denied)) or not names("allow-push"):

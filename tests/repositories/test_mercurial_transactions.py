@@ -80,6 +80,7 @@ def make_context(**fields: Any) -> CommandContext:
         user=None,
         protocol=ClientProtocol(),
         server=ServerCapabilities(),
+        client="remote:http::",
         environ={},
         authorize=lambda permission: None,
         runner=not_called,
