@@ -23,6 +23,7 @@ from .commands.classify import WireRequest
 from .commands.context import CommandContext
 from .commands.registry import Command, CommandRegistry, Permission, ProtocolVersion, stricter
 from .commands.responses import RESPONSE_TYPES, BytesResponse, Response
+from .commands.standard import is_clone
 from .errors import InvalidArgument, LocalProtocolError, StreamChanged, UnknownCommand
 from .events import PushChanges
 from .limits import Limits
@@ -106,6 +107,11 @@ class BoundCommand:
                 for each in (self, *self.batch)
             )
         )
+
+    @property
+    def is_clone(self) -> bool:
+        """Whether the client asks for the whole history, in this command or in a sub-command."""
+        return any(is_clone(each.command.name, each.arguments) for each in (self, *self.batch))
 
     def run(self) -> Response:
         """Run the command.

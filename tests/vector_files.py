@@ -22,6 +22,9 @@ COPIES = Path(__file__).resolve().parent / "vectors"
 FOLDER = Path(os.environ.get("HGWIRE_VECTORS") or COPIES)
 """The vectors to replay."""
 
+if not any(FOLDER.glob("*/*.json")):
+    raise FileNotFoundError(f"no vectors in {FOLDER}")
+
 
 @functools.cache
 def file_of(name: str, folder: Path = FOLDER) -> dict[str, Any]:

@@ -8,7 +8,7 @@ repository, and what that returns into bytes; repositories with their own comman
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +21,7 @@ from .objects import NULL, RepositoryObjects
 from .registry import Command, Handler, Permission
 from .responses import BytesResponse, OutOfBandError, Response, short_reply
 
-__all__ = ["STANDARD_COMMANDS"]
+__all__ = ["STANDARD_COMMANDS", "is_clone"]
 
 
 def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Response:
@@ -228,3 +228,15 @@ STANDARD_COMMANDS: tuple[Command, ...] = (
     _standard(unbundle, Argument("heads", "heads"), permission="push", reply="push", body=True),
 )
 """The commands of ``CommandRegistry.standard()``."""
+
+
+def is_clone(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a command asks for the whole history: the client names no changeset that it has.
+
+    Args:
+        name: of the command.
+        arguments: its arguments, decoded.
+    """
+    if name == "getbundle":
+        return not set(arguments.get("common", ())) - {NULL}
+    return name == "stream_out" or (name == "changegroup" and set(arguments.get("roots", ())) == {NULL})

@@ -32,7 +32,7 @@ from .routing import Route, Router
 from .v1.bundles import LongReplies
 from .v1.input import classify, read_request
 from .v1.transport import V1Transport
-from .v2.api import ApiSettings
+from .v2.api import ApiSettings, url_access
 from .v2.transport import V2Transport
 from .wsgi import Observation, StartResponse, send
 
@@ -123,10 +123,23 @@ class WireApp:
     def classify(self, environ: dict[str, Any]) -> WireRequest | None:
         """Find out what a request asks for, as this application sees it; see :func:`hgwire_wsgi.classify`.
 
+        Requests without a command in their query string are classified by URL and method: commands in frames need what
+        the URL permits (``ro`` or ``rw``), and large files need ``push`` for every method but ``GET`` and ``HEAD``.
+
         Raises:
             HgWireError: if the request is malformed.
         """
-        return classify(environ, self.commands, capabilities=self.capabilities, limits=self.limits)
+        wire = classify(environ, self.commands, capabilities=self.capabilities, limits=self.limits)
+        if wire is not None:
+            return wire
+        request = Request(environ, self.limits)
+        route = self._router.route(request)
+        if route.kind == "api":
+            access, command = url_access(route.rest)
+            return WireRequest(command, {}, (), access)
+        if route.kind == "resource" and self.provider.is_subresource(route.rest):
+            return WireRequest("resource", {}, (), "pull" if request.method in ("GET", "HEAD") else "push")
+        return None
 
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
@@ -148,8 +161,8 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command" and (again := self._v1.repeat(request, route.name)) is not None:
-            return again
+        if route.kind == "command":
+            return self._command(request, route.name)
         wire = read_request(request, self.commands, self.capabilities, self.limits)
         if wire is not None:
             request.commands = wire.names
@@ -161,9 +174,23 @@ class WireApp:
             return _below()
         lease = self.provider.lease(route.name)
         try:
-            if route.kind == "command" and wire is not None:
-                return self._v1.respond(request, wire, route.name, lease)
             return self._other(request, route, lease)
+        except BaseException:
+            lease.release()
+            raise
+
+    def _command(self, request: Request, name: str) -> Response:
+        lease = self.provider.lease(name)
+        try:
+            again = self._v1.repeat(request, name, lease.repository)
+            if again is not None:
+                lease.release()
+                return again
+            wire = read_request(request, self.commands, self.capabilities, self.limits)
+            if wire is None:
+                raise RequestError("the request names no command")
+            request.commands = wire.names
+            return self._v1.respond(request, wire, name, lease)
         except BaseException:
             lease.release()
             raise

@@ -69,7 +69,7 @@ def refuse_cross_site(request: Request) -> None:
     if (
         content_type
         and not content_type.lower().startswith("application/mercurial-")
-        and "X-HgArg-1" not in request.headers
+        and not (content_type.startswith("application/x-www-form-urlencoded") and "X-HgArg-1" in request.headers)
     ):
         raise UnsupportedMediaType("a push must be sent as application/mercurial-0.1 or application/mercurial-0.2")
     if "Origin" in request.headers or get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):

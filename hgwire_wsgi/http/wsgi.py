@@ -251,6 +251,15 @@ def send(
     wrap = request.environ.get("wsgi.file_wrapper")
     if wrap is None or cut:
         return _Chunks(iter(partial(body.file.read, _READ_SIZE), b""), transfer, cut=cut)
-    file = _File(body, transfer, whole="uwsgi.version" in request.environ)
-    wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
+    file: Any = body.file
+    if observation is None and len(response.release) == 1:
+        # Nothing but the file has to be closed, and nobody asks how much of it was sent.
+        CURRENT.set(None)
+    else:
+        file = _File(body, transfer, whole="uwsgi.version" in request.environ)
+    try:
+        wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
+    except BaseException:
+        file.close()
+        raise
     return wrapped

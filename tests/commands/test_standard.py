@@ -21,7 +21,7 @@ from hgwire_wsgi.commands.responses import (
     Response,
     StreamResponse,
 )
-from hgwire_wsgi.commands.standard import STANDARD_COMMANDS
+from hgwire_wsgi.commands.standard import STANDARD_COMMANDS, is_clone
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
 from hgwire_wsgi.errors import CommandFailed, InvalidArgument, RequestError, UnknownCommand
 from hgwire_wsgi.limits import Limits
@@ -289,3 +289,19 @@ def test_a_backend_without_the_method_has_no_such_command(name: str) -> None:
 def test_capabilities_of_a_bare_backend_are_those_of_the_transport() -> None:
     tokens = ServerCapabilities(send=("0.1",)).capabilities()
     assert text(Bare(), "capabilities").split() == sorted([b"batch", *tokens])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("getbundle", {}, True),
+        ("getbundle", {"common": [NULL]}, True),
+        ("getbundle", {"common": [b"1" * 20, NULL]}, False),
+        ("stream_out", {}, True),
+        ("changegroup", {"roots": [NULL]}, True),
+        ("changegroup", {"roots": [b"1" * 20]}, False),
+        ("heads", {}, False),
+    ],
+)
+def test_what_a_clone_is(name: str, arguments: Any, expected: bool) -> None:
+    assert is_clone(name, arguments) is expected

@@ -21,6 +21,7 @@ from hgwire_wsgi import (
     CommandContext,
     CommandRegistry,
     Lease,
+    ServerCapabilities,
     StreamResponse,
     WireApp,
     WireMiddleware,
@@ -473,3 +474,37 @@ def test_a_pyramid_view_returns_the_response(tmp_path: Path) -> None:
     next(iter(leaves.response))
     leaves.close()
     assert watch.closed.outcome == "cut"
+
+
+def test_respond_after_classify_reads_posted_arguments_again() -> None:
+    app = WireApp(FakeProvider(OPEN), capabilities=ServerCapabilities(post_args=True))
+    request = webob.BaseRequest.blank("/repo?cmd=known", method="POST", headers={"X-HgArgs-Post": "46"})
+    request.body = b"nodes=" + b"11" * 20
+    assert request.is_body_seekable
+    classified = app.classify(request.environ)
+    assert classified is not None and classified.posted == 46
+    assert app.respond(request).body == b"1"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "expected"),
+    [
+        ("/repo/api/exp-http-v2-0001/ro/heads", "POST", ("heads", "pull")),
+        ("/repo/api/exp-http-v2-0001/rw/multirequest", "POST", ("multirequest", "push")),
+        ("/repo/api/exp-http-v2-0001/xx/heads", "POST", ("heads", "push")),
+        ("/repo/api", "GET", ("", "pull")),
+        ("/repo/.hg/lfs/objects/aa", "GET", ("resource", "pull")),
+        ("/repo/.hg/lfs/objects/aa", "PUT", ("resource", "push")),
+        ("/repo/.git/info/lfs/objects/batch", "POST", ("resource", "push")),
+        ("/repo/page", "GET", None),
+        ("/repo", "GET", None),
+    ],
+)
+def test_what_names_no_command_is_classified_by_its_url(path: str, method: str, expected: Any) -> None:
+    class Provider(FakeProvider):
+        def is_subresource(self, rest: str) -> bool:
+            return rest.startswith((".hg/", ".git/"))
+
+    app = WireApp(Provider(OPEN), api=ApiSettings(server=True, http_v2=True))
+    found = app.classify({"PATH_INFO": path, "REQUEST_METHOD": method})
+    assert (found and (found.command, found.permission)) == expected

@@ -12,6 +12,7 @@ whose key covers everything except the history.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Generator
 from functools import partial
@@ -21,7 +22,7 @@ import attrs
 
 from ..._version import __version__
 from ...cache.bundles import BundleCache, IndexEntry, Uncacheable
-from ...cache.keys import bundle_key, index_key
+from ...cache.keys import KeyValue, bundle_key, digest, index_key
 from ...cache.settings import CacheSettings
 from ...cache.stores.base import StoredFile, StoredUrl
 from ...dispatch import BoundCommand
@@ -174,6 +175,12 @@ class LongReplies:
         return FrontEndBody((header, self.settings.accel_prefix + stored.name), stored.size)
 
 
+@functools.lru_cache(maxsize=256)
+def _encoding_key(identity: tuple[KeyValue, ...]) -> str:
+    """A digest of the part of a key that is the same for most requests."""
+    return digest(identity)
+
+
 def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str, Any]:
     """Everything that a bundle depends on, except the state of its repository."""
     command = bound.command
@@ -186,7 +193,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
         "arguments": {
             key: sorted(value) if types.get(key) in _UNORDERED else value for key, value in bound.arguments.items()
         },
-        "encoding": encodings.identity,
+        "encoding": _encoding_key(encodings.identity),
     }
 
 

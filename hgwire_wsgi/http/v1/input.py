@@ -69,6 +69,8 @@ def classify(
         if request.bytes_in:
             environ["wsgi.input"] = request.body.as_file()
             environ["wsgi.input_terminated"] = True
+            # WebOb remembers here that it can seek in the old one.
+            environ["webob.is_body_seekable"] = False
     if wire is not None:
         environ[_CACHE_KEY] = commands, wire
     return wire

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from ...cache.keys import KeyValue
 from ...commands.registry import ReplyKind
 from ...commands.responses import (
     BytesResponse,
@@ -77,10 +78,10 @@ class Encodings:
         return (self.plain if reply == "legacy" else self.stream).media_type
 
     @property
-    def identity(self) -> tuple[object, ...]:
+    def identity(self) -> tuple[KeyValue, ...]:
         """Plain values that are equal only for encodings that give the same bytes."""
         return tuple(
-            (each.media_type, each.engine and each.engine.identity)
+            (each.media_type, None if each.engine is None else each.engine.identity)
             for each in (self.plain, self.stream, self.incompressible)
         )
 

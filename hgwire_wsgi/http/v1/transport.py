@@ -14,10 +14,9 @@ from ..._version import __version__
 from ...cache.keys import digest
 from ...cache.responses import CachedResponse, ResponseCache
 from ...commands.classify import WireRequest
-from ...commands.objects import NULL
 from ...dispatch import BoundCommand, Dispatcher
 from ...negotiation import ClientProtocol, ServerCapabilities, numbered, read_client_protocol, vary
-from ...repositories.base import Lease, RepositoryProvider
+from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
 from ..message import NOSNIFF, FileBody, FrontEndBody, Request, Response
 from ..refusals import refuse_cross_site
@@ -56,24 +55,28 @@ class V1Transport:
         handlers = {name: command.handler_name for name, command in self.dispatcher.commands.items()}
         return digest("application", __version__, server.capabilities(), engines, handlers)
 
-    def repeat(self, request: Request, name: str) -> Response | None:
+    def repeat(self, request: Request, name: str, repository: Repository) -> Response | None:
         """Answer from the cache, if the same request was answered in the repository's present state.
+
+        Args:
+            request: the HTTP request.
+            name: of the repository.
+            repository: leased for the request.
 
         Returns:
             The response; ``None``, without any effect, if it is not cached.
 
         Raises:
-            HgWireError: by the policy, or if there is no such repository.
+            HgWireError: by the policy.
         """
         question = self._question(request)
         if question is None:
             return None
-        with self.provider.lease(name) as repository:
-            known = self.responses.get((name, repository.content_token(), question))
-            if known is None:
-                return None
-            request.commands, request.cache = known.commands, "hit"
-            self.dispatcher.authorizer(request, name, repository, known.commands)("pull")
+        known = self.responses.get((name, repository.content_token(), question))
+        if known is None:
+            return None
+        request.commands, request.cache = known.commands, "hit"
+        self.dispatcher.authorizer(request, name, repository, known.commands)("pull")
         return Response(OK, [*known.headers], known.body)
 
     def respond(self, request: Request, wire: WireRequest, name: str, lease: Lease) -> Response:
@@ -108,7 +111,7 @@ class V1Transport:
         if bound.command.body or wire.posted:
             bound = bound.reading(read_payload(request, wire.posted, server, self.dispatcher.limits))
         if request.observed is not None:
-            request.observed.clone = _is_clone(bound)
+            request.observed.clone = bound.is_clone
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), NOSNIFF]
         if isinstance(rendered.body, bytes) and not rendered.error:
@@ -154,10 +157,3 @@ def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProt
     if wire.command == _HANDSHAKE and "0.2" not in client.media_types:
         server = attrs.evolve(server, send=("0.1", "0.2"))
     return Encodings.negotiate(server, client)
-
-
-def _is_clone(bound: BoundCommand) -> bool:
-    """Whether a command requests the whole history: the client names no changesets that it has."""
-    if bound.command.name == "getbundle":
-        return not set(bound.arguments.get("common", ())) - {NULL}
-    return bound.command.name == "stream_out"

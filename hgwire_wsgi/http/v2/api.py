@@ -12,7 +12,7 @@ from ...errors import HgWireError
 from ...framing import EXP_0002, Profile, Revision
 from ..message import NOSNIFF, Request, Response
 
-__all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path", "plain", "route"]
+__all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path", "plain", "route", "url_access"]
 
 
 @attrs.frozen
@@ -88,6 +88,17 @@ class PlainRefusal(HgWireError):
 def plain(text: str) -> Response:
     """Make a successful answer in plain text, with exactly the media type of the recorded exchanges."""
     return Response("200 OK", [("Content-Type", "text/plain"), NOSNIFF], text.encode("latin-1", "replace"))
+
+
+def url_access(rest: str) -> tuple[Permission, str]:
+    """The permission and the command that a URL below a repository names, whether or not it exists.
+
+    Returns:
+        ``push`` for everything but ``ro``; the command may be empty.
+    """
+    parts = rest.strip("/").split("/")
+    access = parts[2] if len(parts) > 2 else "ro"
+    return _PERMISSIONS.get(access, "push"), parts[3] if len(parts) > 3 else ""
 
 
 def is_api_path(rest: str) -> bool:

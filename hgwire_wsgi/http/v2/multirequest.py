@@ -29,7 +29,7 @@ import attrs
 
 from ...commands.classify import describe
 from ...dispatch import BoundCommand, Dispatcher
-from ...errors import HgWireError, LimitExceeded, PermissionDenied
+from ...errors import HgWireError, LimitExceeded, PermissionDenied, UnknownCommand
 from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol, ServerCapabilities
@@ -204,14 +204,17 @@ class MultiRequest:
         """
         dispatcher, version, repository = self.dispatcher, self.target.api.version, self.lease.repository
         name = run.name.decode("latin-1")
-        if dispatcher.find(name, repository, version) is None:
-            raise PlainRefusal(200, f"wire protocol command not available: {name}")
         arguments = {key.decode("latin-1"): value for key, value in run.arguments.items()}
         names: tuple[str, ...] = (name,)
         try:
             wire = describe(name, arguments, dispatcher.commands, dispatcher.limits, version=version)
             names = wire.names
-            resolved = dispatcher.resolve(wire, repository, version)
+            try:
+                resolved = dispatcher.resolve(wire, repository, version)
+            except UnknownCommand:
+                if dispatcher.find(name, repository, version) is None:
+                    raise PlainRefusal(200, f"wire protocol command not available: {name}") from None
+                raise
             if resolved.permission == "push" and self.target.access != "push":
                 raise PlainRefusal(403, f"insufficient permissions to execute command: {name}")
             bound = dispatcher.bind(
@@ -231,6 +234,8 @@ class MultiRequest:
             raise
         except HgWireError as error:
             return _Job(run.request_id, names, error)
+        if self.request.observed is not None and bound.is_clone:
+            self.request.observed.clone = True
         return _Job(run.request_id, names, bound)
 
     # Answering: failures become error frames.
