@@ -1,1 +1,1 @@
-"""Work done once: replies depend on repository state, command and arguments only, so they are kept and shared."""
+"""The reply caches: replies depend only on repository state, command and arguments, so they are cached and shared."""

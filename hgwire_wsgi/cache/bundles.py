@@ -4,11 +4,11 @@ A caller goes through these steps, and stops at the first that gives it somethin
 
     stored = cache.open(key)                                # a complete bundle
     entry = cache.read_index(index_key)                     # a clone after a push: the bundle of an older state,
-    stored = cache.open(entry.bundle_key)                   # if the caller finds that it will do
+    stored = cache.open(entry.bundle_key)                   # if it is good enough for the caller
     bundle = cache.join_or_make(key, produce, is_current)   # follow its maker, or become its maker
 
 :mod:`~hgwire_wsgi.cache.single_flight` gives each bundle one maker.  A
-:class:`~hgwire_wsgi.cache.stores.base.BundleStore` keeps the bundles.
+:class:`~hgwire_wsgi.cache.stores.base.BundleStore` stores the bundles.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _INDEX = re.compile(rb"[0-9a-f]{64}(\n([0-9a-f]{2})+)*")
 
 @attrs.frozen(kw_only=True)
 class IndexEntry:
-    """Names the newest bundle of a full clone, whatever the history is now.
+    """An index entry: names the newest full-clone bundle, independent of the present history.
 
     Attributes:
         index_key: of the entry; depends on everything but the history.
         bundle_key: of the bundle.
-        heads: of the history that the bundle holds.
+        heads: those of the history in the bundle.
     """
 
     index_key: str
@@ -56,8 +56,8 @@ class BundleCache:
     Open one in each process: forked processes must not share it.
 
     Args:
-        store: where bundles are kept.
-        chunk: size in bytes of the pieces that bundles are written in; smaller bundles are returned as bytes.
+        store: where bundles are stored.
+        chunk: size in bytes of the chunks in which bundles are written; smaller bundles are returned as bytes.
     """
 
     def __init__(self, store: BundleStore, *, chunk: int) -> None:
@@ -77,17 +77,17 @@ class BundleCache:
 
         Args:
             key: of everything that the bundle depends on.
-            produce: starts to make the bundle; returns its pieces, of any size.  It is called in this thread; what it
-                returns is read and closed in another one.  If a maker dies, ``produce`` is called again, while the
+            produce: starts to make the bundle; returns its chunks, of any size.  It is called in this thread; its
+                result is read and closed in another one.  If a maker dies, ``produce`` is called again, while the
                 returned iterator is read.
-            is_current: tells whether the bundle still is what the key stands for.  Asked once, in the maker's thread,
-                when the bundle is complete.  If not, it is sent but not kept.
-            index: returns the entry to be written once the bundle is kept, if any.
-            label: what log lines call the bundle, such as ``getbundle of project``.
+            is_current: returns whether the bundle still matches the key.  Called once, in the maker's thread,
+                when the bundle is complete.  If it does not match, the bundle is sent but not cached.
+            index: returns the index entry to be written once the bundle is cached, if any.
+            label: name of the bundle in log lines, such as ``getbundle of project``.
 
         Raises:
-            Uncacheable: as ``produce`` raises it before its first piece; the caller has to send its result.
-            Exception: anything else that ``produce`` raises before its first piece.
+            Uncacheable: from ``produce``, before its first chunk; the caller has to send its result.
+            Exception: any other exception of ``produce`` before its first chunk.
         """
 
         def companion() -> tuple[str, bytes] | None:
@@ -118,13 +118,13 @@ class BundleCache:
         return IndexEntry(index_key=index_key, bundle_key=bundle_key, heads=tuple(map(bytes.fromhex, heads)))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this process makes no bundle any more.
+        """Wait until this process is making no bundles.
 
         Args:
             timeout: maximum time in seconds; no limit if None.
 
         Returns:
-            False if the time is over.
+            False on timeout.
         """
         return self._flight.wait(timeout)
 

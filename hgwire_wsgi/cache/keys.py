@@ -1,12 +1,12 @@
 """Cache keys, made from values.
 
 A key is the SHA-256 of everything a reply depends on.  So nothing is ever invalidated: when something changes, the key
-changes.  For this to hold, equal values must give equal keys in every process, and different values different keys:
+changes.  This requires that equal values give equal keys in every process, and different values different keys:
 
-- values are written as literals, so their types and their borders are part of the key;
+- values are written as literals, so their types and boundaries are part of the key;
 - only values whose content is their identity are accepted.  Anything else, such as an object whose ``repr`` contains an
   address, is a :class:`TypeError`;
-- sequences keep their order.  The caller sorts those whose order means nothing.
+- sequences keep their order.  The caller sorts those whose order is irrelevant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 __all__ = ["KeyValue", "ResponseKey", "bundle_key", "digest", "index_key"]
 
 KeyValue = None | bool | int | str | bytes | Sequence["KeyValue"] | Mapping[str, "KeyValue"]
-"""What a key can be made from; of sequences, tuples and lists only."""
+"""Values that a key can be made from; sequences must be tuples or lists."""
 
 ResponseKey = tuple[str, bytes, tuple[tuple[str, ...], ...]]
 """The key of a small reply: the repository's name, its content token, and everything in the request that the reply
 depends on.
 
-It stays a tuple, because one is looked up for every request and a digest would take longer than the rest of the answer.
-A store outside of the process makes a string of it with ``digest(*key)``."""
+It is a tuple, because it is looked up for every request, and a digest would take longer than the rest of the answer.
+A store outside of the process can convert it to a string with ``digest(*key)``."""
 
 
 def bundle_key(
@@ -40,11 +40,11 @@ def bundle_key(
     """Make the key of a bundle.
 
     Args:
-        version: of the package; another version may encode otherwise.
+        version: of the package; another version may encode replies differently.
         repository: name of the repository.
         token: changes whenever any reply of the repository could change.
         command: name of the command.
-        handler: identifies the function that answers the command.
+        handler: identifies the function that implements the command.
         arguments: decoded arguments of the command, by name.
         encoding: media types and identities of engines.
 
@@ -74,7 +74,7 @@ def index_key(
         repository: name of the repository.
         token: changes whenever anything but the history changes.
         command: name of the command.
-        handler: identifies the function that answers the command.
+        handler: identifies the function that implements the command.
         arguments: those that do not name heads.
         encoding: media type, engine and level.
 
@@ -108,7 +108,7 @@ def _plain(value: object) -> object:
         return tuple([item if type(item) in _ATOMS else _plain(item) for item in value])
     if isinstance(value, Mapping):
         return {_plain(name): _plain(value[name]) for name in sorted(value)}
-    # A subclass may have a repr of its own.
+    # A subclass may have its own repr.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes):

@@ -1,6 +1,6 @@
 """The response cache: small replies, found before a request is parsed.
 
-The caller still asks the policy for each request, and makes the key from the present state of the repository.
+The caller still asks the policy for each request, and makes the key from the current state of the repository.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class CachedResponse:
 
     Attributes:
         commands: the command and its sub-commands, for the policy.
-        headers: names and values, as they are sent.
-        body: as it is sent.
+        headers: names and values, as sent.
+        body: the body, as sent.
     """
 
     commands: tuple[str, ...]
@@ -34,7 +34,7 @@ class ResponseCache:
     """Small replies by key.
 
     Args:
-        store: where they are kept.
+        store: where they are stored.
     """
 
     def __init__(self, store: ResponseStore[CachedResponse]) -> None:
@@ -45,7 +45,7 @@ class ResponseCache:
         return self._store.get(key)
 
     def put(self, key: ResponseKey, response: CachedResponse) -> None:
-        """Keep a reply if there is room."""
+        """Store a reply if there is room."""
         self._store.put(key, response, _size(key, response))
 
 

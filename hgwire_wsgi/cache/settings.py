@@ -1,4 +1,4 @@
-"""Settings of the caches, and how the caches are made from them."""
+"""Settings of the caches, and functions that open the caches."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def default_folder() -> Path | None:
 
 @attrs.frozen(kw_only=True)
 class CacheSettings:
-    """Sizes and places of the caches of one application.
+    """Sizes and locations of the caches of one application.
 
     Attributes:
-        memory: maximum size of the small replies that each process keeps, in bytes; 0 keeps none.
-        disk: maximum size of the bundles in the folder, in bytes; 0 keeps none.
-        folder: for bundles, shared by all processes of the host; by default in the user's cache folder, None keeps
-            none.
+        memory: maximum size of the small replies in each process, in bytes; 0 disables this cache.
+        disk: maximum size of the bundles in the folder, in bytes; 0 disables this cache.
+        folder: location of the bundles, shared by all processes of the host (default: in the user's cache folder);
+            None disables this cache.
         accel_header: header that makes the front-end server send a bundle: ``X-Accel-Redirect`` (nginx) or
             ``X-Sendfile`` (Apache).
         accel_prefix: prefix of the file's name in that header, such as the nginx location that has the folder as its
             ``alias``.
-        response_store: opens a store of your own for small replies; ``memory`` then has no effect.
-        bundle_store: opens a store of your own for bundles; ``disk`` and ``folder`` then have no effect.
+        response_store: opens your own store for small replies; ``memory`` then has no effect.
+        bundle_store: opens your own store for bundles; ``disk`` and ``folder`` then have no effect.
 
     Stores are opened in each process when it first needs them.
     """
@@ -72,7 +72,7 @@ class CacheSettings:
 
 
 def open_bundle_store(settings: CacheSettings) -> BundleStore | None:
-    """Open the store for bundles; None if it is switched off, or, with a line in the log, if it cannot be used."""
+    """Open the store for bundles; None if it is disabled, or, with a log line, if it cannot be used."""
     try:
         if settings.bundle_store is not None:
             return settings.bundle_store()
@@ -91,14 +91,14 @@ def open_bundle_cache(settings: CacheSettings, *, chunk: int) -> BundleCache | N
 
     Args:
         settings: of the application.
-        chunk: size in bytes of the pieces that bundles are written in.
+        chunk: size in bytes of the chunks in which bundles are written.
     """
     store = open_bundle_store(settings)
     return None if store is None else BundleCache(store, chunk=chunk)
 
 
 def open_response_cache(settings: CacheSettings) -> ResponseCache:
-    """Open the cache for small replies; it keeps nothing, after a line in the log, if its store cannot be opened."""
+    """Open the cache for small replies; if its store cannot be opened, log that and store nothing."""
     try:
         if settings.response_store is not None:
             return ResponseCache(settings.response_store())
@@ -109,12 +109,12 @@ def open_response_cache(settings: CacheSettings) -> ResponseCache:
 
 
 class PerProcess(Generic[_V]):
-    """Something that each process opens for itself when it first needs it, also after a fork.
+    """A value that each process opens for itself on first use, including after a fork.
 
     Threads, locks and file locks do not survive a fork, so caches must not be shared across one.
 
     Args:
-        open_value: opens it.  Called once in each process, but by each of several threads that come first at once.
+        open_value: opens it.  Called once in each process, except when several threads race for the first use.
     """
 
     def __init__(self, open_value: Callable[[], _V]) -> None:
@@ -125,6 +125,6 @@ class PerProcess(Generic[_V]):
         """Return the value of this process."""
         pid, opened = os.getpid(), self._opened
         if opened is None or opened[0] != pid:
-            # Two threads may both come here: a lock would not survive a fork either.
+            # Two threads may both get here: a lock would not survive a fork either.
             self._opened = opened = pid, self._open_value()
         return opened[1]

@@ -1,7 +1,7 @@
-"""Single flight: a bundle that many clients want at once is made once.
+"""Single flight: a bundle that many clients request at the same time is made once.
 
-The idea.  The first request for a key gets the right to make the bundle (a ``PendingEntry`` of the store).  Everyone
-else, in this process or another one, follows the entry as it grows and sends what is there.
+The idea.  The first request for a key gets the right to make the bundle (a ``PendingEntry`` of the store).  All other
+requests, in this process or another one, follow the entry as it grows and send the data that is there.
 
 Who owns what.
 
@@ -12,18 +12,19 @@ Who owns what.
 
 Which thread does what.
 
-- The thread of the request that may make a bundle calls ``produce`` and takes the first chunk, so that a failure up to
-  there reaches its own client.  A bundle of less than one chunk ends there.
-- Then a daemon thread makes the rest at its own pace, whatever becomes of that client.  The client itself becomes a
+- The thread of the request that may make a bundle calls ``produce`` and takes the first chunk, so that an early failure
+  reaches its own client.  A bundle of less than one chunk ends there.
+- Then a daemon thread makes the rest at its own pace, even if that client disconnects.  The client itself becomes a
   follower, like all others.
 
 What is always true.
 
 - Every client gets the bytes of one bundle, or a visible failure.  If a producer dies, a follower takes over.  It
-  compares the new bundle byte by byte with what it has sent already (:func:`_resumed`), and fails if they differ.
-- An entry that is complete stays complete, and an entry that was given up never grows again.
+  compares the new bundle byte by byte with the data that it has already sent (:func:`_resumed`), and fails if they
+  differ.
+- A complete entry stays complete, and an abandoned entry never grows again.
 - A process has at most ``_MAXIMUM_PRODUCERS`` producers.  Beyond that, or if the disk is full, or if a bundle is larger
-  than the store, each client gets a bundle of its own, made while it is sent and ended when the client leaves.
+  than the store, each client gets its own bundle, made while it is sent and abandoned if the client disconnects.
 """
 
 from __future__ import annotations
@@ -58,38 +59,38 @@ _log = logging.getLogger("hgwire_wsgi")
 
 _READ_SIZE = 256 * 1024
 _POLL_SECONDS = 0.01
-"""How often the follower of another process looks for more data."""
+"""How often a follower in another process polls for more data."""
 
 _BATCH_SECONDS = 0.1
-"""How long a follower in the producer's process waits for a full read.  Each time it wakes, the two threads hand the
-interpreter's lock to each other."""
+"""How long a follower in the producer's process waits for a full read.  Each time it wakes, the interpreter's
+lock passes between the two threads."""
 
 _HEAD_START_SECONDS = 0.1
-"""How long a producer waits until its own client was given the first chunk.  A busy producer would make the thread that
-sends wait for the interpreter's lock at every step."""
+"""How long a producer waits until its own client has received the first chunk.  A busy producer would make the sending
+thread wait for the interpreter's lock at every step."""
 
 _MAXIMUM_PRODUCERS = 4
-"""Clients that ask and disconnect must not keep a server busy with bundles that nobody wants."""
+"""Clients that send a request and disconnect must not keep a server busy with useless bundles."""
 
 _REMEMBERED = 1000
-"""Number of keys remembered of bundles that were too large for the store; they are not tried again."""
+"""Maximum number of remembered keys of bundles too large for the store; these are not tried again."""
 
 Outcome = Literal["hit", "miss", "followed", "uncached"]
 
 
 class Chunks(Iterator[bytes], Protocol):
-    """A stream in pieces; a generator is one."""
+    """A stream in chunks, such as a generator."""
 
     def close(self) -> None:
-        """Free what the stream uses, whether it was read to its end or not."""
+        """Release the stream's resources, whether or not it was read to its end."""
 
 
 class Uncacheable(Exception):
-    """Raised by ``produce`` before its first chunk: what it has instead of a bundle is for its own client only.
+    """Raised by ``produce`` before its first chunk: its result is for its own client only.
 
     Args:
-        result: for the caller of ``join_or_make``, such as a rendered error; closed if that has sent a part of the
-            bundle already.
+        result: for the caller of ``join_or_make``, such as a rendered error; closed if the caller has already sent
+            a part of the bundle.
     """
 
     def __init__(self, result: Any) -> None:
@@ -98,7 +99,7 @@ class Uncacheable(Exception):
 
 
 class _NoRoom(Exception):
-    """The bundle cannot go on in the store.  Its clients get it without the store."""
+    """The store cannot take the rest of the bundle.  Its clients get it without the store."""
 
 
 class _TooLarge(_NoRoom):
@@ -115,11 +116,11 @@ class BundleJob:
 
     Attributes:
         key: of the bundle.
-        produce: starts to make it, from the beginning at each call.  Called in the thread of a request; what it returns
-            is read and closed in another one.  Everything it returns gets closed.
-        is_current: tells whether the bundle still is what the key stands for.  Asked once, when the bundle is complete.
-        companion: key and data of a small entry that is stored once the bundle is, if it returns any.
-        label: what log lines call the bundle.
+        produce: starts to make it, from the beginning at each call.  Called in the thread of a request; the result is
+            read in another one, and always closed.
+        is_current: returns whether the bundle still matches the key.  Called once, when the bundle is complete.
+        companion: returns key and data of a small entry to store after the bundle, if any.
+        label: name of the bundle in log lines.
     """
 
     key: str
@@ -135,8 +136,8 @@ class Bundle:
 
     Attributes:
         body: the whole bundle as bytes, a file or a URL, or an iterator that must be closed.
-        outcome: ``hit``: it was there; ``miss``: this request makes it; ``followed``: another request makes it;
-            ``uncached``: it is made for this request alone.
+        outcome: ``hit``: it was cached; ``miss``: this request makes it; ``followed``: another request makes it;
+            ``uncached``: it is made for this request only.
     """
 
     body: bytes | StoredFile | StoredUrl | Chunks
@@ -145,12 +146,12 @@ class Bundle:
 
 @attrs.define(eq=False)
 class ProducerStatus:
-    """What followers in its process know of a producer.
+    """The status of a producer, for followers in its process.
 
     Attributes:
         identity: of the growing entry.
-        size: bytes that are in the store.
-        first_chunk_delivered: set when its own client was given the first chunk, or has left.
+        size: bytes in the store so far.
+        first_chunk_delivered: set when its own client has received the first chunk, or has disconnected.
         failure: why the producer ended without a complete entry.
     """
 
@@ -163,7 +164,7 @@ class ProducerStatus:
     _ended: bool = attrs.field(init=False, default=False)
 
     def report(self, size: int) -> None:
-        """Note the size reached; wake the followers if they have as much to read as they read at once."""
+        """Record the size; wake the followers if there is enough data for a full read."""
         self.size = size
         if size >= self._announced + _READ_SIZE:
             with self._changed:
@@ -171,14 +172,14 @@ class ProducerStatus:
                 self._changed.notify_all()
 
     def end(self, failure: BaseException | None) -> None:
-        """Note that the producer has ended."""
+        """Record that the producer has ended."""
         with self._changed:
             self.failure = failure
             self._ended = True
             self._changed.notify_all()
 
     def wait(self, position: int) -> bool:
-        """Wait for data behind ``position``, or for the end.
+        """Wait for data after ``position``, or for the end.
 
         Returns:
             False if no more will come, and the entry is not complete.
@@ -191,10 +192,10 @@ class ProducerStatus:
 
 @attrs.frozen(eq=False)
 class BundleProducer:
-    """Makes the rest of one bundle, in a thread of its own.
+    """Makes the rest of one bundle, in its own thread.
 
     Attributes:
-        job: what it makes.
+        job: the bundle to make.
         pending: the entry, with the first chunk in it.
         chunks: the rest.
         status: for followers in this process.
@@ -213,7 +214,7 @@ class BundleProducer:
 
         Raises:
             _NoRoom: if the bundle is larger, or the store cannot be written.
-            Exception: what the iterator raises.
+            Exception: any exception of the iterator.
         """
         self.status.first_chunk_delivered.wait(_HEAD_START_SECONDS)
         for chunk in self.chunks:
@@ -230,9 +231,9 @@ class SingleFlight:
     Open one in each process: forked processes must not share it.
 
     Args:
-        store: where bundles grow and stay.
-        chunk: bundles of fewer bytes are made in the thread of the request; also the minimum size of the pieces that
-            are written.
+        store: where bundles are made and stored.
+        chunk: bundles of fewer bytes are made in the thread of the request; also the minimum size in bytes of the
+            chunks that are written.
     """
 
     def __init__(self, store: BundleStore, chunk: int) -> None:
@@ -247,8 +248,8 @@ class SingleFlight:
         """Get a bundle from the store, follow its maker, or become its maker.
 
         Raises:
-            Uncacheable: as ``produce`` raises it before its first chunk; the caller has to send its result.
-            Exception: anything else that ``produce`` raises before its first chunk.
+            Uncacheable: from ``produce``, before its first chunk; the caller has to send its result.
+            Exception: any other exception of ``produce`` before its first chunk.
         """
         if self._too_large.get(job.key):
             return Bundle(self._make_alone(job), "uncached")
@@ -265,13 +266,13 @@ class SingleFlight:
             return self._make(job, entry) if isinstance(entry, PendingEntry) else Bundle(entry, "hit")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this process makes no bundle any more.
+        """Wait until this process is making no bundles.
 
         Args:
             timeout: maximum time in seconds.
 
         Returns:
-            False if the time is over.
+            False on timeout.
         """
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout)
@@ -280,7 +281,7 @@ class SingleFlight:
         """Log, once, that the store does not work."""
         if not self._complained:
             self._complained = True
-            _log.warning("the bundle cache in %s cannot be used, bundles are served without it: %s", self._store, error)
+            _log.warning("the bundle cache in %s cannot be used; bundles are served without it: %s", self._store, error)
 
     def _make_alone(self, job: BundleJob) -> bytes | Chunks:
         return _begun(_coalesced(job.produce(), self._chunk))
@@ -310,10 +311,10 @@ class SingleFlight:
         """Start a producer.
 
         Returns:
-            What it takes to follow it.
+            The arguments to follow it.
 
         Raises:
-            _NoRoom: if there are too many already, or no more threads.
+            _NoRoom: if there are too many producers, or no thread can be started.
         """
         with _storing():
             entry = pending.follow()
@@ -357,7 +358,7 @@ class SingleFlight:
                 producer.status.end(failure)
 
     def _complete(self, job: BundleJob, pending: PendingEntry) -> None:
-        """Complete an entry: others wait for it, whatever has become of what it was made from.
+        """Complete an entry for its followers, even if it must not be cached.
 
         Raises:
             _NoRoom: if it cannot be completed.
@@ -389,7 +390,7 @@ class SingleFlight:
             self._changed.notify_all()
 
     def _status_of(self, entry: GrowingEntry) -> ProducerStatus | None:
-        """Return the status of the producer of an entry, if it is in this process."""
+        """Return the status of an entry's producer, if that is in this process."""
         identity = entry.identity
         with self._changed:
             return next((each.status for each in self._running if each.status.identity == identity), None)
@@ -401,12 +402,12 @@ class SingleFlight:
 
         Args:
             job: to make the bundle again if the maker dies.
-            entry: what to follow.
+            entry: the entry to follow.
             own: status of the producer, if this is its own client.
             first: the first chunk, for the producer's own client.
 
         Raises:
-            _MakerGone: if the maker is gone and nothing was sent yet.
+            _MakerGone: if the maker is gone and nothing has been sent yet.
             StreamChanged: if the bundle cannot be continued.
         """
         position = len(first)
@@ -437,7 +438,7 @@ class SingleFlight:
             entry.close()
 
     def _take_over(self, job: BundleJob, status: ProducerStatus | None) -> Generator[bytes, None, None]:
-        """Get a bundle again from its beginning, after its maker is gone.
+        """Start a bundle again from its beginning, after its maker is gone.
 
         Raises:
             StreamChanged: if that is impossible.
@@ -456,7 +457,7 @@ class SingleFlight:
 
 
 class _Begun(Iterator[bytes]):
-    """A stream whose first chunk was taken already."""
+    """A stream whose first chunk has already been taken."""
 
     def __init__(self, first: bytes, rest: Chunks) -> None:
         self._first = first
@@ -480,7 +481,7 @@ def _begun(chunks: Chunks) -> bytes | Chunks:
 
 
 def _coalesced(source: Chunks, size: int) -> Generator[bytes, None, None]:
-    """Join the pieces of a stream into chunks of at least ``size`` bytes; only the last one may be smaller.
+    """Join the chunks of a stream into chunks of at least ``size`` bytes; only the last one may be smaller.
 
     Closing it closes the source, and never fails.
     """
@@ -495,7 +496,7 @@ def _coalesced(source: Chunks, size: int) -> Generator[bytes, None, None]:
 
 @contextlib.contextmanager
 def _storing() -> Iterator[None]:
-    """Turn a failure of the store into :class:`_NoRoom`: it is a reason to do without the store."""
+    """Turn a failure of the store into :class:`_NoRoom`, so that the bundle is served without the store."""
     try:
         yield
     except OSError as error:
@@ -503,7 +504,7 @@ def _storing() -> Iterator[None]:
 
 
 def _poll(entry: GrowingEntry, position: int) -> bool:
-    """Wait a moment for data behind ``position`` that another process may write.
+    """Wait briefly for data after ``position`` from another process.
 
     Returns:
         False if no more will come, and the entry is not complete.
@@ -511,7 +512,7 @@ def _poll(entry: GrowingEntry, position: int) -> bool:
     if entry.has_maker():
         time.sleep(_POLL_SECONDS)
         return True
-    # The maker may have finished since we looked.
+    # The maker may have finished since the last check.
     return entry.is_complete() or bool(entry.read(position, 1))
 
 
@@ -528,15 +529,15 @@ def _iterated(body: bytes | StoredFile | Chunks) -> Generator[bytes, None, None]
 
 
 def _resumed(again: Generator[bytes, None, None], sent: GrowingEntry, position: int) -> Iterator[bytes]:
-    """Yield what follows ``position`` in a bundle that was begun again.
+    """Yield the data after ``position`` of a bundle that was started again.
 
     Args:
         again: the bundle from its beginning.
-        sent: holds the bytes before ``position``, which were sent.
+        sent: contains the bytes before ``position``, which were sent.
         position: in bytes.
 
     Raises:
-        StreamChanged: if the bundle does not begin with what was sent.
+        StreamChanged: if the bundle does not begin with the bytes that were sent.
     """
     offset = 0
     with contextlib.closing(again):

@@ -1,10 +1,10 @@
-"""What a backend implements: repositories, and the provider that finds them.
+"""The backend interface: repositories, and the provider that finds them.
 
 A repository is composed of four small interfaces.  :class:`RepositoryState` is required: it is the key of every cached
-reply.  The others have defaults: settings for policies, commands of the backend's own, and the objects behind the
-standard commands.  :class:`Repository` is all four together.
+reply.  The others have defaults: settings for policies, the backend's own commands, and the objects behind the
+standard commands.  :class:`Repository` combines all four.
 
-Two capabilities are optional.  The transports look for them with ``isinstance``, so a backend only has to define the
+Two features are optional.  The transports detect them with ``isinstance``, so a backend only has to define the
 methods: :class:`IncrementalBundles` and :class:`Subresources`.
 
 A repository object serves one request at a time; a provider serves all threads of a process.
@@ -55,7 +55,7 @@ class RepositoryState(abc.ABC):
         """
 
     def change_stamp(self) -> object:
-        """Return a value that changes with every change, also with one that is undone.
+        """Return a value that changes with every change, even if the change is later undone.
 
         Unlike the content token it never repeats; otherwise a reply built between a change and its reversal could be
         cached under the wrong state.  A backend whose tokens never repeat can keep this default.
@@ -67,7 +67,7 @@ class RepositorySettings:
     """Settings of a repository, which policies read."""
 
     def setting(self, section: str, name: str) -> str | None:
-        """Return a setting as ``hgrc`` has it, ``None`` if it is not set."""
+        """Return a setting as in ``hgrc``, ``None`` if it is not set."""
         return None
 
     def settings(self, section: str, name: str) -> Sequence[str]:
@@ -81,7 +81,7 @@ class RepositorySettings:
 
 
 class RepositoryCommands:
-    """What a repository adds to, or changes about, the commands of the application."""
+    """The repository's own commands, and its changes to caching and negotiation."""
 
     def commands(self) -> Mapping[str, Command]:
         """Return the repository's own commands by name; they replace standard ones.
@@ -93,17 +93,17 @@ class RepositoryCommands:
     def may_cache(self, command: str) -> bool:
         """Whether replies of a command that is declared cacheable may be cached in the present state.
 
-        They may not if a hook must run for each request, or if they depend on files that
+        They must not be cached if a hook must run for each request, or if they depend on files that
         :meth:`RepositoryState.content_token` does not cover.
         """
         return True
 
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
-        """Return what is negotiated for this repository.
+        """Return the capabilities to negotiate for this repository.
 
         Args:
-            server: what the application offers.  ``post_args`` must stay as it is; otherwise a proxy that classifies
-                requests could read other arguments than the transport does.
+            server: those of the application.  ``post_args`` must not change; otherwise a proxy that classifies requests
+                could read different arguments from the transport.
         """
         return server
 
@@ -116,15 +116,15 @@ class Repository(RepositoryState, RepositorySettings, RepositoryCommands, Reposi
 class IncrementalBundles(Protocol):
     """A repository whose full clones can be sent in two parts.
 
-    The bundle of an older state is the first part; clients that understand partial pulls ask for the rest with their
-    next request.  An older bundle will do only if nothing but the history changed since.
+    The bundle of an older state is the first part; clients that support partial pulls request the rest with their
+    next request.  This works only if nothing but the history has changed since.
     """
 
     def metadata_token(self) -> bytes | None:
-        """Return a token of the state except which changesets there are; ``None`` if that cannot be told apart."""
+        """Return a token of the state except the set of changesets; ``None`` if these cannot be separated."""
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-        """Return what a full-clone bundle depends on besides the history and the requested heads.
+        """Return everything that a full-clone bundle depends on, except the history and the requested heads.
 
         Args:
             command: the name of the command.
@@ -132,32 +132,32 @@ class IncrementalBundles(Protocol):
 
         Returns:
             A tuple of plain values with a stable ``repr``; two clones with equal tuples belong to one family.
-            ``None`` unless the call asks for everything below some heads and its reply may be sent in parts.
+            ``None`` unless the call requests all ancestors of some heads and its reply may be sent in parts.
         """
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
-        """Whether these are all heads that there are."""
+        """Whether these are all of the repository's heads."""
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
-        """Count what a client lacks that has some heads and their ancestors.
+        """Count the changesets missing from a client that has some heads and their ancestors.
 
         Returns:
-            The number of changesets it lacks and the number it has; ``None`` if one of the heads is not here.
+            The number of changesets it lacks and the number it has; ``None`` if the repository lacks one of the heads.
         """
 
     def is_worth_sending(self, have: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
-        """Whether to answer a clone of ``wanted`` with an existing bundle that has only ``have`` and its ancestors."""
+        """Whether to answer a clone of ``wanted`` with a cached bundle that has only ``have`` and its ancestors."""
 
 
 @attrs.frozen
 class SubresourceRequest:
-    """A request for something below a repository's URL that is not a command.
+    """A request for a resource below a repository's URL that is not a command.
 
     Attributes:
         environ: the WSGI environ; ``SCRIPT_NAME`` is the path of the repository's URL.  ``PATH_INFO`` and
             ``wsgi.input`` are not used.
-        path: what follows the repository in the path, without a slash between them, bytes as latin-1 characters.
-        body: the request body; it ends where the body ends.
+        path: the path below the repository, without the leading slash; bytes as latin-1 characters.
+        body: the request body; reading stops at its end.
     """
 
     environ: Mapping[str, Any]
@@ -170,7 +170,7 @@ class SubresourceReply:
     """The answer to a :class:`SubresourceRequest`.
 
     Attributes:
-        status: the status code and reason phrase, as WSGI wants them.
+        status: the status code and reason phrase, as in WSGI.
         headers: the response headers, none of them hop-by-hop.
         chunks: the body; closed when the response ends, if it has ``close``.
     """
@@ -182,7 +182,7 @@ class SubresourceReply:
 
 @runtime_checkable
 class Subresources(Protocol):
-    """A repository that serves something below its URL besides commands, such as the contents of large files."""
+    """A repository that serves resources below its URL in addition to commands, such as the contents of large files."""
 
     def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
         """Answer a request.
@@ -192,16 +192,16 @@ class Subresources(Protocol):
             authorize: called before anything is read or written.
 
         Returns:
-            The answer; ``None`` if there is nothing of that path, and nothing was done.
+            The answer; ``None``, without any effect, if there is no resource at that path.
         """
 
 
 class Lease:
-    """A repository for the time of one request.  Releasing it twice is harmless; it is also a context manager.
+    """A repository for the duration of one request.  Also a context manager.  A second release has no effect.
 
     Args:
         repository: the repository.
-        release: gives the repository back; ``None`` if there is nothing to give back.
+        release: returns the repository to its owner; ``None`` if that is not needed.
     """
 
     def __init__(self, repository: Repository, release: Callable[[], None] | None = None) -> None:
@@ -209,12 +209,12 @@ class Lease:
         self._release = release
 
     def transfer(self) -> Lease:
-        """Return a new lease of the same repository that is to be released instead of this one."""
+        """Transfer the repository to a new lease, which must be released instead of this one."""
         release, self._release = self._release, None
         return Lease(self.repository, release)
 
     def release(self) -> None:
-        """Give the repository back."""
+        """Return the repository to its owner."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -252,7 +252,7 @@ class RepositoryProvider(abc.ABC):
         """Lease the repository that :meth:`locate` named.
 
         Raises:
-            RepositoryNotFound: if it is gone.
+            RepositoryNotFound: if it no longer exists.
             RepositoryBusy: if no lease came free in time.
             RepositoryUnusable: if it is broken.
         """
@@ -271,19 +271,19 @@ class RepositoryProvider(abc.ABC):
         return False
 
     def commands(self) -> Mapping[str, Command]:
-        """Return the commands that every repository may bring, as far as known without opening one."""
+        """Return the commands that every repository may provide, as far as known without opening one."""
         return {}
 
     def known_permissions(self) -> Mapping[str, Permission]:
-        """Return the permissions of commands that only some repositories bring, by command.
+        """Return the permissions of commands that only some repositories provide, by command name.
 
-        Requests are classified by them without opening a repository.  A name that is in neither this mapping nor
+        They classify requests without opening a repository.  A name that is in neither this mapping nor
         the registry counts as ``push``.
         """
         return {}
 
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
-        """Return what an application offers whose host gave no capabilities of its own."""
+        """Return the default capabilities of an application."""
         return server
 
     def names(self, limit: int) -> list[str]:

@@ -1,10 +1,10 @@
-"""Finding repositories on disk by name, whatever is in them.
+"""Finding repositories on disk by name, independent of the backend.
 
-A finder knows names and paths, and asks a function of the backend whether a folder is a repository.  It owns no open
-file and remembers nothing about a repository, so repositories may come and go.
+A finder maps names to paths, and asks a function of the backend whether a folder is a repository.  It owns no open
+files and stores nothing about a repository, so repositories may be added and removed at any time.
 
 What is always true: a name from a request reaches the file system only below the folder that is served, and without
-``.``, ``..``, ``.hg`` or NUL in it.  Looking a path up costs time in proportion to its length: a folder is walked only
+``.``, ``..``, ``.hg`` or NUL in it.  The time to look up a path is proportional to its length: a folder is walked only
 as deep as it exists, a mapping is compared only as deep as its deepest name, and a callable is called at most
 :data:`MAX_CALLS` times.
 
@@ -25,16 +25,16 @@ __all__ = ["Found", "Place", "RepositoryFinder", "Source", "find_longest", "make
 _log = logging.getLogger("hgwire_wsgi")
 
 MAX_CALLS = 16
-"""How often a callable is called for one path: names of repositories have at most so many parts."""
+"""Maximum number of calls of a callable for one path, and therefore of the parts of a repository's name."""
 
 _MAX_FOLDERS = 10_000
-"""Folders that are searched for a list of repositories."""
+"""Maximum number of folders that are searched to list repositories."""
 
 _MAX_DEPTH = 16
-"""Levels below the served folder that are searched for a list; links can lead in circles."""
+"""Maximum depth below the served folder that is searched to list repositories; links can form cycles."""
 
 _MAX_WARNED = 1000
-"""Names of which is remembered that a warning about them was logged."""
+"""Maximum number of names remembered as already warned about."""
 
 Place = str | os.PathLike[str]
 IsRepository = Callable[[bytes], bool]
@@ -55,7 +55,7 @@ class Found:
 
     @classmethod
     def of(cls, place: Place | Found) -> Found:
-        """A plain path is a repository without settings of its own."""
+        """Convert a plain path to a repository without its own settings."""
         return place if isinstance(place, Found) else cls(place)
 
     @property
@@ -65,11 +65,11 @@ class Found:
 
 
 Source = Place | Mapping[str, Place | Found] | Callable[[str], Place | Found | None]
-"""What finders are made of: a path, a mapping, or a function from names (as text) to paths."""
+"""Sources of finders: a path, a mapping, or a function from names (as text) to paths."""
 
 
 def split_path(path: str) -> list[str] | None:
-    """Split a URL path at slashes; ``None`` if a part could mean another folder than it says, or is not bytes."""
+    """Split a URL path at slashes; ``None`` if a part could refer to another folder, or is not made of bytes."""
     parts = [part for part in path.split("/") if part]
     if "." in parts or ".." in parts or "\0" in path or not (path.isascii() or max(path) <= "\xff"):
         return None
@@ -86,7 +86,7 @@ def find_longest(path: str, names: Container[str], depth: int) -> tuple[str, str
 
     Args:
         path: a URL path.
-        names: the names there are.
+        names: the existing names.
         depth: the maximum number of parts of a name.
 
     Returns:
@@ -106,7 +106,7 @@ class RepositoryFinder(abc.ABC):
     """Finds repositories by name.
 
     Attributes:
-        fixed: whether a name that was found once always means the same place, so that it need not be found again.
+        fixed: whether a name always refers to the same path once found, so that the result can be reused.
     """
 
     fixed = False
@@ -117,7 +117,7 @@ class RepositoryFinder(abc.ABC):
 
     @abc.abstractmethod
     def find(self, name: str) -> Found | None:
-        """Return where the repository of a name is; ``None`` if it is not there now."""
+        """Return the location of a repository by name; ``None`` if it does not exist now."""
 
     @abc.abstractmethod
     def names(self, limit: int) -> list[str]:
@@ -145,7 +145,7 @@ class _Single(RepositoryFinder):
 
 
 class _Folder(RepositoryFinder):
-    """The repositories in a folder, by their paths in it; what is inside a repository is part of it."""
+    """The repositories in a folder, by their paths in it.  Folders inside a repository are part of it."""
 
     fixed = True
 
@@ -181,7 +181,7 @@ class _Folder(RepositoryFinder):
             if parts and self._is_repository(folder):
                 found.append(b"/".join(parts).decode("latin-1"))
             elif len(parts) < _MAX_DEPTH:
-                # The last one is next, so that the list is in order.
+                # The last one comes next, so that the list is sorted.
                 waiting += [(*parts, name) for name in sorted(_folders(folder), reverse=True)]
         return sorted(found)
 
@@ -195,7 +195,7 @@ def _folders(path: bytes) -> list[bytes]:
 
 
 class _Named(RepositoryFinder):
-    """What mappings and callables have in common: a path may be missing, which is logged once for each name."""
+    """Base of finders from mappings and callables: a path may be missing, which is logged once for each name."""
 
     def __init__(self, is_repository: IsRepository) -> None:
         self._is_repository = is_repository
@@ -207,7 +207,7 @@ class _Named(RepositoryFinder):
             return found
         if name not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(name)
-            _log.warning("repository %s: there is no repository at %s", name or "/", os.fspath(found.path))
+            _log.warning("repository %s: no repository at %s", name or "/", os.fspath(found.path))
         return None
 
 
@@ -235,7 +235,7 @@ class _Mapping(_Named):
 
 
 class _Callable(_Named):
-    """Repositories that a function of the host finds."""
+    """Repositories found by a function of the host."""
 
     def __init__(self, find: Callable[[str], Place | Found | None], is_repository: IsRepository) -> None:
         super().__init__(is_repository)
@@ -266,7 +266,7 @@ def make_finder(source: Source | RepositoryFinder, is_repository: IsRepository) 
         source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it; a mapping
             from names to paths; a function that returns the path of a name or ``None``; or a finder.  Mappings and
             functions may give :class:`Found` for a path.
-        is_repository: whether there is a repository at a path.
+        is_repository: returns whether there is a repository at a path.
 
     Raises:
         ValueError: for a path that is neither a repository nor a folder.

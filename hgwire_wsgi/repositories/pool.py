@@ -1,12 +1,12 @@
-"""A bounded pool of open repositories, opened anew when a repository changes.
+"""A bounded pool of open repositories, which are reopened when a repository changes.
 
 Each object belongs to one request from :meth:`Pool.acquire` to :meth:`Pool.release`; the pool owns the unused ones.
 Objects are opened by the threads of the requests, one at a time, because opening may load code.  One condition guards
 the counters and the unused objects, and nothing is opened while it is held.
 
 What is always true: at most ``leases`` objects of a repository are in use, and at most ``idle`` objects are unused.
-A request never gets an object that shows another state than it asked for.  A forked process starts with an empty pool
-and ignores what its parent's requests give back.
+A request never gets an object in another state than it asked for.  A forked process starts with an empty pool and
+ignores objects returned by requests of its parent.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Pool(Generic[_R, _S]):
 
     Args:
         opener: opens a repository by name, in a state.
-        is_current: whether an open repository shows a state; must be cheap.
+        is_current: returns whether an open repository is in a given state; must be cheap.
         leases: maximum number of objects of one repository that are in use.  Further requests wait.
-        idle: maximum number of unused objects in all; the least recently used ones are dropped.
+        idle: maximum total number of unused objects; the least recently used ones are dropped.
         timeout: seconds that a request waits for a lease.
     """
 
@@ -62,11 +62,11 @@ class Pool(Generic[_R, _S]):
         self._idle_count = 0
 
     def acquire(self, name: str, state: _S) -> _R:
-        """Take an object that shows the repository in a state; :meth:`release` must follow.
+        """Take an object that has the repository in a given state; :meth:`release` must follow.
 
         Raises:
-            RepositoryBusy: if none came free in time.
-            Exception: whatever the opener raises.
+            RepositoryBusy: if none became free in time.
+            Exception: any exception of the opener.
         """
         if self._pid != os.getpid():
             self._start()
@@ -95,7 +95,7 @@ class Pool(Generic[_R, _S]):
             return repository
 
     def release(self, name: str, repository: _R | None) -> None:
-        """Give back what :meth:`acquire` returned; ``None`` for an object that must not be used again."""
+        """Return an object from :meth:`acquire`; ``None`` for an object that must not be used again."""
         if self._pid != os.getpid():
             return
         with self._changed:

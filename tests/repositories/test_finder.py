@@ -119,7 +119,7 @@ def test_a_mapping(root: Path) -> None:
 def test_what_is_missing_is_logged_once_until_it_returns(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = make({"": root / "a", "gone": root / "empty"})
     assert found.find("gone") is None and found.names(5) == [""]
-    assert caplog.messages == [f"repository gone: there is no repository at {root / 'empty'}"]
+    assert caplog.messages == [f"repository gone: no repository at {root / 'empty'}"]
     (root / "empty" / ".hg").mkdir()
     assert found.find("gone") is not None
     (root / "empty" / ".hg").rmdir()

@@ -298,7 +298,7 @@ def test_a_function_finds_repositories_and_their_settings(repo: Path, caplog: py
 def test_a_missing_path_in_a_mapping_is_a_404_of_its_own(repo: Path, hg: Hg, caplog: pytest.LogCaptureFixture) -> None:
     missing = repo.parent / "missing"
     served = app({"here": repo, "gone": missing})
-    assert caplog.text.count(f"repository gone: there is no repository at {missing}") == 1
+    assert caplog.text.count(f"repository gone: no repository at {missing}") == 1
     assert served.wire("/here", "heads").status == 200
     for _ in range(2):
         assert served.wire("/gone", "heads").status == 404

@@ -1,1 +1,1 @@
-"""Where cached replies are kept: in memory, or in a folder that processes share."""
+"""Stores for cached replies: in memory, or in a folder that processes share."""

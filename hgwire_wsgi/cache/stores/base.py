@@ -1,10 +1,10 @@
 """The two kinds of store that the caches are built on.
 
-A :class:`ResponseStore` maps a key to a small value.  A :class:`BundleStore` holds large streams, and settles who makes
-one that is missing.  A request for a bundle gets one of three things:
+A :class:`ResponseStore` maps a key to a small value.  A :class:`BundleStore` holds large streams, and decides who makes
+a missing one.  A request for a bundle gets one of three things:
 
 - a complete bundle, as an open file or as a URL;
-- a :class:`GrowingEntry` to read from, because somebody else is making the bundle;
+- a :class:`GrowingEntry` to read from, if another request is making the bundle;
 - a :class:`PendingEntry`, the right to make it.
 
 Keys are those of :mod:`hgwire_wsgi.cache.keys`; those of bundles are 64 hexadecimal digits.  Every method of a bundle
@@ -26,13 +26,13 @@ _V = TypeVar("_V")
 
 
 class ResponseStore(Protocol[_V]):
-    """Small values by key; any entry may be gone at any time.  Methods do not raise exceptions."""
+    """Small values by key; any entry may disappear at any time.  Methods do not raise exceptions."""
 
     def get(self, key: Hashable) -> _V | None:
         """Return the value of a key, or None."""
 
     def put(self, key: Hashable, value: _V, size: int) -> None:
-        """Keep a value if there is room.
+        """Store a value if there is room.
 
         Args:
             key: of the entry; an older value is replaced.
@@ -65,7 +65,7 @@ class StoredUrl:
     """A complete bundle that a front-end server, not this process, can read.
 
     Attributes:
-        url: where it is.
+        url: its location.
         size: of the bundle, in bytes.
     """
 
@@ -79,19 +79,19 @@ class GrowingEntry(abc.ABC):
     @property
     @abc.abstractmethod
     def identity(self) -> Hashable:
-        """Equal for two handles of the same attempt to make a bundle; differs from that of any other attempt."""
+        """Identifies an attempt to make a bundle: equal for two handles of one attempt, different otherwise."""
 
     @abc.abstractmethod
     def read(self, offset: int, size: int) -> bytes:
-        """Read up to ``size`` bytes that are there already; none if there are no more yet."""
+        """Read up to ``size`` available bytes; none if there are no more yet."""
 
     @abc.abstractmethod
     def is_complete(self) -> bool:
-        """Return True if no more bytes follow what can be read now."""
+        """Return True if no bytes will follow those that are available now."""
 
     @abc.abstractmethod
     def has_maker(self) -> bool:
-        """Return True if somebody is still making it.  Not available for what :meth:`PendingEntry.follow` returns."""
+        """Return True if its maker is alive.  Not available for the result of :meth:`PendingEntry.follow`."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -117,10 +117,10 @@ class PendingEntry(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, *, keep: bool) -> bool:
-        """Mark the bundle as complete, for all who follow it.  If this raises, :meth:`abandon` must be called.
+        """Mark the bundle as complete, for all followers.  If this raises, call :meth:`abandon`.
 
         Args:
-            keep: False if nobody else may get it.
+            keep: False if no other request may get it.
 
         Returns:
             True if it is stored under its key now.
@@ -128,28 +128,28 @@ class PendingEntry(abc.ABC):
 
     @abc.abstractmethod
     def abandon(self) -> None:
-        """Give up; followers see that there is no maker.  Harmless when the entry has ended; never raises."""
+        """Give up; followers see that there is no maker.  Has no effect after the end of the entry; never raises."""
 
 
 class BundleStore(Protocol):
-    """Large streams by key; a complete one may be removed at any time, which harms nobody who has it open."""
+    """Large streams by key; a complete one may be removed at any time, without effect on those who have it open."""
 
     @property
     def capacity(self) -> int:
-        """Size of the largest bundle that the store takes, in bytes."""
+        """Maximum size of a bundle, in bytes."""
 
     def open(self, key: str) -> StoredFile | StoredUrl | None:
         """Return a complete bundle, or None."""
 
     def open_or_begin(self, key: str) -> StoredFile | StoredUrl | GrowingEntry | PendingEntry:
-        """Return a complete bundle, one that somebody makes, or else the right to make it.
+        """Return a complete bundle, a growing one, or the right to make it.
 
-        For each key, at most one maker that is alive holds a :class:`PendingEntry`, among all processes that share the
-        store.  (Two may, if entries were deleted by hand.)
+        For each key, at most one live maker holds a :class:`PendingEntry`, among all processes that share the store.
+        (There may be two if entries were deleted by hand.)
         """
 
     def get(self, key: str) -> bytes | None:
-        """Return a small entry that :meth:`put` made, or None."""
+        """Return a small entry stored by :meth:`put`, or None."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Make or replace a small entry, of a few kilobytes."""
+        """Store or replace a small entry of a few kilobytes."""

@@ -1,19 +1,19 @@
 """Bundles in a folder that all processes of a host share.
 
-Layout: ``<folder>/<two digits>/<key>`` is a complete entry, ``<key>.part`` one that is being made.  A new file first
-gets a name of its own, ``<key>.<random>.new``, for a moment.
+Layout: ``<folder>/<two digits>/<key>`` is a complete entry, ``<key>.part`` one that is being made.  A new file
+briefly has a unique name, ``<key>.<random>.new``.
 
 What is always true:
 
-- An entry is complete if and only if its file is not writable.  An open descriptor shows that, whatever becomes of the
-  name.  Only complete entries get a final name, by ``rename``: a final name leads to a complete entry or to nothing.
+- An entry is complete if and only if its file is not writable.  An open descriptor shows that, even if the name is
+  gone.  Only complete entries get a final name, by ``rename``: a final name leads to a complete entry or to nothing.
 - The maker of an entry holds an exclusive ``flock`` on it until it finishes or gives up.  The kernel drops the lock
   when a process dies, so a part without a lock has no maker.
 - The part of a dead maker is never written again, because others may still read it.  The next maker replaces it with a
   new file.
-- Removing an entry harms nobody who has it open, so the folder can be emptied at any time.
-- Files with other names belong to somebody else and stay.  A writable file under a final name (from a backup that was
-  restored without permissions, say) may be incomplete; it is deleted.
+- Removing an entry does not affect those who have it open, so the folder can be emptied at any time.
+- Files with other names are not ours and stay.  A writable file under a final name (for example from a backup that was
+  restored without permissions) may be incomplete; it is deleted.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _log = logging.getLogger("hgwire_wsgi")
 
 _COMPLETE_MODE = 0o400
 _STALE_SECONDS = 3600
-"""A ``.new`` file of this age belongs to a process that died: giving it its next name takes a moment."""
+"""A ``.new`` file of this age belongs to a dead process: live ones rename it at once."""
 
 _SHELF = re.compile(r"[0-9a-f]{2}")
 _ENTRY = re.compile(r"[0-9a-f]{64}(\.part|\..+\.new)?")
 
 _SYNCED_SIZE = 64 * 1024
-"""Smaller entries do not wait for the disk.  A loss of power leaves them empty, and empty files do not count."""
+"""Smaller entries are not synced to the disk.  A power failure leaves them empty, and empty files are ignored."""
 
 _SHARE = 8
-"""Each process scans the folder when it has added an eighth of the room that its last scan left."""
+"""Each process scans the folder when it has added an eighth of the free space that its last scan left."""
 
 _RESERVE = 16
 """A scan leaves a sixteenth of the capacity free.  Otherwise each small bundle added to a full folder would start
@@ -85,12 +85,12 @@ def _names(path: str, descriptor: int) -> bool:
 
 
 def _usage(found: os.stat_result) -> int:
-    """Return the bytes that a file takes on the disk."""
+    """Return the bytes that a file occupies on the disk."""
     return max(found.st_size, found.st_blocks * 512)
 
 
 def _create(path: str) -> tuple[int, str]:
-    """Create a file that is to be at a path, under a name that nobody else uses."""
+    """Create a file for a path, under a temporary unique name."""
     folder, name = os.path.split(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".new")
@@ -120,10 +120,10 @@ class _GrowingFile(GrowingEntry):
 
 @attrs.define(eq=False)
 class _PendingFile(PendingEntry):
-    """An entry that this process makes.
+    """An entry that this process is making.
 
     Attributes:
-        store: where it will be.
+        store: its store.
         path: its final name.
         descriptor: open for writing, and locked; None once the entry has ended.
     """
@@ -152,7 +152,7 @@ class _PendingFile(PendingEntry):
     def finish(self, *, keep: bool) -> bool:
         descriptor = self._open()
         if not keep or self.size > self.store.capacity:
-            # Before it is marked: if this process is killed in between, no complete part is left behind.
+            # Do this before marking it: if the process is killed in between, no complete part is left behind.
             self._remove(descriptor)
         os.fchmod(descriptor, _COMPLETE_MODE)
         kept = _names(self.path + ".part", descriptor) and self._rename(descriptor)
@@ -161,7 +161,7 @@ class _PendingFile(PendingEntry):
 
     def _rename(self, descriptor: int) -> bool:
         if self.size >= _SYNCED_SIZE:
-            # Otherwise a loss of power could leave a short file under the name of a complete one.
+            # Otherwise a power failure could leave a truncated file under the name of a complete one.
             os.fdatasync(descriptor)
         try:
             os.rename(self.path + ".part", self.path)
@@ -194,7 +194,7 @@ class FolderStore:
 
     Args:
         folder: created if missing, accessible to this user only.  It must be on a local disk.
-        capacity: bytes that the complete entries may take; the least recently used ones are removed.
+        capacity: bytes that the complete entries may occupy; the least recently used ones are evicted.
 
     Raises:
         OSError: if the folder cannot be created or written, or belongs to another user.
@@ -218,7 +218,7 @@ class FolderStore:
         return str(self.folder)
 
     def path(self, key: str) -> str:
-        """Return where a complete entry is."""
+        """Return the path of a complete entry."""
         return f"{self.folder}/{_name(key)}"
 
     def open(self, key: str) -> StoredFile | None:
@@ -247,10 +247,10 @@ class FolderStore:
             return file.read()
 
     def put(self, key: str, data: bytes) -> None:
-        """Make or replace a small entry.
+        """Store or replace a small entry.
 
         Raises:
-            OSError: such as for a full disk; nothing is left behind.
+            OSError: for example on a full disk; no file is left behind.
         """
         path = self.path(key)
         descriptor, own = _create(path)
@@ -270,7 +270,7 @@ class FolderStore:
         """Open an entry, join its maker, or become its maker.
 
         Raises:
-            OSError: if none of these is possible, such as on a full disk.
+            OSError: if none of these is possible, for example on a full disk.
         """
         path = self.path(key)
         part = path + ".part"
@@ -278,7 +278,7 @@ class FolderStore:
             if (stored := self.open(key)) is not None:
                 return stored
             if (pending := self._begin(path, part)) is not None:
-                # The previous maker may have finished since we looked.
+                # The previous maker may have finished since the last check.
                 if (stored := self.open(key)) is None:
                     return pending
                 pending.abandon()
@@ -287,7 +287,7 @@ class FolderStore:
                 return joined
 
     def _begin(self, path: str, part: str) -> PendingEntry | None:
-        """Create a part under a name of its own, lock it, and give it its name if that is free."""
+        """Create a part under a unique name, lock it, and rename it to its path if that is free."""
         descriptor, own = _create(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -303,7 +303,7 @@ class FolderStore:
         return _PendingFile(self, path, descriptor)
 
     def _join(self, part: str) -> StoredFile | GrowingEntry | None:
-        """Open a part that somebody makes; None if it is gone, after removing that of a dead maker."""
+        """Open a part with a live maker; None if it is gone.  The part of a dead maker is removed."""
         try:
             # A complete one can no longer be opened for writing.
             descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
@@ -323,22 +323,22 @@ class FolderStore:
         return joined
 
     def _replace(self, part: str, descriptor: int) -> None:
-        """Remove a dead part, unless another one has taken its place already."""
+        """Remove a dead part, unless it has already been replaced."""
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(part, descriptor) and not _is_complete(descriptor):
                 os.unlink(part)
 
     def account(self, usage: int) -> None:
-        """Note that an entry of ``usage`` bytes was added; trim if the folder may be full."""
+        """Record that an entry of ``usage`` bytes was added; trim if the folder may be full."""
         self._added += usage
         if self._added * _SHARE >= self._room:
             self.trim()
 
     def trim(self) -> None:
-        """Remove the least recently used entries until the reserve is free, and parts whose makers died.
+        """Remove least recently used entries until the reserve is free, and parts of dead makers.
 
-        The entry that was used last stays: alone it may be larger than what the reserve leaves.
+        The most recently used entry stays: it alone may exceed the capacity minus the reserve.
         """
         if not self._trimming.acquire(blocking=False):
             return
@@ -358,7 +358,7 @@ class FolderStore:
             self._trimming.release()
 
     def _entries(self) -> Iterator[_Entry]:
-        """List the complete entries, and sweep up on the way."""
+        """List the complete entries, and remove leftover files."""
         with os.scandir(self.folder) as shelves:
             for shelf in shelves:
                 if _SHELF.fullmatch(shelf.name) and shelf.is_dir():
@@ -371,7 +371,7 @@ def _name(key: str) -> str:
 
 
 def _examine(entry: os.DirEntry[str]) -> _Entry | None:
-    """Describe a complete entry; remove a file that nobody will complete."""
+    """Describe a complete entry; remove a file that will never be completed."""
     if not _ENTRY.fullmatch(entry.name):
         return None
     with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -387,7 +387,7 @@ def _examine(entry: os.DirEntry[str]) -> _Entry | None:
 
 
 def _sweep(part: str) -> None:
-    """Remove a part without a maker, also a complete one: nobody will give it its name."""
+    """Remove a part without a maker, even a complete one: it will never get its final name."""
     descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not _has_maker(descriptor) and _names(part, descriptor):

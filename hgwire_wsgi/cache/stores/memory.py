@@ -12,7 +12,7 @@ __all__ = ["ENTRY_OVERHEAD", "MemoryStore"]
 _V = TypeVar("_V")
 
 ENTRY_OVERHEAD = 200
-"""Bytes that an entry costs besides its key and value: a tuple, an integer, a slot and a link of the dictionary.
+"""Bytes that an entry costs in addition to its key and value: a tuple, an integer, a slot and a link of the dictionary.
 
 It is 140 to 250 bytes, depending on how full the dictionary is; the tests measure it."""
 
@@ -21,7 +21,7 @@ class MemoryStore(Generic[_V]):
     """Values by key, for all threads of a process; a :class:`~hgwire_wsgi.cache.stores.base.ResponseStore`.
 
     Args:
-        capacity: bytes that all entries may occupy, with :data:`ENTRY_OVERHEAD` for each; 0 keeps nothing.
+        capacity: bytes that all entries may occupy, including :data:`ENTRY_OVERHEAD` for each; 0 stores nothing.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -40,11 +40,11 @@ class MemoryStore(Generic[_V]):
             return entry[0]
 
     def put(self, key: Hashable, value: _V, size: int) -> None:
-        """Keep a value, and drop the least recently used ones for it.
+        """Store a value, and evict the least recently used ones to make room.
 
         Args:
             key: of the entry; an older value is replaced.
-            value: dropped at once if it is larger than the capacity.
+            value: not stored if it is larger than the capacity.
             size: bytes that the value and its key occupy.
         """
         size += ENTRY_OVERHEAD

@@ -1,10 +1,10 @@
 """The Mercurial backend: repositories on disk, through Mercurial in this process.
 
-The only package that imports ``mercurial``.  Commands are Mercurial's own functions, so a reply is what Mercurial's
-server would give, whatever extensions changed it; around them are our checks of arguments, errors and leases.
+The only package that imports ``mercurial``.  Commands are Mercurial's own functions, so a reply is that of
+Mercurial's server, including changes by extensions.  This package adds checks of arguments, errors and leases.
 
-Mercurial keeps some state for a whole process, of which two pieces matter to a host: the character encoding (set here
-to ``web.encoding``, or UTF-8), and extensions (one that any repository enables stays loaded; its commands are still
+Mercurial has some process-wide state.  Two parts of it matter to a host: the character encoding (set here
+to ``web.encoding``, or UTF-8), and extensions (once any repository enables one, it stays loaded; its commands are
 offered only for repositories that enable it).
 """
 

@@ -1,6 +1,6 @@
-"""What the configuration of a repository says about negotiation.
+"""Negotiation settings from the configuration of a repository.
 
-A setting that makes no sense is reported and left out, as Mercurial ignores it until something needs it.
+An invalid setting is reported and ignored, because Mercurial too ignores it until it is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import message_of
 __all__ = ["adjust_capabilities"]
 
 _LEVELS = {"zstd": ("zstdlevel", 1, 22), "zlib": ("zliblevel", -1, 9), "bzip2": ("bz2level", 1, 9)}
-"""The setting in the section ``server`` and the levels that the engine takes."""
+"""The setting in the section ``server``, and the valid levels of the engine."""
 
 _WIRE_NAMES = {"bz2": "bzip2"}
 
@@ -30,8 +30,8 @@ def adjust_capabilities(ui: Any, server: ServerCapabilities, report: Report) -> 
 
     Args:
         ui: the configuration of the repository.
-        server: what the application offers.
-        report: called with what is wrong.
+        server: the capabilities of the application.
+        report: called with each problem.
     """
     engines = _engines(ui, server, report) or server.engines
     length = _integer(ui, "maxhttpheaderlen", 0, None, report)
@@ -44,7 +44,7 @@ def adjust_capabilities(ui: Any, server: ServerCapabilities, report: Report) -> 
 
 
 def _engines(ui: Any, server: ServerCapabilities, report: Report) -> list[Engine]:
-    """The configured engines, each once, where it is named first."""
+    """The configured engines without repetitions, each at its first position."""
     known = {**ENGINES, **{engine.name: engine for engine in server.engines}}
     names = [name.decode("utf-8", "replace") for name in ui.configlist(b"server", b"compressionengines")]
     names = [_WIRE_NAMES.get(name, name) for name in names]
@@ -64,7 +64,7 @@ def _at_level(ui: Any, engine: Engine, report: Report) -> Engine:
 
 
 def _integer(ui: Any, name: str, lowest: int, highest: int | None, report: Report) -> int | None:
-    """A number from the section ``server``; ``None`` if it is not set, or makes no sense."""
+    """A number from the section ``server``; ``None`` if it is not set or invalid."""
     key = name.encode("ascii")
     if not ui.hasconfig(b"server", key):
         return None

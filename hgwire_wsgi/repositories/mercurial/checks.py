@@ -1,4 +1,4 @@
-"""Checks of arguments that Mercurial leaves out, each against a crash or a hole that was seen in 7.2."""
+"""Checks of arguments that Mercurial lacks, each against a crash or a security hole observed in 7.2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUNDLE1_ARGUMENTS = {"heads", "common", "bundlecaps"}
 
 
 def _check_cached_bundle(repo: Any, arguments: Mapping[str, bytes]) -> None:
-    """Keep a bundle's path inside the folder of bundles; Mercurial 7.2 compares prefixes of names only."""
+    """Check that a bundle's path stays inside the folder of bundles; Mercurial 7.2 only compares string prefixes."""
     root = os.path.realpath(repo.vfs.join(repo.ui.config(b"server", b"peer-bundle-cache-root")))
     path = os.path.realpath(os.path.join(root, arguments["path"]))
     if os.path.commonpath([root, path]) != root or path == root:
@@ -29,7 +29,7 @@ def _check_cached_bundle(repo: Any, arguments: Mapping[str, bytes]) -> None:
 
 
 def _check_getbundle(repo: Any, arguments: dict[str, bytes]) -> None:
-    """Drop what Mercurial would warn of on its standard error, and refuse what only bundle2 knows without bundle2."""
+    """Drop arguments that Mercurial would warn about on stderr, and refuse bundle2 arguments without bundle2."""
     for name in set(arguments) - {key.decode("ascii") for key in wireprototypes.GETBUNDLE_ARGUMENTS}:
         del arguments[name]
     bundle2 = any(cap.startswith(b"HG2") for cap in arguments.get("bundlecaps", b"").split(b","))
@@ -54,7 +54,7 @@ def _check_pairs(repo: Any, arguments: dict[str, bytes]) -> None:
 
 
 def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
-    """Phases are keyed by nodes and are numbers; Mercurial takes both on trust."""
+    """Check that phases are numbers with nodes as keys; Mercurial checks neither."""
     if arguments["namespace"] != b"phases":
         return
     if not all(arguments[name].isdigit() and len(arguments[name]) < 4 for name in ("old", "new")):
@@ -68,7 +68,7 @@ def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
 
 
 def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
-    """largefiles makes paths of what should be hashes: seen to hand out any file of the server in 7.2."""
+    """Check that hashes are hashes: largefiles makes paths from them, and in 7.2 served any file of the server."""
     if not _SHA1.fullmatch(arguments["sha"]):
         raise InvalidArgument("argument sha is not a SHA-1 in hexadecimal")
 
@@ -92,21 +92,21 @@ def check(command: str, repo: Any, arguments: dict[str, bytes]) -> None:
     Args:
         command: its name.
         repo: Mercurial's repository object, filtered.
-        arguments: bytes by name, all declared ones among them; what must not reach Mercurial is taken out.
+        arguments: bytes by name, including all declared ones; those that must not reach Mercurial are removed.
 
     Raises:
-        InvalidArgument: saying what is wrong.
+        InvalidArgument: if one is invalid.
     """
     if checker := _CHECKS.get(command):
         checker(repo, arguments)
 
 
 _BUNDLE_HEADERS = (b"HG10UN", b"HG10GZ", b"HG10BZ", b"HG2", b"\0")
-"""How bundles begin; the last of them is a changegroup without a header."""
+"""The first bytes of bundles; the last one is a changegroup without a header."""
 
 
 def check_bundle(body: Readable) -> Readable:
-    """A pushed bundle, refused before anything is done if it does not begin as one.
+    """Return a pushed bundle; refuse it before any effect if it does not begin like one.
 
     Raises:
         InvalidArgument: if it does not.

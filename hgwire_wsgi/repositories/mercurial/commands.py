@@ -1,7 +1,7 @@
 """Mercurial's commands as ours: declarations, arguments, replies.
 
-A command that extensions register is declared with the reply ``any``: Mercurial says nothing about what it returns, so
-the type of its response decides whether it fits into a ``batch``.
+A command registered by an extension is declared with the reply ``any``: Mercurial does not declare what it returns, so
+the type of its response decides whether it can be batched.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
 KNOWN_PERMISSIONS: Mapping[str, Permission] = {
     # evolve
     "evoext_obshashrange_v1": "pull",
-    # fastannotate, which declares no permission
+    # fastannotate: declares no permission
     "getannotate": "push",
     # largefiles
     "getlfile": "pull",
@@ -47,7 +47,7 @@ KNOWN_PERMISSIONS: Mapping[str, Permission] = {
     "statlfile": "pull",
     # narrow
     "narrow_widen": "pull",
-    # remotefilelog, which declares none for the second
+    # remotefilelog: declares none for the second
     "x_rfl_getfile": "pull",
     "stream_out_shallow": "push",
     "x_rfl_getflogheads": "pull",
@@ -68,7 +68,7 @@ _READ_SIZE = 32 * 1024
 
 
 class _Protocol:
-    """What Mercurial's commands ask of the transport."""
+    """The transport interface that Mercurial's commands use."""
 
     name = _TRANSPORT
 
@@ -105,7 +105,7 @@ class _Protocol:
 
 
 def _convert(result: Any, report: Report) -> Response:
-    """A result of Mercurial's as a response of ours."""
+    """Convert a result from Mercurial to a response of this package."""
     if isinstance(result, bytes):
         return BytesResponse(result)
     if isinstance(result, wireprototypes.bytesresponse):
@@ -125,14 +125,14 @@ def _convert(result: Any, report: Report) -> Response:
 
 
 def _without_blank_lines(response: Response) -> Response:
-    """Mercurial 7.2 puts an empty line after each line of the manifest for old clients."""
+    """Remove the empty lines that Mercurial 7.2 puts after each line of the manifest for old clients."""
     if not isinstance(response, BytesResponse):
         return response
     return BytesResponse(b"".join(line + b"\n" for line in response.data.split(b"\n") if line))
 
 
 class _Environ(Mapping[bytes, Any]):
-    """The WSGI environ as in-process hooks find it in ``ui.environ``: with bytes for strings."""
+    """The WSGI environ as in-process hooks see it in ``ui.environ``: with bytes instead of strings."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
@@ -152,7 +152,7 @@ _TYPES: Mapping[bytes, ArgumentType] = {b"nodes": "nodes", b"csv": "csv", b"scsv
 
 
 def _handler(name: str) -> Callable[..., Response]:
-    """A handler that runs Mercurial's own function for a command."""
+    """Make a handler that runs Mercurial's own function for a command."""
     key = name.encode("latin-1")
 
     def run(context: CommandContext, **_: Any) -> Response:
@@ -184,7 +184,7 @@ def _handler(name: str) -> Callable[..., Response]:
 
 
 def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:
-    """Whether a request asks to see hidden changesets, and its user is one that the configuration allows to."""
+    """Whether a request asks for hidden changesets, and the configuration allows that for its user."""
     repository = context.repository
     if not wanted or not isinstance(repository, RepositorySettings):
         return False
@@ -193,16 +193,16 @@ def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:
 
 
 def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
-    """The arguments of a command in the order of Mercurial's declaration, which is ours too."""
+    """The arguments of a command in the order of Mercurial's declaration."""
     names = [word.decode("latin-1") for word in spec.split()]
     rest = {key.encode("latin-1"): value for key, value in arguments.items() if key not in names}
     return [rest if word == "*" else arguments[word] for word in names]
 
 
 def _declare(key: bytes, entry: Any) -> Command:
-    """Mercurial's declaration of a command as ours; a standard command keeps what we know more of it."""
+    """Convert Mercurial's declaration of a command; for a standard command, extend our own declaration."""
     name = key.decode("latin-1")
-    # Mercurial allows only two, and refuses what it does not know.
+    # Mercurial allows only two, and refuses unknown ones.
     permission: Permission = "pull" if entry.permission == b"pull" else "push"
     handler = _handler(name)
     if standard := _STANDARD.get(name):
@@ -213,7 +213,7 @@ def _declare(key: bytes, entry: Any) -> Command:
         )
         if name != "getbundle":
             return command
-        # Extensions add arguments; all others are dropped.
+        # Extensions may add arguments; all others are dropped.
         arguments = tuple(
             Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False)
             for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
@@ -233,7 +233,7 @@ def _declare(key: bytes, entry: Any) -> Command:
 
 
 def _extension_of(function: Any) -> bytes | None:
-    """The loaded extension that a function belongs to."""
+    """Return the loaded extension that a function belongs to."""
     owner = getattr(function, "__module__", None) or ""
     for name, module in extensions.extensions():
         if owner == module.__name__ or owner.startswith(module.__name__ + "."):
@@ -242,13 +242,13 @@ def _extension_of(function: Any) -> bytes | None:
 
 
 def registered_commands(ui: Any) -> dict[str, Command]:
-    """Every command that Mercurial and the extensions enabled in ``ui`` register, except ``batch``, which is ours.
+    """All commands registered by Mercurial and the extensions enabled in ``ui``, except ``batch``, which is ours.
 
-    A command of the extensions is left out where Mercurial's own HTTP server does not serve it.
+    An extension's command is omitted if Mercurial's own HTTP server does not serve it.
     """
     enabled = {name for name, _ in extensions.extensions(ui)}
     commands = {}
-    # Another thread may load an extension meanwhile.
+    # Another thread may load an extension in the meantime.
     for key, entry in dict(wireprotov1server.commands).items():
         if key == b"batch" or _TRANSPORT not in entry.transports or not wireprotoserver.iscmd(key):
             continue

@@ -1,8 +1,8 @@
-"""Mercurial's exceptions and texts as ours, and whose fault a failure is.
+"""Conversion of Mercurial's exceptions and texts, and whether client or server caused a failure.
 
-Mercurial checks few arguments; what is wrong with them shows as whatever exception its code runs into.  So such an
-exception is the request's fault if the request had arguments, and ours if it had none.  The files on the server that a
-command reads are checked before it runs (see ``files.py``), so that they are never blamed on a client.
+Mercurial checks few arguments; wrong ones cause arbitrary exceptions in its code.  So such an exception is the client's
+error if the request had arguments, and a server error if it had none.  The files on the server that a command reads are
+checked before it runs (see ``files.py``), so that their errors are never blamed on a client.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ __all__ = ["Report", "message_of", "text", "translated", "translated_chunks", "t
 _log = logging.getLogger("hgwire_wsgi")
 
 Report = Callable[[str], None]
-"""Called with what is wrong on the server; logs it, with the name of the repository."""
+"""Called with a problem on the server; logs it with the name of the repository."""
 
 _COLLECT_EVERY = 16 << 20
-"""Bytes of a stream between two collections, each of which takes some 50 milliseconds."""
+"""Bytes of a stream between two garbage collections, each of which takes about 50 milliseconds."""
 
 _BAD_VALUE = (AttributeError, error.ProgrammingError, LookupError, TypeError, ValueError, struct.error)
 
 
 def text(value: bytes) -> str:
-    """Bytes of Mercurial's, such as names and settings, as text."""
+    """Decode bytes from Mercurial, such as names and settings."""
     return value.decode("utf-8", "surrogateescape")
 
 
 def message_of(failure: Exception) -> str:
     """The message of an exception, or its type if it has none."""
-    # Some of Mercurial's have the message as an attribute, some as an argument.
+    # Some of Mercurial's exceptions have the message as an attribute, some as an argument.
     candidates = (getattr(failure, "message", None), *failure.args[:1])
     plain = str(failure).encode("utf-8", "surrogateescape")
     raw = next((item for item in candidates if isinstance(item, bytes)), plain)
@@ -50,7 +50,7 @@ def message_of(failure: Exception) -> str:
 
 @contextlib.contextmanager
 def translated(report: Report) -> Iterator[None]:
-    """Turn Mercurial's exceptions into ours; what is left is a bug, here or there.
+    """Translate Mercurial's exceptions; any other exception is a bug, here or in Mercurial.
 
     Args:
         report: called with errors in the configuration.
@@ -76,12 +76,12 @@ def translated(report: Report) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated_request(command: str, report: Report, *, has_arguments: bool = True) -> Iterator[None]:
-    """Translate what a command raises before it replies.
+    """Translate the exceptions of a command before it replies.
 
     Args:
         command: its name.
         report: as for :func:`translated`.
-        has_arguments: whether the request has anything to blame.
+        has_arguments: whether the request has arguments that may be the cause.
     """
     try:
         with translated(report):
@@ -91,16 +91,16 @@ def translated_request(command: str, report: Report, *, has_arguments: bool = Tr
     except _BAD_VALUE as failure:
         if not has_arguments:
             raise
-        _log.warning("%s: Mercurial could not make sense of the request: %r", command, failure)
+        _log.warning("%s: Mercurial could not process the request: %r", command, failure)
         _log.debug("%s failed", command, exc_info=failure)
         raise InvalidArgument(f"{command}: malformed arguments") from failure
 
 
 def translated_chunks(chunks: Iterable[bytes], report: Report) -> Iterator[bytes]:
-    """A stream of Mercurial's, in memory that does not grow with its length.
+    """Pass on a stream from Mercurial in constant memory.
 
-    Every revlog that goes into a bundle leaves a reference cycle behind that holds some decompressed revisions, so
-    garbage is collected while a long stream is made.
+    Each revlog in a bundle leaves a reference cycle behind that holds some decompressed revisions, so garbage is
+    collected while a long stream is made.
     """
     size = 0
     with translated(report):

@@ -1,8 +1,8 @@
 """Checks of the files on the server that commands read.
 
-A broken file makes Mercurial fail with whatever its code runs into, as a broken argument does.  So each file is read
-once, before the first command that needs it, where nothing of the request can be the cause.  What is read here is kept
-by Mercurial's repository object, except the manifests, which are short.
+A broken file causes arbitrary exceptions in Mercurial, just as a broken argument does.  So each file is read once,
+before the first command that needs it, where the request cannot be the cause.  Mercurial's repository object caches the
+data, except for the manifests, which are short.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLONE_BUNDLES = "clonebundles.manifest"
 
 
 def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
-    """Read a manifest of bundles; the values of ``keys`` are nodes of changesets."""
+    """Check a manifest of bundles; the values of ``keys`` must be nodes of changesets."""
     changelog = repo.unfiltered().changelog
     for number, line in enumerate(repo.vfs.tryread(name.encode("ascii")).splitlines(), 1):
         try:
@@ -54,7 +54,7 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Che
     Args:
         command: its name.
         ui: the configuration of the repository.
-        tokens: what the client understands; only clients that know ``partial-pull`` get pull bundles.
+        tokens: the client's protocol tokens; only clients with ``partial-pull`` get pull bundles.
 
     Returns:
         Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception

@@ -1,11 +1,11 @@
 """Full clones in two parts: the bundle of an older state first, the rest with the client's next request.
 
-Clients that know ``partial-pull`` ask again for what a bundle left out, as they do with the pull bundles that an
-administrator makes.  Here the bundles are those that were made for other clients.
+Clients that support ``partial-pull`` request the rest if a bundle is incomplete, as with the pull bundles that an
+administrator makes.  Here, the bundles are those that were made for other clients.
 
-An older bundle will do only if nothing but the history has changed since, because a client does not ask again for
-bookmarks, phases and obsolescence markers.  So a family of clones is everything that such a bundle depends on except
-the history: the metadata token of the repository, and all arguments but ``heads``.
+An older bundle is usable only if nothing but the history has changed since, because a client does not request
+bookmarks, phases and obsolescence markers again.  So a family of clones is everything that such a bundle depends on
+except the history: the metadata token of the repository, and all arguments but ``heads``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PLAIN_ARGUMENTS = frozenset(
 """Arguments of ``getbundle`` with which a reply can be sent in parts; with ``stream`` or patterns it cannot."""
 
 _SMALLEST_SHARE = 4
-"""How many changesets an older bundle must have for each one that it lacks.
+"""Minimum number of changesets in an older bundle for each one that it lacks.
 
 Below 80% of the changesets, the second request costs more than the older bundle saves.
 """
 
 
 def clone_family(metadata: bytes, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-    """Return what a full clone depends on besides the history and the requested heads; see ``IncrementalBundles``.
+    """Return what a full clone depends on, except the history and the requested heads; see ``IncrementalBundles``.
 
     Args:
         metadata: the metadata token of the repository.
@@ -60,7 +60,7 @@ def count_missing(local: Any, have: Sequence[bytes]) -> tuple[int, int] | None:
         have: nodes.
 
     Returns:
-        The two numbers; ``None`` if one of the heads is not here.
+        The two numbers; ``None`` if the repository lacks one of the heads.
     """
     changelog = local.changelog
     if not all(changelog.hasnode(head) for head in have):
@@ -71,5 +71,5 @@ def count_missing(local: Any, have: Sequence[bytes]) -> tuple[int, int] | None:
 
 
 def is_worth_sending(counts: tuple[int, int] | None) -> bool:
-    """Whether a bundle that lacks some changesets and has others is worth a second request."""
+    """Whether using an incomplete bundle is worth the second request."""
     return counts is not None and 0 < counts[0] * _SMALLEST_SHARE <= counts[1]

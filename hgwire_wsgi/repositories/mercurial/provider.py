@@ -1,8 +1,8 @@
 """Serving the repositories that a finder finds.
 
-The provider owns one configuration, a pool of open repositories, and a bounded memory of what it knows about each
-repository (:class:`Facts` and a reader of its state).  All of it is shared by all threads.  What is known is replaced,
-never changed, when a repository or its settings change.
+The provider owns one configuration, a pool of open repositories, and a bounded cache of facts about each repository
+(:class:`Facts` and a reader of its state).  All threads share them.  When a repository or its settings change, its
+facts are replaced, never modified.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .state import StateReader
 __all__ = ["MercurialProvider"]
 
 _KNOWN_REPOSITORIES = 4096 * 200
-"""How many repositories are remembered between requests: about four thousand, at 200 bytes of overhead each."""
+"""Maximum size of the cache of facts: about four thousand repositories, at 200 bytes of overhead each."""
 
 
 @attrs.define(eq=False)
 class _Known:
-    """What is remembered of a repository between requests; shared by all threads."""
+    """The cached facts of a repository between requests; shared by all threads."""
 
     found: Found
     reader: StateReader
@@ -47,10 +47,10 @@ class MercurialProvider(RepositoryProvider):
     """Serves Mercurial repositories on disk.
 
     Args:
-        source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, as they
-            come and go; a mapping from names to paths; a function that returns the path of a name, or ``None``; or a
-            finder of the host's own.  Mappings and functions may give a :class:`Found` for a path, with settings for
-            that repository alone.  A function is called for every request.
+        source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, including
+            those added later; a mapping from names to paths; a function that returns the path of a name, or ``None``;
+            or a custom finder.  Mappings and functions may give a :class:`Found` for a path, with settings for that
+            repository alone.  A function is called for every request.
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
@@ -151,7 +151,7 @@ def _is_current(opened: OpenRepository, facts: Facts) -> bool:
 
 
 def _salt(ui: Any) -> bytes:
-    """What replies depend on besides the repository: Mercurial itself, and the server's configuration."""
+    """Everything that replies depend on except the repository: Mercurial itself, and the server's configuration."""
     # These come from the environment of the process, and no reply depends on them.
     personal = {(b"ui", b"editor"), (b"pager", b"pager")}
     settings = sorted(item for item in ui.walkconfig() if item[:2] not in personal)

@@ -1,8 +1,8 @@
 """A repository on disk.
 
-Three objects stand for a repository.  :class:`Facts` is what was found out about it in one state; all threads share
+Three objects represent a repository.  :class:`Facts` caches facts about it in one state; all threads share
 it.  :class:`OpenRepository` is Mercurial's own object, which belongs to one request at a time.
-:class:`MercurialRepository` serves one request: it answers from the facts what it can, and takes an open object from
+:class:`MercurialRepository` serves one request: it answers from the facts where possible, and takes an open object from
 the pool when it needs one.
 """
 
@@ -34,7 +34,7 @@ from .state import State
 from .transactions import make_observable
 
 try:
-    import mercurial.initialization  # noqa: F401  # it registers the handlers of bundle2 parts, among others
+    import mercurial.initialization  # noqa: F401  # registers the handlers of bundle2 parts, among others
     from mercurial.repo.factory import repository as open_repository
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
@@ -46,7 +46,7 @@ _log = logging.getLogger("hgwire_wsgi")
 SERVER_SETTINGS = (
     (b"ui", b"report_untrusted", b"off"),
     (b"ui", b"nontty", b"true"),
-    # Signal handlers belong to the WSGI server, and can be set in a main thread only.
+    # Signal handlers belong to the WSGI server, and can be set only in the main thread.
     (b"ui", b"signal-safe-lock", b"false"),
     (b"progress", b"disable", b"true"),
 )
@@ -76,7 +76,7 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
 
 
 class OpenRepository:
-    """A repository object of Mercurial's, used by one request at a time.
+    """Mercurial's repository object, used by one request at a time.
 
     Args:
         ui: the configuration, which the object keeps and changes.
@@ -101,14 +101,14 @@ class OpenRepository:
 
 @attrs.define(eq=False)
 class Facts:
-    """What was found out about a repository in one state, when it was needed; shared by all threads.
+    """Facts about a repository in one state, computed on demand; shared by all threads.
 
-    Facts are dropped when the change stamp changes, even if the same content token returns: what was found out may be
-    from a moment after the state.
+    Facts are dropped when the change stamp changes, even if the same content token returns, because they may have been
+    computed after the state had changed.
 
     Attributes:
         name: of the repository.
-        found: where it is.
+        found: its location.
         state: the state.
     """
 
@@ -125,20 +125,20 @@ class Facts:
     reported: set[str] = attrs.Factory(set)
 
     def report(self, message: str) -> None:
-        """Log what is wrong with the repository, unless it was logged in this state."""
+        """Log a problem with the repository, unless it was already logged in this state."""
         if message not in self.reported and len(self.reported) < _MAX_REPORTED:
             self.reported.add(message)
             _log.error("repository %s at %s: %s", self.name or "/", os.fspath(self.found.path), message)
 
 
 _MAX_REPORTED = 100
-"""Different messages about one repository in one state."""
+"""Maximum number of different messages about one repository in one state."""
 
 
 class MercurialRepository(Repository):
     """A repository on disk, for one request.
 
-    It is opened only if something is needed that the facts do not say yet.
+    It is opened only for data that the facts do not have yet.
 
     Args:
         state: the state it is in.
@@ -155,7 +155,7 @@ class MercurialRepository(Repository):
 
     @property
     def local(self) -> Any:
-        """Mercurial's repository object, for this request alone."""
+        """Mercurial's repository object, for this request only."""
         if self._open is None:
             self._open = self._acquire()
         return self._open.local
@@ -170,7 +170,7 @@ class MercurialRepository(Repository):
 
         Args:
             command: its name.
-            tokens: what the client understands.
+            tokens: the client's protocol tokens.
 
         Raises:
             RepositoryUnusable: if one is broken; the log has its name.
@@ -241,7 +241,7 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        # Censoring changes files in the middle of the history, and nothing else that this token could tell.
+        # Censoring changes only files in the middle of the history, which this token does not cover.
         names = ("censor", "hgext.censor")
         values = [value for name in names if (value := self.setting("extensions", name)) is not None]
         return self._state.metadata if all(value.startswith("!") for value in values) else None
@@ -267,10 +267,10 @@ class MercurialRepository(Repository):
     # Subresources
 
     def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
-        """Serve what extensions add to Mercurial's own server, such as lfs objects."""
+        """Serve resources that extensions add to Mercurial's own server, such as lfs objects."""
         environ = {**request.environ, "PATH_INFO": f"/{request.path}", "wsgi.input": request.body}
         if environ.get("REQUEST_METHOD") in ("POST", "PUT") and not environ.get("CONTENT_LENGTH"):
-            raise LengthRequired("this URL takes no chunked request bodies; send Content-Length")
+            raise LengthRequired("this URL does not accept chunked request bodies; send Content-Length")
 
         def check(_context: Any, _request: Any, operation: bytes | None) -> None:
             authorize((operation or b"pull").decode("ascii"))
@@ -280,7 +280,7 @@ class MercurialRepository(Repository):
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
             started.append((status, tuple(header for header in headers if header[0].lower() != "connection")))
 
-        local = self.local  # the first use of a repository loads the extensions it enables, which is what serves this
+        local = self.local  # opening a repository loads the extensions it enables, one of which serves this
         with translated_request(request.path, self.report):
             try:
                 parsed = hgwebrequest.parserequestfromenv(environ)
@@ -288,7 +288,7 @@ class MercurialRepository(Repository):
                 if not wireprotoserver.handlewsgirequest(SimpleNamespace(repo=local), parsed, response, check):
                     return None
                 chunks = response.sendresponse()
-                # Mercurial says how it answers when the first chunk is taken.
+                # Mercurial sets the status when the first chunk is taken.
                 first = next(chunks, b"")
                 return SubresourceReply(*started[0], chain([first], chunks))
             except hgwebcommon.ErrorResponse as failure:

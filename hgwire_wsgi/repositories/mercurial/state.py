@@ -1,15 +1,15 @@
 """The state of a repository on disk, as a token.
 
 What is always true: two equal tokens mean equal replies.  A token is a hash of the *contents* of everything that
-replies depend on, so it is the same in every process, and returns when a change is undone.
+replies depend on, so it is the same in every process, and the same again after a change is undone.
 
-Contents are read only if needed.  A few inodes are looked at for every request; while their stamps are those of the
-last look, and old enough that no later change can hide behind the same stamp, the last token is right.  A file whose
-own stamp did not change is not hashed again.
+Contents are read only if needed.  Every request checks the stamps of a few inodes.  If they have not changed, and are
+old enough that no later change can have the same stamp, the last token is valid.  A file whose own stamp has not
+changed is not hashed again.
 
-One :class:`StateReader` serves all threads without a lock.  What it remembers is one tuple, replaced as a whole; two
-threads that read at the same time read the same files, and the last one's result is remembered.  It is remembered only
-if the stamps were the same before and after the contents were read.
+One :class:`StateReader` serves all threads without a lock.  It caches one tuple, replaced as a whole; if two
+threads read at the same time, they read the same files, and the last result is cached.  A result is cached only if the
+stamps were the same before and after the contents were read.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _WRITTEN_IN_PLACE = {
     b"": (b"clonebundles.manifest", b"hgrc", b"hgrc-not-shared", b"localtags", b"pullbundles.manifest"),
     b"/store": (b"00changelog.i",),
 }
-"""The files whose inodes are looked at besides those of the two folders.
+"""The files whose inodes are checked in addition to those of the two folders.
 
-Mercurial replaces files, or writes a journal beside them first; both change the folder.  People edit files in place.
+Mercurial replaces files, or first writes a journal next to them; both change the folder.  People edit files in place.
 """
 
 _SETTLED_NS = 2_100_000_000
-"""Nanoseconds after which an unchanged time stamp is trusted: file systems count in steps of up to two seconds."""
+"""Nanoseconds after which an unchanged time stamp is trusted: file systems have a resolution of up to two seconds."""
 
 _TAIL = 1 << 20
 """Bytes at the end of a larger file that are hashed: the changelog and the obsolescence store grow and shrink there."""
@@ -60,7 +60,7 @@ _HISTORY = b"/00changelog.i"
 _SETTINGS = (b"hgrc", b"hgrc-not-shared")
 _INCLUDE = re.compile(rb"^%include\s+(\S.*?)\s*$", re.MULTILINE)
 _INCLUDES = 32
-"""Maximum number of files that a configuration file includes, directly or not; Mercurial has no bound."""
+"""Maximum number of files that a configuration file includes, directly or indirectly; Mercurial has no limit."""
 
 
 @attrs.frozen
@@ -69,9 +69,9 @@ class State:
 
     Attributes:
         token: a hash of everything.
-        metadata: a hash of everything except which changesets there are.
-        stamps: the stamps of the files, which change with every change, also one that is undone.  The folders are left
-            out: a streamed clone takes a lock in one, and changes nothing.
+        metadata: a hash of everything except the set of changesets.
+        stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
+            excluded: a streamed clone takes a lock in one, but changes nothing.
     """
 
     token: bytes
@@ -90,7 +90,7 @@ class StateReader:
 
     Args:
         path: the repository's root.
-        salt: a hash of what replies depend on besides the repository, such as the server's configuration.
+        salt: a hash of everything else that replies depend on, such as the server's configuration.
     """
 
     def __init__(self, path: bytes, salt: bytes) -> None:
@@ -101,14 +101,14 @@ class StateReader:
         self._digests: dict[bytes, _Digest] = {}
 
     def read(self) -> State:
-        """Read the present state."""
+        """Read the current state."""
         now = time.time_ns()
         known, paths = self._known, self._looked_at
         stamps, newest = _look(paths)
         if known is not None and known[0] == stamps and newest < now - _SETTLED_NS:
             return known[1]
         roots = self._roots()
-        # The list of files is made before they are read, so that a file that appears meanwhile is noticed.
+        # The list of files is made before they are read, so that a file that appears in the meantime is noticed.
         included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
         written = (
             path
@@ -124,7 +124,7 @@ class StateReader:
         return state
 
     def _roots(self) -> list[bytes]:
-        """The ``.hg`` of the repository, and that of the repository it shares the store of."""
+        """The ``.hg`` of the repository, and that of the repository whose store it shares."""
         roots = [self._path + b"/.hg"]
         try:
             with open(roots[0] + b"/sharedpath", "rb") as source:
@@ -152,13 +152,13 @@ class StateReader:
 
 
 def _last_transaction(root: bytes) -> bytes:
-    """A stamp that every committed transaction changes, also one that only rewrites files, as censoring does."""
+    """A stamp that every committed transaction changes, even one that only rewrites files, as censoring does."""
     stamps, _ = _look((root + b"/store/undo", root + b"/store/undo.backupfiles"))
     return repr(stamps).encode("ascii")
 
 
 def _included(path: bytes) -> list[bytes]:
-    """The files that a configuration file includes, directly or not."""
+    """The files that a configuration file includes, directly or indirectly."""
     found: list[bytes] = []
     waiting = [path]
     while waiting and len(found) < _INCLUDES:

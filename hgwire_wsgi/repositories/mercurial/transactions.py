@@ -1,8 +1,8 @@
-"""Reporting what transactions change.
+"""Reports of the changes made by transactions.
 
-The class of each repository object that this package opens is replaced by one whose transactions report when they are
-closed, if the request that runs has an observer.  Extensions change repository objects in the same way.  Without an
-observer, nothing is computed.
+Each repository object that this package opens gets a new class whose transactions report when they are closed, if the
+running request has an observer.  Extensions modify repository objects in the same way.  Without an observer, nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Report = Callable[[PushChanges], None]
 
 
 def make_observable(unfiltered: Any) -> None:
-    """Let a repository object report its transactions; must be called before it is filtered."""
+    """Make a repository object report its transactions; must be called before it is filtered."""
 
     class ObservableRepository(unfiltered.__class__):  # type: ignore[misc]  # Mercurial's classes have no types
         _hgwire_report: Report | None = None
@@ -39,7 +39,7 @@ def make_observable(unfiltered: Any) -> None:
 
 @contextlib.contextmanager
 def observed(local: Any, report: Report | None) -> Iterator[None]:
-    """Report the transactions of a repository object, each with one call of ``report``, while a command runs."""
+    """Report each transaction of a repository object with one call of ``report`` while a command runs."""
     unfiltered = local.unfiltered()
     unfiltered._hgwire_report = report
     try:
@@ -60,7 +60,7 @@ def _changes(repo: Any, changes: dict[bytes, Any], before: frozenset[bytes]) -> 
         heads_added=tuple(sorted(after - before)),
         heads_removed=tuple(sorted(before - after)),
         bookmarks=dict(changes[b"bookmarks"]),
-        # The phases of new changesets are recorded too.
+        # Mercurial also records the phases of new changesets; leave them out.
         phases=sum(len(range(revs.start, min(revs.stop, old_length))) for revs, _ in changes[b"phases"]),
         obsmarkers=len(changes[b"obsmarkers"]),
     )
