@@ -1,6 +1,6 @@
 """Mercurial's HTTP wire protocol as a WSGI component.
 
-The public names are here; each is imported from its module when it is first used.
+The public names are here; each is imported from its module on first use.
 """
 
 from __future__ import annotations

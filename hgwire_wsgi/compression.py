@@ -3,8 +3,8 @@
 The names are those of the ``compression`` capability.  Mercurial knows ``zstd``, ``zlib``, ``bzip2`` and ``none``; a
 host adds its own with another :class:`Engine` in ``ServerCapabilities.engines``.
 
-A decoder yields pieces of at most 64 KiB, as they are asked for.  The reader stops when it has had enough, so a bomb
-costs its sender bandwidth and the receiver one piece.  Nothing is held back: everything that can be decoded from the
+A decoder yields chunks of at most 64 KiB on demand.  The reader stops at its limit, so a decompression bomb costs the
+receiver only one chunk.  Nothing is held back: everything that can be decoded from the
 input so far has been yielded when ``feed`` ends.
 """
 
@@ -101,7 +101,7 @@ class Engine:
 
     @property
     def identity(self) -> tuple[str, int | None, str]:
-        """What decides the compressed bytes, for cache keys: name, level and compressor.
+        """Everything that determines the compressed bytes, for cache keys: name, level and compressor.
 
         The compressor is named by where it can be imported from, so processes share cached replies.  A
         :func:`functools.partial` of one counts with its arguments, if these are numbers, text, bytes or ``None``.
@@ -251,7 +251,8 @@ class _ZstdBlocks:
 
     A frame is 4 bytes of magic number and a header, then blocks with a header of 3 bytes each, then perhaps a checksum.
     Each of these is a field of known size: ``_field`` collects ``_size`` bytes, which may come in several reads,
-    and ``_parse`` gets them.  The content of a block only passes: ``_content`` counts how much of it is still to come.
+    and ``_parse`` gets them.  The content of a block is only passed on: ``_content`` counts how much of it is still to
+    come.
 
     Attributes:
         ended: whether the frame has ended.
@@ -370,7 +371,7 @@ class _ZstdDecoder:
                 raise DecodeError(_CORRUPT) from error
             rest = rest[size:]
             self._length += len(decoded)
-            # The library checks this too, but not where the last block is empty and comes alone.
+            # The library checks this too, but not if the last block is empty and arrives alone.
             if self._blocks.ended and self._blocks.length not in (None, self._length):
                 raise DecodeError(_CORRUPT)
             for start in range(0, len(decoded), _PIECE):

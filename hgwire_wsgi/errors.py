@@ -1,4 +1,4 @@
-"""Every exception this package raises on purpose.
+"""Every exception that this package raises deliberately.
 
 The tree::
 
@@ -32,12 +32,12 @@ The tree::
     │   ├── RepositoryBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
-    ├── ConnectionFailed              our client has no connection to its server, or has lost it
-    └── CommandRefused                the server of our client answered with an error
+    ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
+    └── CommandRefused                the server answered the client with an error
 
 ``http_status`` is the status an HTTP transport answers with, ``wire_kind`` the kind an error frame carries
-(``protocol`` or ``application``, the two the streams patch knows).  The text of an exception is meant for the
-person at the other end: it says what is wrong and never holds a path of the server or a traceback.
+(``protocol`` or ``application``, the two the streams patch knows).  The text of an exception is
+sent to the peer: it explains the error and never contains a path of the server or a traceback.
 """
 
 from __future__ import annotations
@@ -126,11 +126,11 @@ class UnexpectedFrame(RemoteProtocolError):
 
 
 class MalformedFrame(RemoteProtocolError):
-    """Flags of a frame exclude each other, or its payload makes no sense."""
+    """Flags of a frame contradict each other, or its payload is malformed."""
 
 
 class BadStream(RemoteProtocolError):
-    """A stream was used without being open, or by the wrong side."""
+    """A stream was used while not open, or by the wrong side."""
 
 
 class BadEncoding(BadStream):
@@ -138,11 +138,11 @@ class BadEncoding(BadStream):
 
 
 class BadRequestId(RemoteProtocolError):
-    """A request ID is in use already, or belongs to the other side."""
+    """A request ID is already in use, or belongs to the other side."""
 
 
 class LimitExceeded(RemoteProtocolError):
-    """One of the bounds in ``Limits`` was passed."""
+    """A limit in ``Limits`` was exceeded."""
 
 
 class RequestError(HgWireError):
@@ -152,27 +152,27 @@ class RequestError(HgWireError):
 
 
 class LengthRequired(RequestError):
-    """The request has a body of unknown length on a server that cannot tell where it ends."""
+    """The request has a body of unknown length, and the server does not report its end."""
 
     http_status = 411
 
 
 class BodyTooLarge(RequestError):
-    """The request body exceeds a bound of ``Limits``."""
+    """The request body exceeds a limit in ``Limits``."""
 
     http_status = 413
 
 
 class BodyTruncated(RequestError):
-    """The client went away before it sent the whole body."""
+    """The client disconnected before it had sent the whole body."""
 
 
 class DecodeError(RequestError):
-    """Compressed data is corrupt, cut short, or decompresses to more than ``Limits`` allows."""
+    """Compressed data is corrupt, truncated, or decompresses to more than ``Limits`` allows."""
 
 
 class NegotiationError(HgWireError):
-    """Client and server share no way to talk."""
+    """Client and server have no media type or engine in common."""
 
 
 class NotAcceptable(NegotiationError):
@@ -194,7 +194,7 @@ class CommandError(HgWireError):
 
 
 class UnknownCommand(CommandError):
-    """No such command in the registry, or not on this transport."""
+    """The command is not in the registry, or not available on this transport."""
 
 
 class InvalidArgument(CommandError):
@@ -205,7 +205,7 @@ class PermissionDenied(CommandError):
     """The policy refuses the request.
 
     Args:
-        message: what is refused, in hgweb's words where hgweb has some; it becomes the HTTP reason phrase.
+        message: the reason, worded as in hgweb where possible; it becomes the HTTP reason phrase.
         status: 401, 403 or 405.
         headers: as for :class:`HgWireError`.
     """
@@ -218,7 +218,7 @@ class PermissionDenied(CommandError):
 
 
 class CommandFailed(CommandError):
-    """The backend refused the command for a reason the person at the other end should read."""
+    """The backend refused the command for a reason that the client's user should see."""
 
 
 class BackendError(HgWireError):
@@ -226,28 +226,28 @@ class BackendError(HgWireError):
 
 
 class RepositoryNotFound(BackendError):
-    """The provider knows no repository of that name."""
+    """The provider has no repository of that name."""
 
     http_status = 404
 
 
 class RepositoryBusy(BackendError):
-    """Every lease of the repository is taken, and none came free in time."""
+    """All leases of the repository are in use, and none became free in time."""
 
     http_status = 503
 
 
 class StreamChanged(BackendError):
-    """A stream that was begun again cannot be continued where it broke off; the transfer must break off."""
+    """A restarted stream differs from the bytes already sent; the transfer must be aborted."""
 
     http_status = 503
 
 
 class RepositoryUnusable(BackendError):
-    """The repository is there, and cannot be served.  The operator finds the reason in the log.
+    """The repository exists but cannot be served.  The log has the reason for the operator.
 
     Args:
-        message: what the client is told.
+        message: the text for the client.
         headers: as for :class:`HgWireError`.
     """
 
@@ -261,7 +261,7 @@ class RepositoryUnusable(BackendError):
 
 
 class ConnectionFailed(HgWireError):
-    """A server cannot be reached, does not answer in time, or broke off before its answer was whole."""
+    """The server is unreachable, does not answer in time, or closed the connection before its answer was complete."""
 
     http_status = 502
 
@@ -270,9 +270,9 @@ class CommandRefused(HgWireError):
     """A server answered a command with an error.
 
     Args:
-        message: what the server said, or its HTTP status where it said nothing a person could read.
+        message: the server's message, or its HTTP status if it sent no readable text.
         status: the HTTP status of the answer; errors in frames, and some of version 1, come with 200.
-        kind: who is to blame by the error frame: ``application``, ``protocol`` or both with a ``|``; else empty.
+        kind: the cause according to the error frame: ``application``, ``protocol`` or both with a ``|``; else empty.
     """
 
     http_status = 502

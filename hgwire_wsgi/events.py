@@ -1,7 +1,7 @@
-"""What observers are told: one event when a request starts, one when its response is closed.
+"""Events for observers: one when a request starts, one when its response is closed.
 
 An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
-quick; what it raises is logged and changes nothing.  Events are values: they stay valid after the request.
+fast; its exceptions are logged and have no other effect.  Events are values: they stay valid after the request.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ __all__ = [
 ]
 
 CacheOutcome = Literal["", "hit", "miss", "followed"]
-"""How the reply cache took part: not at all, the reply was there, it was made now, or another request was making it."""
+"""The cache outcome: not used, the reply was cached, this request made it, or another request was making it."""
 
 Outcome = Literal["ok", "refused", "failed", "cut"]
-"""How a request ended: answered; refused with a 4xx, or an error that the client caused; failed through a fault of the
-server's (5xx); cut, because the transfer broke off before its end."""
+"""How a request ended: answered; refused with a 4xx, or an error that the client caused; failed because of a server
+error (5xx); cut, because the transfer was interrupted."""
 
 
 @attrs.frozen(kw_only=True)
 class PushChanges:
-    """What one transaction of a push changed.
+    """The changes of one transaction of a push.
 
     Attributes:
         changesets: number of changesets added.
         heads_added: nodes that are heads now and were not before.
         heads_removed: nodes that were heads before.
-        bookmarks: old and new node by bookmark name, ``None`` where there was none, or is none any more.
+        bookmarks: old and new node by bookmark name, ``None`` where it did not exist, or no longer exists.
         phases: number of changesets whose phase moved.
         obsmarkers: number of obsolescence markers added.
     """
@@ -59,7 +59,7 @@ class CommandReport:
         request_id: its request ID in the frames.
         command: its name.
         outcome: how it ended.
-        error: the error that the client was told; empty if none.
+        error: the error message to the client; empty if none.
         bytes_out: bytes of its frames.
         wall: seconds from its start to its last frame.
         cpu: seconds of processor time of the thread that ran it; 0 if several did.
@@ -76,7 +76,7 @@ class CommandReport:
 
 @attrs.frozen(kw_only=True)
 class RequestStarted:
-    """A request arrived; nothing was done yet.
+    """A request arrived; nothing has been done yet.
 
     Attributes:
         request_id: the front end's ``X-Request-ID``, or a random one.
@@ -95,22 +95,22 @@ class RequestStarted:
 
 @attrs.frozen(kw_only=True)
 class RequestClosed:
-    """A response was sent, or given up, and everything it held was released.
+    """A response was sent or abandoned, and all its resources were released.
 
     Attributes:
         request_id, method, path, user, address: as in :class:`RequestStarted`.
-        repository: the repository's name, empty if the request did not get as far.
+        repository: the repository's name, empty if the request did not get that far.
         commands: the command and its sub-commands.
         status: the HTTP status.
         outcome: how it ended.
-        error: what the client was told, or why the transfer broke off.
+        error: the message to the client, or why the transfer was interrupted.
         bytes_in: bytes of the request body that were read.
         bytes_out: bytes of the response body that were handed to the server, or that the front end sends.
         wall: seconds from the start of the request to now.
         cpu: seconds of processor time of the serving thread; a thread that makes a cached bundle is not included.
-        cache: the part of the reply cache.
-        clone: whether the client asked for the whole history.
-        changes: what pushes changed, one item for each transaction.
+        cache: the cache outcome.
+        clone: whether the client requested the whole history.
+        changes: the changes made by pushes, one item for each transaction.
         reports: the commands of a request in frames, in the order in which they ended.
     """
 

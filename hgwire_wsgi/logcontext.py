@@ -1,8 +1,8 @@
-"""Whose request a log line is about.
+"""Log context: adds the current request to each log line.
 
 All modules of the package log to ``hgwire_wsgi``.  A filter on that logger appends repository, command, user, address
-and request ID of the request that the current thread serves, so no caller has to pass them along.  A thread that goes
-on working for a request copies its context (:func:`contextvars.copy_context`).
+and request ID of the request that the current thread serves, so no caller has to pass them along.  A thread that
+continues to work for a request copies its context (:func:`contextvars.copy_context`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["CURRENT", "LOGGER", "Described", "printable", "short_list"]
 
 
 class Described(Protocol):
-    """A request that can say what it is about."""
+    """A request that can describe itself for log lines."""
 
     def describe(self) -> str: ...
 
@@ -29,7 +29,7 @@ CURRENT: ContextVar[Described | None] = ContextVar("hgwire_wsgi.request", defaul
 
 
 def printable(value: str) -> str:
-    """A value as it may stand in a log line, which is one line of ASCII and has spaces between its facts.
+    """Format a value for a log line, which is one line of ASCII with space-separated fields.
 
     Control characters are escaped; a value with a space or a quotation mark is quoted; a long one is cut.
     """

@@ -1,7 +1,7 @@
 """Content negotiation of HTTP version 1: pure functions from request headers to decisions.
 
 The rules are those of Mercurial's specification of the wire protocol ("Content Negotiation", "httpmediatype",
-"compression").  Where it is silent, the rule is what Mercurial 7.2's own server does.
+"compression").  Where it is silent, this module does what Mercurial 7.2's own server does.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ _LEVELS = {"ok": logging.INFO, "refused": logging.INFO, "failed": logging.ERROR,
 def log_requests(event: Event) -> None:
     """Log one line per request to ``hgwire_wsgi.requests``, when its response is closed.
 
-    The level is INFO for answers and refusals, WARNING for transfers that broke off, ERROR for failures of the server.
-    What the client controls is printed by :func:`~hgwire_wsgi.logcontext.printable`.
+    The level is INFO for answers and refusals, WARNING for interrupted transfers, ERROR for server errors.
+    Values that the client controls are formatted by :func:`~hgwire_wsgi.logcontext.printable`.
     """
     if not isinstance(event, RequestClosed) or not _LOGGER.isEnabledFor(_LEVELS[event.outcome]):
         return

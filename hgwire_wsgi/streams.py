@@ -1,6 +1,6 @@
 """Helpers for byte streams: read exactly, bound, put back, join, close.
 
-Everything here works in constant memory, except :func:`read_exactly`, which returns what it was asked for.
+Everything here works in constant memory, except :func:`read_exactly`, which returns all the requested bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Readable(Protocol):
 
 
 def read_exactly(source: Readable, size: int) -> bytes:
-    """Read ``size`` bytes, or fewer if the source ends before.
+    """Read ``size`` bytes, or fewer if the source ends earlier.
 
     It never asks the source for more than 64 KiB at once: a ``size`` declared by a peer must not allocate anything.
     """
@@ -35,7 +35,7 @@ def read_exactly(source: Readable, size: int) -> bytes:
 
 
 def iter_pieces(source: Readable, size: int = _PIECE) -> Iterator[bytes]:
-    """Read a source to its end, in pieces of up to ``size`` bytes."""
+    """Read a source to its end, in chunks of up to ``size`` bytes."""
     while piece := source.read(size):
         yield piece
 

@@ -39,7 +39,7 @@ class _IntermixedParser(argparse.ArgumentParser):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire call``."""
     parser.__class__ = _IntermixedParser
-    parser.add_argument("url", metavar="URL", help="of the repository; may contain user and password")
+    parser.add_argument("url", metavar="URL", help="URL of the repository; may include user and password")
     parser.add_argument("name", metavar="COMMAND", help="the command to run")
     parser.add_argument("arguments", metavar="ARG=VALUE", nargs="*", default=[], help="its arguments")
     version = parser.add_mutually_exclusive_group()
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         action="store_true",
-        help="the command changes the repository; not needed for the standard commands",
+        help="declare that the command changes the repository; not needed for the standard commands",
     )
     parser.add_argument("--output", metavar="FILE", help="write the reply to this file (default: standard output)")
     add_timeout(parser, 60)

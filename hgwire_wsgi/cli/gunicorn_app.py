@@ -89,4 +89,4 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn is not typed.
 
 
 def _say_what_keeps_it(seconds: int) -> None:
-    print(f"Waiting up to {seconds} seconds for transfers to end; press Ctrl-C again to cut them", flush=True)
+    print(f"Waiting up to {seconds} seconds for transfers to end; press Ctrl-C again to stop them", flush=True)

@@ -68,7 +68,7 @@ class Served:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that decide which bundles are made, and where they are cached."""
     add = parser.add_argument
-    add("--allow-push", action="store_true", help="let anyone push, also without TLS")
+    add("--allow-push", action="store_true", help="let anyone push, even without TLS")
     add(
         "--config",
         action="append",

@@ -74,7 +74,7 @@ _HARMLESS: Mapping[str, Mapping[str, str]] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire probe``."""
-    parser.add_argument("url", metavar="URL", help="of a repository; may contain user and password")
+    parser.add_argument("url", metavar="URL", help="URL of a repository; may include user and password")
     add_timeout(parser, 30)
 
 
@@ -178,7 +178,7 @@ class Probe:
         self.expect(400 <= answer.status < 500, f"{what}: answered with {answer.status}, not with a 4xx")
         if answer.status >= 400:
             self.expect(bool(answer.media_type), f"{what}: the error has no Content-Type")
-            self.expect(bool(answer.body), f"{what}: the error has no body that says what is wrong")
+            self.expect(bool(answer.body), f"{what}: the error has no body that explains it")
         self.expect(not any(trace in answer.body for trace in _TRACES), f"{what}: the answer shows a traceback")
         if answer.status == 401:
             self.expect("WWW-Authenticate" in answer.headers, f"{what}: a 401 without WWW-Authenticate")

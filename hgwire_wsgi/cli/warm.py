@@ -46,17 +46,17 @@ _BUNDLES = {
     command.name for command in STANDARD_COMMANDS if command.reply in ("stream", "legacy") and command.cacheable
 }
 _MANIFESTS = {"clonebundles", "clonebundles_manifest"}
-"""Answered with nothing: a client that finds a bundle in there would fetch it from wherever that is."""
+"""Answered with an empty reply; otherwise the client would fetch a bundle listed there instead."""
 
 _PROTOCOLS = {"0.1": "", **{name: f"0.1 0.2 comp={name}" for name in ENGINES}}
-"""What ``--engine`` takes, and the ``X-HgProto`` of a client that has nothing else."""
+"""Values of ``--engine``, and the ``X-HgProto`` of a client that supports only this engine."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``hgwire warm``."""
     parser.epilog = (
-        "Run it as the user that the server runs as, and with the server's --config, --allow-push and --cache-dir: all "
-        "of them are part of a bundle's key."
+        "Run it as the same user as the server, and with the server's --config, --allow-push and --cache-dir: all of "
+        "these affect the key of a bundle."
     )
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="REPO", help="a repository, or a folder of repositories")
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the bundles, and print a line for each repository.
 
     Returns:
-        0 if all bundles are there now, 1 if not.
+        0 if all bundles are cached now, 1 if not.
 
     Raises:
         CommandLineError: for what could not be served either.
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if not served.cache.disk:
         raise CommandLineError("nothing can be cached with --cache-size 0")
     if served.cache.folder is None:
-        raise CommandLineError("this user has no cache folder; name one with --cache-dir")
+        raise CommandLineError("this user has no cache folder; set one with --cache-dir")
     clients = args.hg or [hg_command()]
     protocols = [_PROTOCOLS[name] for name in args.engine or ()]
     try:
@@ -248,7 +248,7 @@ class _Warmer:
 
 
 def _overhear(app: _App, name: str, client: Sequence[str]) -> _Question | None:
-    """What a client asks for that clones a repository; ``None`` if there is nothing to clone."""
+    """Record the bundle request of a client that clones a repository; ``None`` if there is nothing to clone."""
     questions: list[_Question] = []
 
     def listen(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

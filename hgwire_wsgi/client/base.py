@@ -37,7 +37,7 @@ class Call:
     Attributes:
         name: the command.
         arguments: values by name; text is sent as UTF-8.
-        data: the request body that the command reads, besides its arguments.
+        data: the request body that the command reads, in addition to its arguments.
         permission: ``pull`` or ``push``.  By default that of the standard command of this name, and ``pull`` for any
             other.  A call with ``push`` is sent as POST, and in version 2 to a URL that allows writing.
 
@@ -86,7 +86,7 @@ class Outcome:
         """The reply.
 
         Raises:
-            CommandRefused: there is none.
+            CommandRefused: if there is none.
         """
         if self.error is not None:
             raise self.error
@@ -94,7 +94,7 @@ class Outcome:
 
 
 class Reply:
-    """The reply to a command, read as it arrives: a file, an iterable of pieces, and a context manager.
+    """The reply to a command, read as it arrives: a file, an iterable of chunks, and a context manager.
 
     Reading raises the errors of :meth:`Client.call` if the reply ends early or violates the protocol.  A reply that was
     read to its end without an exception is complete.
@@ -114,7 +114,7 @@ class Reply:
         self.engine = engine
 
     def _advance(self) -> bool:
-        """Fetch the next piece.  Returns false at the end."""
+        """Fetch the next chunk.  Returns false at the end."""
         try:
             self._piece = memoryview(next(self._pieces, b""))
         except BaseException:
@@ -156,7 +156,7 @@ def read_all(reply: Reply, limit: int) -> bytes:
     Raises:
         LimitExceeded: it has more than ``limit`` bytes.
     """
-    # Not a list of pieces: these may have two bytes each, and take twenty times the memory of their content.
+    # Not a list of chunks: these may have two bytes each, and take twenty times the memory of their content.
     data = bytearray()
     with reply:
         for piece in reply:

@@ -1,4 +1,4 @@
-"""The server's ``capabilities`` reply, as a client reads it."""
+"""The server's ``capabilities`` reply, parsed for a client."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*", re.ASCII)
 
 
 def _comparable(version: str) -> tuple[int, ...]:
-    """A version as numbers; what is not a version sorts below all of them."""
+    """Convert a version to numbers; anything else sorts below all versions."""
     return tuple(map(int, version.split("."))) if _VERSION.fullmatch(version) else ()
 
 
 class Capabilities(Mapping[str, str]):
-    """The tokens of the reply: names, each with the value behind its ``=``, or with an empty string.
+    """The tokens of the reply: names, each with the value after its ``=``, or an empty string.
 
     Args:
         reply: the reply as sent.

@@ -1,8 +1,8 @@
 """One HTTP connection to a server, over :mod:`http.client`: kept alive, in constant memory, with one kind of error.
 
-A connection belongs to one thread and has at most one response that is not read to its end.  A request that can be
-repeated uses the connection that was kept, and is sent again if the server had closed it meanwhile.  Any other request
-with a body opens a new one: nobody could tell whether the server had acted on it.
+A connection belongs to one thread and has at most one unfinished response.  A repeatable request uses the kept-alive
+connection, and is sent again if the server has closed it in the meantime.  Any other request with a body opens a new
+connection, because it would be unknown whether the server had acted on it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def size_of(source: Source) -> int | None:
 
 
 def pieces_of(source: Source) -> Generator[bytes, None, None]:
-    """Yield a source in pieces, none of them empty.  An iterable is closed afterwards, a file is not."""
+    """Yield a source in chunks, none of them empty.  An iterable is closed afterwards, a file is not."""
     if isinstance(source, bytes):
         if source:
             yield source
@@ -188,7 +188,7 @@ class Address:
 
 
 class Response:
-    """An HTTP response whose body is read in pieces.
+    """An HTTP response whose body is read in chunks.
 
     Attributes:
         status: the status code.
@@ -334,11 +334,11 @@ class Connection:
             body: sources, sent one after the other.  A POST without any has a body of 0 bytes.
             length: of the whole body, in bytes; ``None`` adds up the sources.  If the size of one is unknown, the body
                 is sent in chunks, which not every server accepts.
-            repeatable: whether the request may be sent again if the kept connection turns out to be closed.
+            repeatable: whether the request may be sent again if the kept-alive connection turns out to be closed.
 
         Raises:
             ConnectionFailed: no connection, no answer, or one that is not HTTP.
-            LocalProtocolError: the previous response is not read, or the sources have another length.
+            LocalProtocolError: the previous response was not read, or the sources have a different length.
         """
         if self._open is not None and not self._open.ended:
             raise LocalProtocolError("the previous response was neither read to its end nor closed")

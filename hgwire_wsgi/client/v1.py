@@ -35,7 +35,7 @@ _CAPABILITIES_BYTES = 1024 * 1024
 _IDLE_BYTES = 16 * 1024 * 1024
 """Maximum number of bytes in a row that decompress to nothing; otherwise a client could be made to read forever.
 
-Every format yields data after each block.  The largest blocks are those of bzip2, with 900 kB.
+Every format yields data after each block.  bzip2 has the largest blocks, with 900 kB.
 """
 
 _PLAIN_STREAMS = frozenset({"stream_out"})
@@ -112,7 +112,7 @@ class V1Client(Client):
         return NegotiationError(f"{self.connection.address.url}: no common media type: {reason}")
 
     def call_many(self, calls: Sequence[Call], *, limit: int = REPLY_BYTES) -> list[Outcome]:
-        """Run several commands: as a ``batch`` if all of them fit into one, else one after the other.
+        """Run several commands: as a ``batch`` if all of them can be batched, otherwise one after the other.
 
         A server refuses a batch as a whole; this is raised.
         """
@@ -122,7 +122,7 @@ class V1Client(Client):
         cmds = b";".join(map(_batch_command, calls))
         permission = "push" if any(call.writes for call in calls) else None
         replies = self.call_bytes("batch", {"cmds": cmds}, permission=permission, limit=limit)
-        # Counted before they are split: a separator is one byte in the reply, but an object in a list.
+        # Check the size before splitting: a separator is one byte in the reply, but an object in a list.
         if (count := replies.count(b";") + 1) != len(calls):
             raise RemoteProtocolError(f"the server gave {count} replies to a batch of {len(calls)} commands")
         return [Outcome(unescape(reply)) for reply in replies.split(b";")]
@@ -160,7 +160,7 @@ class V1Client(Client):
             headers += argument_headers("X-HgProto", accepted, capabilities.max_header_length or 1024)
         if call.data is not None:
             body.append(call.data)
-        # As Mercurial's client does: a command that writes is a POST, if need be with an empty body.
+        # Like Mercurial's client, send a command that writes as a POST, with an empty body if necessary.
         post = bool(body) or call.writes
         if post:
             media_type, body = self._encode_body(body, capabilities)
@@ -195,7 +195,7 @@ class V1Client(Client):
         engine = next((engines[name] for name in offered if name in engines), None)
         if engine is None:
             raise self._nothing_in_common(
-                "the server only receives 0.2, and no engine of this client; "
+                "the server only receives 0.2, and supports no engine of this client; "
                 f"compression={printable(','.join(offered)[:100])}"
             )
         if engine.name == NONE.name:
@@ -241,7 +241,7 @@ class V1Client(Client):
         name = encoded.decode("latin-1")
         engine = self._engines.get(name)
         if engine is None:
-            raise RemoteProtocolError(f"the reply is compressed with {name[:40]!r}, which was not asked for")
+            raise RemoteProtocolError(f"the reply is compressed with {name[:40]!r}, which the client did not request")
         return engine
 
 

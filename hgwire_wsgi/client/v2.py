@@ -40,7 +40,7 @@ _IDLE_FRAMES = 10_000
 """Maximum number of consecutive frames without content, for the same reason."""
 
 _ATOM_OVERHEAD = 64
-"""What an atom counts in addition to its text, because even an empty one takes time to decode."""
+"""Bytes counted for an atom in addition to its text, because even an empty one takes time to decode."""
 
 
 @attrs.define
@@ -50,7 +50,7 @@ class Part:
     Attributes:
         call: the index of the call.
         data: bytes of its reply.
-        final: true if nothing follows for this call.
+        final: true for the last part of this call.
         error: why the call failed; such a part is always ``final``.
     """
 
@@ -93,7 +93,7 @@ class Exchange:
             raise
 
     def close(self) -> None:
-        """Drop what was not read."""
+        """Drop the unread rest."""
         self._response.close()
 
     def _receive(self) -> Iterator[Part]:
@@ -148,7 +148,7 @@ class V2Client(Client):
         url, auth, timeout, ssl_context, limits: as for :class:`Client`; ``url`` is that of the repository.
         api: one of :data:`APIS`.
         on_text: called with each piece of text for the user, while a reply is read.
-        profile: the encoding of command data; ``None`` sends them as they are.
+        profile: the encoding of command data; ``None`` sends them unencoded.
         encodings: names of the profiles that are accepted for replies, best first.
     """
 
@@ -218,7 +218,7 @@ class V2Client(Client):
             repeatable=isinstance(body, bytes) and not writes,
         )
         if response.status != 200 or response.media_type == "text/plain":
-            # The server reports wrong frames as text, with a status of success.
+            # The server reports errors in frames as text, with a success status.
             raise refusal(response, kind="protocol" if response.status in (200, 400) else "")
         if response.media_type != media_type:
             response.close()
@@ -273,7 +273,7 @@ def _blank(size: int) -> Iterator[bytes]:
 
 
 def _single(exchange: Exchange) -> Iterator[bytes]:
-    """The pieces of the only reply."""
+    """The chunks of the only reply."""
     for part in exchange:
         if part.error is not None:
             exchange.close()

@@ -1,4 +1,4 @@
-"""Actions: a reactor's answer to an event, which says what its owner should do now.
+"""Actions: the results of a reactor, which its owner must carry out.
 
 One is made per frame, so they are mutable, slotted and unvalidated.  Their names are those of Mercurial's reactors.
 """
@@ -100,7 +100,7 @@ class Error:
 
     @property
     def message(self) -> str:
-        """One line for the person at the other end."""
+        """One line for the peer."""
         return self.error.message
 
 
@@ -126,7 +126,7 @@ class ResponseError:
 
 @attrs.define
 class TextOutput:
-    """Text for the user who waits for a request."""
+    """Text for the user."""
 
     request_id: int
     atoms: tuple[Atom, ...]

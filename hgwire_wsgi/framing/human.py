@@ -66,7 +66,7 @@ def _parse_number(text: str, what: str, most: int, names: Mapping[str, int]) -> 
         raise ValueError(f"not a {what}: {text!r}{known}")
     number = int(text)
     if number > most:
-        raise ValueError(f"{what} {number} is over {most}")
+        raise ValueError(f"{what} {number} exceeds {most}")
     return number
 
 

@@ -1,18 +1,17 @@
-"""What the two reactors share: the receiving half, the same for all revisions.
+"""The common part of the two reactors: the receiving half, the same for all revisions.
 
 A reactor is a state machine without I/O.  Its owner feeds it frames or bytes, and does what the actions say.
 
 Contract:
 
-- A peer can never make a reactor raise.  What a peer does wrong becomes one terminal :class:`~.actions.Error`, and
-  every later event is answered with that same object.  What was received before it stays valid: commands can still be
-  answered, and deferred responses still be sent.
-- What the owner does wrong is a :class:`~hgwire_wsgi.errors.LocalProtocolError`, raised by the call that is wrong,
-  which then has no effect.  The one exception is what an iterable of data yields: that is only known, and raised, when
-  the frames are taken.
+- A peer can never make a reactor raise.  A protocol error by the peer becomes one terminal :class:`~.actions.Error`,
+  and every later event is answered with that same object.  What was received before it stays valid: commands can still
+  be answered, and deferred responses still be sent.
+- A mistake of the owner raises :class:`~hgwire_wsgi.errors.LocalProtocolError` from the call at fault, which then has
+  no effect.  The one exception is a wrong item from an iterable of data: the error is raised when the frames are taken.
 - One exchange has one owner: there are no locks.  Only the iterators in ``SendFrames`` may be used in other threads,
   with one thread per outgoing stream, because each frame is encoded after the one before it.
-- What the peer sends is only kept within the bounds of :class:`~hgwire_wsgi.limits.Limits`.
+- Data from the peer are stored only within the limits of :class:`~hgwire_wsgi.limits.Limits`.
 
 The way of a frame: stream rules and decoding (:mod:`.streams`), the request of its ID, then the handler that the
 revision's table has for the request's state and the frame's type.

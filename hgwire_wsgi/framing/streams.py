@@ -170,7 +170,7 @@ class OutgoingStream:
         _check_range("stream ID", stream_id, 0, 0xFF)
         _check_range("frame size", frame_size, 1, _LARGEST_FRAME)
         if profile is not None and not isinstance(profile, Profile):
-            raise LocalProtocolError(f"a profile is one of PROFILES.values() or made like them, not {profile!r}")
+            raise LocalProtocolError(f"a profile must be a Profile, not {profile!r}")
         self.stream_id = stream_id
         self.profile = profile
         self.frame_size = frame_size

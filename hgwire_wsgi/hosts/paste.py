@@ -49,7 +49,7 @@ def app_factory(global_conf: Mapping[str, str], **settings: str) -> WireApp:
     if settings:
         raise ValueError(f"unknown settings: {', '.join(sorted(settings))}")
     if (root is None) == (not repositories):
-        raise ValueError("give either root or repositories")
+        raise ValueError("set exactly one of root and repositories")
     return WireApp(MercurialProvider(repositories if root is None else root, config=config))
 
 

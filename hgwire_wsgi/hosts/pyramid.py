@@ -5,7 +5,7 @@
     config.include("hgwire_wsgi.hosts.pyramid")
     config.add_hg_wire(app, prefix="/hg")
 
-Wire requests are taken out before the router, by its execution policy: no tween, view, CSRF check or session sees
+The router's execution policy intercepts wire requests: no tween, view, CSRF check or session sees
 them, no Pyramid request is made, and only the wire application reads the body.  ``pyramid.wsgi.wsgiapp2`` is not used
 because it copies the request, and with it the whole body, into memory.  Pyramid's security policy does not apply; the
 wire application's policy decides who may pull and push.  To have routes and views, let a view return

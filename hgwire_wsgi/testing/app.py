@@ -1,4 +1,4 @@
-"""Testing wire protocol applications with WebTest: for hosts that test commands and policies of their own."""
+"""Testing wire protocol applications with WebTest: for hosts that test their own commands and policies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WireReply:
     Attributes:
         status: the HTTP status code.
         media_type: ``Content-Type``.
-        engine: the compression engine that was used, ``None`` where the body was sent as it is.
+        engine: the compression engine that was used, ``None`` if the body was sent uncompressed.
         data: the body after decompression.
         response: WebTest's response, for everything else.
     """
@@ -44,7 +44,7 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
 
     Args:
         app: any WSGI application: a ``WireApp``, a middleware, or a whole site with one mounted in it.
-        **options: those of ``TestApp``.  Its lint of WSGI rules is on unless switched off.
+        **options: those of ``TestApp``.  Its WSGI lint is on by default.
     """
 
     __test__ = False
@@ -73,15 +73,15 @@ class WireTestApp(TestApp):  # type: ignore[misc]  # WebTest has no types
             command: the command's name.
             args: its arguments.
             protocol: the newest media type version to accept, ``"0.1"`` or ``"0.2"``; ``None`` sends no ``X-HgProto``.
-            compression: engines to accept, best first, by name; one of the host's own as itself.
+            compression: engines to accept, best first, by name; the host's own engines as objects.
             via: how the arguments travel.  Posted ones need a server that offers ``httppostargs``.
-            body: what the command reads besides its arguments; its presence makes the request a POST.
+            body: the data that the command reads in addition to its arguments; its presence makes the request a POST.
             media_type: of the body; ``application/mercurial-0.2`` compresses it with the first of ``compression``, or
                 ``none``.
             user: sets ``REMOTE_USER``.
             method: overrides the method.
             headers: further request headers.
-            status: the status to insist on, as WebTest has it; any unless given.
+            status: the status to require, as in WebTest (default: any).
             environ: further WSGI variables.
 
         Returns:
@@ -133,7 +133,7 @@ def _decode(response: Any, engines: Mapping[str, Engine]) -> WireReply:
         length = content[0]
         name, content = content[1 : 1 + length].decode("ascii"), content[1 + length :]
     elif media_type == MEDIA_TYPE_01 and content[:2] in _ZLIB_HEADERS:
-        # A client knows by the command; here the two bytes tell, with which no reply in plain text begins.
+        # A client knows this from the command; here the first two bytes show it: no plain text reply begins with them.
         name = "zlib"
     if name is not None:
         reader = DecodingReader(io.BytesIO(content), engines[name], Limits())

@@ -143,14 +143,14 @@ class Reader:
     def end(self) -> None:
         """Make sure that nothing follows; this also makes a decoder check the end of its stream."""
         if self._source.read(1):
-            raise CommandFailed("something follows the end of the bundle")
+            raise CommandFailed("there are extra data after the end of the bundle")
 
     def _chunk(self) -> bytes:
         size: int = _LENGTH.unpack(self._exactly(_LENGTH.size))[0]
         if size == 0:
             return b""
         if size <= _LENGTH.size:
-            raise CommandFailed(f"a chunk of the bundle claims a length of {size}")
+            raise CommandFailed(f"a chunk of the bundle has an invalid length: {size}")
         return self._exactly(size - _LENGTH.size)
 
     def _exactly(self, size: int) -> bytes:
@@ -177,7 +177,7 @@ def open_bundle(source: Readable, limits: Limits) -> Readable:
     if magic != b"HG10":
         if magic.startswith(b"\0"):
             return Prefixed(magic, source)
-        raise CommandFailed("this repository takes bundles of the format HG10 only")
+        raise CommandFailed("this repository accepts only bundles of the format HG10")
     compression = read_exactly(source, 2)
     if compression not in _BUNDLES:
         raise CommandFailed("the bundle has an unknown compression")

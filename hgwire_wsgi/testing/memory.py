@@ -1,4 +1,4 @@
-"""A backend that keeps repositories in memory: for tests, and the worked example of a backend.
+"""An in-memory backend: for tests, and as an example of a backend.
 
 It speaks the first bundle format, so an unmodified ``hg`` clones from it, pulls from it and pushes to it.
 
@@ -53,7 +53,7 @@ _HEX = re.compile(rb"[0-9a-fA-F]{0,40}")
 
 @attrs.define
 class _Shared:
-    """What a repository and its snapshots share."""
+    """State shared by a repository and its snapshots."""
 
     history: History
     lock: threading.Lock
@@ -64,7 +64,7 @@ class MemoryRepository(Repository):
     """A repository in memory.
 
     Args:
-        settings: settings for policies by ``section.name``, as ``hgrc`` would have them.
+        settings: settings for policies by ``section.name``, as in an ``hgrc``.
         push_bytes: as :data:`PUSH_BYTES`.
     """
 
@@ -238,7 +238,7 @@ class MemoryRepository(Repository):
         return StreamResponse(history.encode(history.between(bases, history.heads() if heads is None else heads)))
 
     def getbundle(self, **arguments: Any) -> Response:
-        """Return a changegroup, which is all that a bundle for clients without bundle2 can hold."""
+        """Return a changegroup, the only content of a bundle for clients without bundle2."""
         if not arguments.get("cg", True):
             raise InvalidArgument("getbundle: a bundle of this repository is a changegroup, and cg asks for none")
         history = self._history
@@ -246,7 +246,7 @@ class MemoryRepository(Repository):
         return StreamResponse(history.encode(history.missing(common, arguments.get("heads") or history.heads())))
 
     def unbundle(self, heads: Sequence[bytes], body: Readable, client: str) -> Response:
-        """Apply all of a bundle or nothing.  What is wrong with it is the output of the failed push."""
+        """Apply all of a bundle or nothing.  Errors in it become the output of the failed push."""
         try:
             return self._receive(heads, body)
         except CommandFailed as error:

@@ -120,6 +120,6 @@ def test_a_second_interrupt_is_passed_on(
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.join()
-    said = "Waiting up to 7 seconds for transfers to end; press Ctrl-C again to cut them\n"
+    said = "Waiting up to 7 seconds for transfers to end; press Ctrl-C again to stop them\n"
     assert capsys.readouterr().out == said
     Server(load, {}).cfg.when_ready(master)

@@ -319,7 +319,7 @@ def test_a_user_without_a_home_names_a_folder(
 ) -> None:
     monkeypatch.setattr(options_module, "CacheSettings", functools.partial(CacheSettings, folder=None))
     assert warm(demonstration) == 2
-    assert capsys.readouterr().err == "hgwire: this user has no cache folder; name one with --cache-dir\n"
+    assert capsys.readouterr().err == "hgwire: this user has no cache folder; set one with --cache-dir\n"
 
 
 def test_it_needs_mercurial(

@@ -325,9 +325,9 @@ class TestBodies:
             (b"httpmediatype=0.1rx,0.2rx,0.1tx,minrx=0.3", "this client only sends 0.1 and 0.2; "),
             (
                 b"httpmediatype=0.2rx compression=lzma,%1b",
-                "only receives 0.2, and no engine of this client; compression=",
+                "only receives 0.2, and supports no engine of this client; compression=",
             ),
-            (b"httpmediatype=0.2rx", "only receives 0.2, and no engine of this client; compression="),
+            (b"httpmediatype=0.2rx", "only receives 0.2, and supports no engine of this client; compression="),
         ],
     )
     def test_nothing_to_send_in_common(self, connect: Connect, capabilities: bytes, reason: str) -> None:

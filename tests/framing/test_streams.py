@@ -128,7 +128,7 @@ class TestOutgoing:
             OutgoingStream(2, profile, frame_size=size)
 
     def test_a_name_is_not_a_profile(self) -> None:
-        with pytest.raises(LocalProtocolError, match="made like them, not 'zlib'"):
+        with pytest.raises(LocalProtocolError, match="a profile must be a Profile, not 'zlib'"):
             OutgoingStream(2, "zlib")  # type: ignore[arg-type]  # that it refuses is what is tested
 
     def test_capacity_is_never_nothing(self) -> None:

@@ -67,8 +67,8 @@ def test_the_filter_hands_on_what_is_no_wire_request(call: Any, demonstration: P
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "either root or repositories"),
-        ({"root": "/x", "repositories": "a = /y"}, "either root or repositories"),
+        ({}, "set exactly one of root and repositories"),
+        ({"root": "/x", "repositories": "a = /y"}, "set exactly one of root and repositories"),
         ({"root": "/x", "rot": "1", "prefix": "/hg"}, "unknown settings: prefix, rot"),
         ({"root": "/x", "config": "web.push_ssl"}, "not of the form name = value: 'web.push_ssl'"),
         ({"repositories": "= /x"}, "not of the form name = value: '= /x'"),
