@@ -186,35 +186,35 @@ class Dispatcher:
     server: ServerCapabilities
     limits: Limits
 
-    def authorizer(
-        self, caller: Caller, name: str, repository: Repository, commands: tuple[str, ...]
-    ) -> Callable[[str], None]:
-        """Return a function that raises :class:`PermissionDenied` unless the caller has the given permission.
+    def authorize(
+        self, caller: Caller, name: str, repository: Repository, commands: tuple[str, ...], permission: str
+    ) -> None:
+        """Ask the policy.
 
         Args:
             caller: the caller.
             name: the repository's name.
             repository: leased for the request.
             commands: the commands to be run.
+            permission: ``pull``, ``push``, or ``upload`` for the contents of a large file.
+
+        Raises:
+            PermissionDenied: by the policy.
         """
-
-        def authorize(permission: str) -> None:
-            self.policy(
-                AccessRequest(
-                    permission="pull" if permission == "pull" else "push",
-                    upload=permission == "upload",
-                    user=caller.user,
-                    name=name,
-                    repository=repository,
-                    commands=commands,
-                    method=caller.method,
-                    scheme=caller.scheme,
-                    address=caller.address,
-                    environ=caller.environ,
-                )
+        self.policy(
+            AccessRequest(
+                permission="pull" if permission == "pull" else "push",
+                upload=permission == "upload",
+                user=caller.user,
+                name=name,
+                repository=repository,
+                commands=commands,
+                method=caller.method,
+                scheme=caller.scheme,
+                address=caller.address,
+                environ=caller.environ,
             )
-
-        return authorize
+        )
 
     def find(self, name: str, repository: Repository, version: ProtocolVersion) -> Command | None:
         """Return the command of a repository by name; ``None`` if there is none."""
@@ -276,10 +276,8 @@ class Dispatcher:
         granted: set[str] = set()
 
         def authorizer(repository: Repository) -> Callable[[str], None]:
-            ask = self.authorizer(caller, name, repository, request.names)
-
             def authorize(permission: str) -> None:
-                ask(permission)
+                self.authorize(caller, name, repository, request.names, permission)
                 granted.add(permission)
 
             return authorize

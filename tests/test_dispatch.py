@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -181,7 +182,7 @@ def test_a_question_that_was_answered_is_not_asked_again() -> None:
 
 def test_what_is_asked_of_the_policy_for_each_permission() -> None:
     bench = Bench()
-    authorize = bench.dispatcher.authorizer(Caller(), "repo", bench.repository, ())
+    authorize = functools.partial(bench.dispatcher.authorize, Caller(), "repo", bench.repository, ())
     for permission in ("pull", "push", "upload"):
         authorize(permission)
     assert [(each.permission, each.upload) for each in bench.asked] == [

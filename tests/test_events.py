@@ -29,6 +29,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.framing import EXP_0002, ClientReactor, OutgoingStream, encode_frame
 from hgwire_wsgi.repositories.base import SubresourceReply, SubresourceRequest
+from hgwire_wsgi.testing import MemoryProvider, MemoryRepository, WireTestApp
 
 HEADS = b"11" * 20 + b"\n"
 
@@ -339,3 +340,14 @@ def test_each_command_of_a_multirequest(workers: int) -> None:
     assert reports[5].error == "internal server error"
     assert all(report.wall >= 0 and report.cpu >= 0 for report in closed.reports)
     assert provider.held == 0
+
+
+def test_a_cached_clone_is_a_clone_too() -> None:
+    """A small one is among the short replies."""
+    events: list[Any] = []
+    app = WireTestApp(WireApp(MemoryProvider({"repo": MemoryRepository()}), observers=[events.append]))
+    for _ in range(2):
+        assert app.wire("/repo", "getbundle", {"common": "00" * 20}).status == 200
+    assert app.wire("/repo", "heads").status == 200
+    closed = [event for event in events if isinstance(event, RequestClosed)]
+    assert [(event.cache, event.clone) for event in closed] == [("miss", True), ("hit", True), ("miss", False)]

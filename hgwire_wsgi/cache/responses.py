@@ -23,11 +23,13 @@ class CachedResponse:
         commands: the command and its sub-commands, for the policy.
         headers: names and values, as sent.
         body: the body, as sent.
+        clone: whether it is the whole history, for observers.
     """
 
     commands: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    clone: bool = False
 
 
 class ResponseCache:

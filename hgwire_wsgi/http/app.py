@@ -197,7 +197,7 @@ class WireApp:
 
     def _other(self, request: Request, route: Route, lease: Lease) -> Response:
         """Serve requests other than commands: large files, and a text for browsers that open a repository's URL."""
-        authorize = self._dispatcher.authorizer(request, route.name, lease.repository, ())
+        authorize = partial(self._dispatcher.authorize, request, route.name, lease.repository, ())
         body = request.body.check()
         if route.kind == "greeting":
             authorize("pull")
@@ -229,7 +229,7 @@ class WireApp:
     def _shows(self, request: Request, name: str) -> bool:
         try:
             with self.provider.lease(name) as repository:
-                self._dispatcher.authorizer(request, name, repository, ())("pull")
+                self._dispatcher.authorize(request, name, repository, (), "pull")
         except HgWireError:
             return False
         return True

@@ -29,5 +29,16 @@ class Headers:
         value: str | None = self._environ.get(_variable(name), default)
         return value
 
+    def numbered(self, prefix: str) -> tuple[str, ...]:
+        """The values of headers ``<prefix>1``, ``<prefix>2``, and so on; a gap ends them."""
+        get, variable = self._environ.get, _variable(prefix)
+        if (value := get(variable + "1")) is None:
+            return ()
+        values: list[str] = []
+        while value is not None:
+            values.append(value)
+            value = get(f"{variable}{len(values) + 1}")
+        return tuple(values)
+
     def __contains__(self, name: str) -> bool:
         return _variable(name) in self._environ

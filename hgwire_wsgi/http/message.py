@@ -146,6 +146,11 @@ class Request:
         return environ.get("CONTENT_LENGTH", "0") not in ("0", "") or "HTTP_TRANSFER_ENCODING" in environ
 
     @property
+    def is_plain_get(self) -> bool:
+        """Whether the request is a ``GET`` that carries everything in its URL and headers."""
+        return self.method == "GET" and "HTTP_X_HGARGS_POST" not in self.environ and not self.may_have_body
+
+    @property
     def bytes_in(self) -> int:
         """Bytes of the body read so far."""
         return 0 if self._body is None else self._body.received

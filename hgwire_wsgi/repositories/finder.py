@@ -134,6 +134,8 @@ class _Single(RepositoryFinder):
         self._is_repository = is_repository
 
     def locate(self, path: str) -> tuple[str, str] | None:
+        if path in ("", "/"):
+            return "", ""
         parts = split_path(path)
         return None if parts is None else ("", "/".join(parts))
 

@@ -33,3 +33,9 @@ def test_it_is_a_view() -> None:
     headers = Headers(environ)
     environ["HTTP_ORIGIN"] = "null"
     assert headers.get("Origin") == "null"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 12])
+def test_numbered_headers_end_at_a_gap(count: int) -> None:
+    environ = {f"HTTP_X_HGARG_{number}": str(number) for number in [*range(1, count + 1), count + 2]}
+    assert Headers(environ).numbered("X-HgArg-") == tuple(str(number) for number in range(1, count + 1))

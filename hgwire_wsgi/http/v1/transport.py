@@ -15,7 +15,7 @@ from ...cache.keys import digest
 from ...cache.responses import CachedResponse, ResponseCache
 from ...commands.classify import WireRequest
 from ...dispatch import BoundCommand, Dispatcher
-from ...negotiation import ClientProtocol, ServerCapabilities, numbered, read_client_protocol, vary
+from ...negotiation import ClientProtocol, ServerCapabilities, read_client_protocol, vary
 from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
 from ..message import NOSNIFF, FileBody, FrontEndBody, Request, Response
@@ -76,7 +76,9 @@ class V1Transport:
         if known is None:
             return None
         request.commands, request.cache = known.commands, "hit"
-        self.dispatcher.authorizer(request, name, repository, known.commands)("pull")
+        if request.observed is not None:
+            request.observed.clone = known.clone
+        self.dispatcher.authorize(request, name, repository, known.commands, "pull")
         return Response(OK, [*known.headers], known.body)
 
     def respond(self, request: Request, wire: WireRequest, name: str, lease: Lease) -> Response:
@@ -139,7 +141,9 @@ class V1Transport:
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
-        self.responses.put((name, bound.token, question), CachedResponse(request.commands, tuple(headers), body))
+        self.responses.put(
+            (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
+        )
 
     def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
         """Everything that a reply can depend on, except the repository.
@@ -147,10 +151,10 @@ class V1Transport:
         Returns:
             Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
         """
-        if request.method != "GET" or request.may_have_body or "X-HgArgs-Post" in request.headers:
+        if not request.is_plain_get:
             return None
-        arguments, protocol = numbered(request.headers, "X-HgArg-"), numbered(request.headers, "X-HgProto-")
-        return (self.identity, request.query), tuple(arguments), tuple(protocol)
+        numbered = request.headers.numbered
+        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-")
 
 
 def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:

@@ -85,7 +85,7 @@ class V2Transport:
         request.commands = (target.command,)
         lease = self.provider.lease(name)
         stack.callback(lease.release)
-        self.dispatcher.authorizer(request, name, lease.repository, (target.command,))(target.access)
+        self.dispatcher.authorize(request, name, lease.repository, (target.command,), target.access)
         if target.command == "debugreflect":
             if not self.settings.debugreflect:
                 raise PlainRefusal(404, "debugreflect service not available")
