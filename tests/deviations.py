@@ -395,7 +395,7 @@ V1_RULES = (
     Deviation(
         "bytes-in-arguments",
         "argument values that are not ASCII",
-        "500",
+        "500 before Python 3.13",
         "they are bytes and work",
         "Bookmarks and branches have such names.",
         _not_ascii,

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,8 @@ def test_what_the_table_says_of_hgweb(example: Example, served: Any) -> None:
 
     if not util.version().startswith(b"7.2"):
         pytest.skip("the table speaks of Mercurial 7.2")
+    if example.rule == "bytes-in-arguments" and sys.version_info >= (3, 13):
+        pytest.skip("on Python 3.13 and later, urllib.parse accepts such arguments, and so does hgweb")
     app = hgweb.hgweb(os.fsencode(served(example.hgrc)))
     asked = example.asked()
     path, _, query = asked.target.partition("?")
