@@ -67,7 +67,7 @@ def parse_form(text: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Call:
     """A command and its arguments."""
 
@@ -116,7 +116,8 @@ def _unescape(text: bytes) -> bytes:
     return re.sub(rb":[cose]", lambda match: _UNESCAPES[match[0]], text)
 
 
-@attrs.define(eq=False)
+# Slots and cached properties go together only in newer versions of attrs.
+@attrs.define(eq=False, slots=False)
 class Recorded:
     """A recorded request, with what was answered, and the server it was sent to.
 

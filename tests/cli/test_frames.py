@@ -64,7 +64,7 @@ class TestEncode:
         [
             (b"1 1", "needs 6 fields"),
             (b"1 1 0 nonsense 0 x", "not a frame type"),
-            (b"70000 1 0 3 0 x", "request ID 70000 is over"),
+            (b"70000 1 0 3 0 x", "request ID 70000 exceeds"),
             (b"1 1 0 3 0 \\x", "malformed escape"),
         ],
     )

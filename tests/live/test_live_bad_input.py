@@ -105,7 +105,7 @@ MORE = {
         query="cmd=unbundle", method="POST", headers={**PUSH, **arguments("heads=zz")}, body=b"HG10UN", says="heads"
     ),
     "a push that a web page could send": bad_push(
-        "text/plain", b"HG10UN", says="must be application/mercurial-0.1", status=(415,)
+        "text/plain", b"HG10UN", says="must be sent as application/mercurial-0.1", status=(415,)
     ),
     "a push in an unknown media type": bad_push(
         "application/mercurial-0.9", b"HG10UN", says="must be application/mercurial-0.1", status=(415,)

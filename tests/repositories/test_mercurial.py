@@ -302,7 +302,7 @@ def test_a_missing_path_in_a_mapping_is_a_404_of_its_own(repo: Path, hg: Hg, cap
     assert served.wire("/here", "heads").status == 200
     for _ in range(2):
         assert served.wire("/gone", "heads").status == 404
-    assert caplog.text.count("there is no repository") == 1
+    assert caplog.text.count("no repository at") == 1
     hg("init", missing)
     assert served.wire("/gone", "heads").status == 200
 
@@ -684,7 +684,7 @@ def test_what_mercurial_cannot_make_sense_of_is_the_requests_fault(
 ) -> None:
     reply = app(repo).wire("/", "getbundle", {"bundlecaps": b"HG20,bundle2=HG20", "phases": b"1"})
     assert (reply.status, reply.data) == (400, b"0\ngetbundle: malformed arguments\n")
-    assert "could not make sense" in caplog.text
+    assert "could not process" in caplog.text
 
 
 def test_unknown_heads_are_told(repo: Path) -> None:
