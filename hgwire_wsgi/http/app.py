@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import webob
@@ -186,9 +186,8 @@ class WireApp:
             if again is not None:
                 lease.release()
                 return again
-            wire = read_request(request, self.commands, self.capabilities, self.limits)
-            if wire is None:
-                raise RequestError("the request names no command")
+            # The route says that the query string names a command.
+            wire = cast("WireRequest", read_request(request, self.commands, self.capabilities, self.limits))
             request.commands = wire.names
             return self._v1.respond(request, wire, name, lease)
         except BaseException:

@@ -133,3 +133,18 @@ def test_a_response_of_text_forbids_guessing() -> None:
 def test_who_asks_and_from_where(user: str | None, environ: dict[str, str], client: str) -> None:
     remote = {} if user is None else {"REMOTE_USER": user}
     assert Request({**environ, **remote}, Limits()).client == client
+
+
+@pytest.mark.parametrize(
+    ("environ", "plain"),
+    [
+        ({}, True),
+        ({"CONTENT_LENGTH": "0"}, True),
+        ({"CONTENT_LENGTH": "1"}, False),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, False),
+        ({"HTTP_X_HGARGS_POST": "1"}, False),
+        ({"REQUEST_METHOD": "HEAD"}, False),
+    ],
+)
+def test_a_plain_get_has_everything_in_its_url_and_headers(environ: dict[str, str], plain: bool) -> None:
+    assert Request({"REQUEST_METHOD": "GET", **environ}, Limits()).is_plain_get is plain

@@ -259,6 +259,13 @@ class TestFile:
             closed = watch.closed
             assert (closed.bytes_out, closed.outcome) == (4, "cut")
 
+    def test_without_observers_the_server_gets_the_file_itself(self, stored: Path) -> None:
+        opened: list[Any] = []
+        exchange = Exchange(Site(lambda: file_response(stored, opened)), **{"wsgi.file_wrapper": FileWrapper})
+        assert exchange.response.filelike is opened[0]
+        assert exchange.read() == b"0123456789"
+        assert opened[0].closed and CURRENT.get() is None
+
     def test_a_wrapper_that_fails_leaks_nothing(self, stored: Path) -> None:
         watch, opened = Watch(), []
 

@@ -275,3 +275,13 @@ def test_a_refused_request_costs_nothing() -> None:
     assert app.wire("/repo", "x", {"a": b""}).status == 401
     assert app.wire("/repo", "x", user="alice").status == 400
     assert ran == []
+
+
+def test_observers_learn_that_a_remembered_reply_is_a_clone() -> None:
+    events: list[Any] = []
+    commands = CommandRegistry.standard()
+    commands.override("getbundle", lambda context, rest, **arguments: b"bundle", cacheable=True)
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands, observers=[events.append]))
+    for cache in ("miss", "hit"):
+        assert app.wire("/repo", "getbundle").data == b"bundle"
+        assert (events[-1].cache, events[-1].clone) == (cache, True)

@@ -499,3 +499,11 @@ def test_a_repository_whose_capabilities_cannot_be_read_is_released() -> None:
     answer = ask(make_app(provider=provider), "ro/heads", commands("heads"))
     assert answer.text == (500, "internal server error\n")
     assert provider.held == 0
+
+
+def test_observers_learn_that_a_command_is_a_clone() -> None:
+    events: list[Any] = []
+    app = make_app(observers=[events.append])
+    for name, clone in (("getbundle", True), ("heads", False)):
+        begin(app, f"ro/{name}", command(1, name)).response.close()
+        assert events[-1].clone is clone

@@ -12,7 +12,7 @@ from v2_support import V2
 import hgwire_wsgi
 from hgwire_wsgi import ApiSettings, Limits
 from hgwire_wsgi.http.message import Request, Response
-from hgwire_wsgi.http.v2.api import APIS, PlainRefusal, Target, is_api_path, plain, route
+from hgwire_wsgi.http.v2.api import APIS, PlainRefusal, Target, is_api_path, plain, route, url_access
 
 
 def test_options() -> None:
@@ -86,3 +86,18 @@ def test_only_the_tables_of_apis_name_a_framing_revision() -> None:
     sources = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in package.rglob("*.py")}
     naming = {name for name, text in sources.items() if re.search(r"EXP_\d{4}|exp-framing-\d", text)}
     assert {name for name in naming if not name.startswith("framing/")} == {"http/v2/api.py", "client/v2.py"}
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        ("api", ("pull", "")),
+        ("api/exp-http-v2-0001", ("pull", "")),
+        ("api/exp-http-v2-0001/ro/heads", ("pull", "heads")),
+        ("api/exp-http-v2-0001/rw/multirequest", ("push", "multirequest")),
+        ("api/exp-http-v2-0001/other/heads", ("push", "heads")),
+        ("api//exp-http-v2-0001/ro/heads", ("push", "ro")),
+    ],
+)
+def test_what_a_url_permits(rest: str, expected: tuple[str, str]) -> None:
+    assert url_access(rest) == expected
