@@ -10,8 +10,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from mercurial import bundlecaches
+from urllib.parse import unquote_to_bytes
 
 from .errors import message_of
 
@@ -23,12 +22,21 @@ _PULL_BUNDLES = "pullbundles.manifest"
 _CLONE_BUNDLES = "clonebundles.manifest"
 
 
+def _parse_entry(line: bytes) -> dict[bytes, bytes]:
+    """Return the attributes of a line: a URL, then ``key=value`` pairs whose parts are percent-encoded."""
+    entry = {}
+    for attribute in line.split()[1:]:
+        key, value = attribute.split(b"=", 1)
+        entry[unquote_to_bytes(key)] = unquote_to_bytes(value)
+    return entry
+
+
 def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
     """Check a manifest of bundles; the values of ``keys`` must be nodes of changesets."""
     changelog = repo.unfiltered().changelog
     for number, line in enumerate(repo.vfs.tryread(name.encode("ascii")).splitlines(), 1):
         try:
-            entry = bundlecaches.parse_clonebundle_manifest_line(repo, line) or {}
+            entry = _parse_entry(line)
             for node in (node for key in keys if key in entry for node in entry[key].split(b";")):
                 changelog.rev(binascii.unhexlify(node))
         except Exception as error:
