@@ -104,7 +104,7 @@ class Revision:
     client_unexpected: Callable[[ClientReactor, Request, Frame], RemoteProtocolError]
 
     stream_table: Mapping[int, StreamHandler]
-    """Frame types that concern streams; they are handled whatever the state of their request."""
+    """Frame types that concern streams; they are handled in every state of their request."""
 
     encode_settings: Callable[[OutgoingStream, int], Frame]
     """Make the frame that announces the profile of a stream, now: ``(stream, request ID)``."""

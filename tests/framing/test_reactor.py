@@ -1,4 +1,4 @@
-"""The receiving half, which both reactors share: the contract, whatever the revision."""
+"""The receiving half, which both reactors share: the contract, for every revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one exit: what a server gets, what is released, and what observers are told."""
+"""The one exit: what a server gets, what is released, and what observers get."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ def test_arguments_that_are_sets_give_one_bundle_in_any_order(tmp_path: Path) ->
 
 @attrs.define
 class FakeBundles:
-    """Gives what it is told to give, and runs producers as often as it is told to."""
+    """Returns preset values, and runs producers a preset number of times."""
 
     stored: dict[str, Any] = attrs.Factory(dict)
     index: IndexEntry | None = None

@@ -1,4 +1,4 @@
-"""Classification: what a request asks for, and that whoever reads the body afterwards reads all of it."""
+"""Classification: what a request asks for, and that the next reader of the body gets all of it."""
 
 from __future__ import annotations
 
