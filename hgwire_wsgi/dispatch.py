@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import attrs
 
-from .access.policy import AccessRequest, Policy
+from .access.policy import AccessRequest, Policy, View
 from .commands.arguments import TEXT, Codec
 from .commands.classify import WireRequest
 from .commands.context import CommandContext
@@ -76,6 +76,7 @@ class BoundCommand:
         stamp: change stamp of the repository before the command runs.
         granted: the permissions that the policy granted so far; a command may ask for more while it runs.
         authorizer: makes ``context.authorize`` for a lease of the repository.
+        view: as :meth:`Dispatcher.view_of` returned it.
         batch: its sub-commands.
     """
 
@@ -88,11 +89,12 @@ class BoundCommand:
     stamp: object
     granted: set[str]
     authorizer: Callable[[Repository], Callable[[str], None]]
+    view: tuple[str, ...] | None = ()
     batch: tuple[BoundCommand, ...] = ()
 
     @property
     def cacheable(self) -> bool:
-        """Whether the reply depends only on the repository's state, the command and its arguments.
+        """Whether the reply depends only on the repository's state, the view, the command and its arguments.
 
         With ``access-hidden``, it also depends on the user.
         """
@@ -100,6 +102,7 @@ class BoundCommand:
         return (
             self.permission == "pull"
             and not self.granted - {"pull"}
+            and self.is_shared
             and all(
                 each.command.cacheable
                 and "access-hidden" not in each.context.arguments
@@ -107,6 +110,11 @@ class BoundCommand:
                 for each in (self, *self.batch)
             )
         )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others get the same reply: those of the same view, or all users if the host names no views."""
+        return bool(self.view) or (self.view is not None and self.repository.is_same_for_all())
 
     @property
     def is_clone(self) -> bool:
@@ -153,6 +161,23 @@ def _run(command: Command, context: CommandContext, arguments: Mapping[str, Any]
     return response
 
 
+def _question(
+    caller: Caller, name: str, repository: Repository, commands: tuple[str, ...], permission: str
+) -> AccessRequest:
+    return AccessRequest(
+        permission="pull" if permission == "pull" else "push",
+        upload=permission == "upload",
+        user=caller.user,
+        name=name,
+        repository=repository,
+        commands=commands,
+        method=caller.method,
+        scheme=caller.scheme,
+        address=caller.address,
+        environ=caller.environ,
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Resolved:
     """A request whose commands were found, but not authorized or decoded yet.
@@ -177,6 +202,7 @@ class Dispatcher:
     Attributes:
         commands: the registry of the application.
         policy: asked before anything runs.
+        view: names the view of a user; ``None`` if the host names none.
         server: the offered capabilities, before a repository adjusts them.
         limits: limits on what a peer controls.
     """
@@ -185,6 +211,7 @@ class Dispatcher:
     policy: Policy
     server: ServerCapabilities
     limits: Limits
+    view: View | None = None
 
     def authorize(
         self, caller: Caller, name: str, repository: Repository, commands: tuple[str, ...], permission: str
@@ -200,21 +227,28 @@ class Dispatcher:
 
         Raises:
             PermissionDenied: by the policy.
+            HgWireError: by the repository.
         """
-        self.policy(
-            AccessRequest(
-                permission="pull" if permission == "pull" else "push",
-                upload=permission == "upload",
-                user=caller.user,
-                name=name,
-                repository=repository,
-                commands=commands,
-                method=caller.method,
-                scheme=caller.scheme,
-                address=caller.address,
-                environ=caller.environ,
-            )
-        )
+        self.policy(_question(caller, name, repository, commands, permission))
+        repository.check_access(permission, commands, caller.environ)
+
+    def view_of(self, caller: Caller, name: str, repository: Repository) -> tuple[str, ...] | None:
+        """Return what identifies the user's view of a repository, as a part of cache keys.
+
+        Returns:
+            An empty tuple if the host names no views; ``None`` if the replies to this user are never cached.
+
+        Raises:
+            LocalProtocolError: if the host's function returns anything but text or ``None``.
+        """
+        if self.view is None:
+            return ()
+        named = self.view(_question(caller, name, repository, (), "pull"))
+        if named is None:
+            return None
+        if not isinstance(named, str):
+            raise LocalProtocolError(f"view returned {type(named).__name__}, not text or None")
+        return (named,)
 
     def find(self, name: str, repository: Repository, version: ProtocolVersion) -> Command | None:
         """Return the command of a repository by name; ``None`` if there is none."""
@@ -287,6 +321,8 @@ class Dispatcher:
             granted.add(resolved.permission)
         else:
             authorize(resolved.permission)
+        shareable = version == "v1" and resolved.permission == "pull"
+        view = self.view_of(caller, name, repository) if shareable else None
         token, stamp = repository.content_token(), repository.change_stamp()
 
         def bound(command: Command, arguments: Mapping[str, Any], batch: tuple[BoundCommand, ...]) -> BoundCommand:
@@ -316,6 +352,7 @@ class Dispatcher:
                 stamp=stamp,
                 granted=granted,
                 authorizer=authorizer,
+                view=view,
                 batch=batch,
             )
 

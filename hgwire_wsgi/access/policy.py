@@ -15,7 +15,7 @@ import attrs
 from ..errors import PermissionDenied
 from ..repositories.base import Repository
 
-__all__ = ["AccessRequest", "Policy", "hgweb_policy"]
+__all__ = ["AccessRequest", "Policy", "View", "hgweb_policy"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +48,10 @@ class AccessRequest:
 
 
 Policy = Callable[[AccessRequest], None]
+
+View = Callable[[AccessRequest], str | None]
+"""Names a user's view of a repository: two users with the same one get the same replies.  ``None`` if the replies to
+this user must not be cached.  The question names no commands, because it is asked before they are read."""
 
 _PUSH = ("POST", "push requires POST request")
 _UPLOAD = ("PUT", "upload requires PUT request")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import webob
 
-from ..access.policy import Policy, hgweb_policy
+from ..access.policy import Policy, View, hgweb_policy
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
 from ..commands.classify import WireRequest
@@ -53,6 +53,8 @@ class WireApp:
         provider: finds the repositories.
         commands: the registry (default: the standard commands).  A copy is taken.
         policy: the access policy (default: hgweb's rules).
+        view: names what identifies a user's view of a repository, if not all users get the same replies.  It becomes
+            part of the cache keys; with ``None`` for a user, no reply to that user is cached.
         capabilities: the capabilities to negotiate (default: those of the provider).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
@@ -68,6 +70,7 @@ class WireApp:
         *,
         commands: CommandRegistry | None = None,
         policy: Policy = hgweb_policy,
+        view: View | None = None,
         capabilities: ServerCapabilities | None = None,
         limits: Limits | None = None,
         challenge: str = 'Basic realm="Mercurial"',
@@ -88,7 +91,7 @@ class WireApp:
         self.observers = tuple(observers)
         self._challenge = challenge
         self._dispatcher = Dispatcher(
-            commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
+            commands=self.commands, policy=policy, view=view, server=self.capabilities, limits=self.limits
         )
         self._router = Router(provider, self.commands, self.api)
         self._v1 = V1Transport(

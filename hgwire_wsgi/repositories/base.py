@@ -98,6 +98,26 @@ class RepositoryCommands:
         """
         return True
 
+    def is_same_for_all(self) -> bool:
+        """Whether all users get the same replies in one state; if not, a reply is cached only for a named view.
+
+        It may become false at any time, for example when a plugin is loaded, so it is asked before a reply is made and
+        again before it is cached.
+        """
+        return True
+
+    def check_access(self, permission: str, commands: tuple[str, ...], environ: Mapping[str, Any]) -> None:
+        """Make the backend's own checks, after the policy has agreed.  Called for every request.
+
+        Args:
+            permission: ``pull``, ``push``, or ``upload`` for the contents of a large file.
+            commands: the command and its sub-commands; empty for large files.
+            environ: the WSGI environ.
+
+        Raises:
+            HgWireError: if the backend refuses.
+        """
+
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         """Return the capabilities to negotiate for this repository.
 

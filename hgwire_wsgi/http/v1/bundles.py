@@ -149,8 +149,9 @@ class LongReplies:
         return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
 
     def _is_current(self, bound: BoundCommand, name: str) -> bool:
-        """True if the repository is in the same state as before, and only ``pull`` was granted."""
-        return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
+        """True if the repository is in the same state as before, its replies are still the same for all users, and only
+        ``pull`` was granted."""
+        return not bound.granted - {"pull"} and bound.is_shared and self.provider.change_stamp(name) == bound.stamp
 
     def _older(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
@@ -188,6 +189,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
     return {
         "version": __version__,
         "repository": name,
+        "view": bound.view,
         "command": command.name,
         "handler": command.handler_name,
         "arguments": {

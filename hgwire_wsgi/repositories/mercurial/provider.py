@@ -26,6 +26,7 @@ from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
+from .sharing import SafeExtensions
 from .state import StateReader
 
 __all__ = ["MercurialProvider"]
@@ -54,6 +55,8 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
+            another one is loaded, this process caches nothing (see ``docs/caching.rst``).
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,6 +70,7 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        safe_extensions: Iterable[str] = (),
     ) -> None:
         try:
             self._ui = _load_ui(config)
@@ -79,6 +83,7 @@ class MercurialProvider(RepositoryProvider):
                     _parse_setting(item)
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
+        self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
 
@@ -92,7 +97,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state)
+            facts = known.facts = Facts(name, known.found, state, self._safe)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 

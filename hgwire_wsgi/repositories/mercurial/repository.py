@@ -30,6 +30,7 @@ from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
 from .files import files_of
+from .sharing import SafeExtensions
 from .state import State
 from .transactions import make_observable
 
@@ -110,11 +111,13 @@ class Facts:
         name: of the repository.
         found: its location.
         state: the state.
+        safe: the extensions that give all users the same replies.
     """
 
     name: str
     found: Found
     state: State | None = None
+    safe: SafeExtensions = attrs.Factory(SafeExtensions)
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     uncacheable: frozenset[str] | None = None
@@ -231,6 +234,12 @@ class MercurialRepository(Repository):
             with translated(self.report):
                 self._facts.uncacheable = _uncacheable_commands(self.local)
         return command not in self._facts.uncacheable
+
+    def is_same_for_all(self) -> bool:
+        if self._facts.commands is None:
+            # Opening the repository loads the extensions that it enables.
+            self.commands()
+        return not self._facts.safe.unsafe()
 
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         known = self._facts.server
