@@ -30,6 +30,7 @@ from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
 from .files import files_of
+from .permissions import ask_hooks, check_commands
 from .sharing import SafeExtensions
 from .state import State
 from .transactions import make_observable
@@ -234,6 +235,10 @@ class MercurialRepository(Repository):
             with translated(self.report):
                 self._facts.uncacheable = _uncacheable_commands(self.local)
         return command not in self._facts.uncacheable
+
+    def check_access(self, permission: str, commands: tuple[str, ...], environ: Mapping[str, Any]) -> None:
+        check_commands(commands)
+        ask_hooks(lambda: self.local, self._facts.name, permission, commands, environ)
 
     def is_same_for_all(self) -> bool:
         if self._facts.commands is None:
