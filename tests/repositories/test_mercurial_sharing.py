@@ -188,9 +188,7 @@ def pair(tmp_path: Path, demonstration: Path) -> dict[str, Path]:
         places[name] = tmp_path / name
         shutil.copytree(demonstration, places[name])
         (places[name] / ".hg" / "clonebundles.manifest").write_text("https://cdn.example/full.hg BUNDLESPEC=gzip-v2\n")
-        (places[name] / ".hg" / "hgrc").write_text(
-            "[server]\ncompressionengines=none\n[extensions]\nclonebundles=\n"
-        )
+        (places[name] / ".hg" / "hgrc").write_text("[server]\ncompressionengines=none\n[extensions]\nclonebundles=\n")
     return places
 
 
@@ -276,3 +274,48 @@ def test_safe_extensions(loaded: list[bytes], caplog: pytest.LogCaptureFixture) 
     assert safe.unsafe() == ("topic", "largefiles", "other")
     assert [record.getMessage().split()[1] for record in caplog.records] == ["topic", "largefiles", "other"]
     assert SafeExtensions(["topic", "largefiles", "other", "mine", "perms"]).unsafe() == ()
+
+
+CAPABILITIES = "mercurial.wireprotov1server._capabilities"
+CHANGES = {
+    "clonebundles": {CAPABILITIES},
+    "evolve": {CAPABILITIES, "commands: evoext_obshashrange_v1", "namespaces: obsolete", "parts: obsmarkers"},
+    "fastannotate": {CAPABILITIES, "commands: getannotate"},
+    "largefiles": {CAPABILITIES, *(f"commands: {name}" for name in ("getlfile", "heads", "putlfile", "statlfile"))},
+    "lfs": {CAPABILITIES, "mercurial.wireprotoserver.handlewsgirequest"},
+    "narrow": {"commands: narrow_widen", "parts: changegroup"},
+    "pullbundle": {"parts: changegroup"},
+    "topic": {
+        CAPABILITIES,
+        *(f"commands: {name}" for name in ("_exttopics_heads", "branchmap", "branchmaptns", "heads", "tns_heads")),
+        *(f"filters: {name}-topic" for name in ("served", "served-no", "served.hidden", "unfiltered", "visible")),
+        "filters: visible-hidden-topic",
+        "mercurial.wireprotov1server.branchmap",
+        "mercurial.wireprotov1server.heads",
+    },
+}
+"""What the extensions that are known to be safe change of what makes replies; each was read.  All others: nothing."""
+
+_REPLIES = ("commands:", "parts:", "namespaces:", "filters:", "permhooks:", "mercurial.wireproto", "mercurial.hook")
+
+
+def test_the_extensions_known_to_be_safe_change_what_was_read(demonstration: Path) -> None:
+    """A new version of Mercurial or evolve that changes something else has to be read again."""
+    names = [name.rpartition(".")[2] for name in KNOWN_SAFE]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM.with_name("extension_points.py")), str(demonstration), *names],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str] | None] = json.loads(done.stdout)
+    changed = {
+        name: replies
+        for name, points in found.items()
+        if (replies := {point for point in points or () if point.startswith(_REPLIES)})
+    }
+    present = {name for name, points in found.items() if points is not None}
+    assert present >= {"clonebundles", "largefiles", "lfs", "narrow", "share"}
+    assert changed == {name: points for name, points in CHANGES.items() if name in present}

@@ -116,7 +116,7 @@ class V1Transport:
             request.observed.clone = bound.is_clone
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), NOSNIFF]
-        if isinstance(rendered.body, bytes) and not rendered.error:
+        if isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
             self._remember(request, bound, name, headers, rendered.body)
         return self._response(headers, rendered, lease)
 

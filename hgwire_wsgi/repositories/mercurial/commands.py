@@ -29,6 +29,7 @@ from ...commands.responses import (
 from ...commands.standard import STANDARD_COMMANDS
 from ...errors import CommandFailed, LocalProtocolError
 from ..base import RepositorySettings
+from .bundle2 import BundleFollower
 from .checks import check, check_bundle
 from .errors import Report, translated_chunks, translated_request
 from .transactions import observed
@@ -111,7 +112,9 @@ def _convert(result: Any, report: Report) -> Response:
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
-        return StreamResponse(translated_chunks(result.gen, report), prefer_uncompressed=result.prefer_uncompressed)
+        follower = BundleFollower()
+        chunks = translated_chunks(follower.watch(result.gen), report)
+        return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
         return LegacyStreamResponse(translated_chunks(result.gen, report))
     if isinstance(result, wireprototypes.pushres):

@@ -1,7 +1,7 @@
 """What hgweb asks before each request, in addition to the rules of the policy.
 
-Extensions add functions to ``mercurial.hgweb.common.permhooks``, and wrap ``wireprotoserver.iscmd`` to withdraw commands
-from HTTP.  hgweb asks both for each request, so this package does too, also for cached replies.
+Extensions add functions to ``mercurial.hgweb.common.permhooks``, and wrap ``wireprotoserver.iscmd`` to withdraw
+commands from HTTP.  hgweb asks both for each request, so this package does too, also for cached replies.
 
 The first function in the list is hgweb's own rules.  It is not called here, because the policy of the application takes
 its place.
