@@ -118,6 +118,13 @@ class RepositoryCommands:
             HgWireError: if the backend refuses.
         """
 
+    def has_subresource(self, path: str) -> bool:
+        """Whether to ask for a resource (:class:`Subresources`) at a path where the provider expects one.
+
+        If not, a middleware passes the request on.
+        """
+        return isinstance(self, Subresources)
+
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         """Return the capabilities to negotiate for this repository.
 
@@ -293,6 +300,10 @@ class RepositoryProvider(abc.ABC):
     def commands(self) -> Mapping[str, Command]:
         """Return the commands that every repository may provide, as far as known without opening one."""
         return {}
+
+    def is_command(self, name: str) -> bool:
+        """Whether another server in this process, such as hgweb, may run a command of this name."""
+        return False
 
     def known_permissions(self) -> Mapping[str, Permission]:
         """Return the permissions of commands that only some repositories provide, by command name.

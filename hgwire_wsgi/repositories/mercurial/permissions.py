@@ -21,9 +21,14 @@ from mercurial.hgweb import request as hgwebrequest
 
 from ...errors import PermissionDenied, UnknownCommand
 
-__all__ = ["ask_hooks", "check_commands"]
+__all__ = ["ask_hooks", "check_commands", "is_command"]
 
 _OWN_RULES = hgwebcommon.checkauthz
+
+
+def is_command(name: str) -> bool:
+    """Whether Mercurial, or any extension in this process, has a command of this name."""
+    return name.encode("latin-1", "replace") in wireprotov1server.commands
 
 
 def check_commands(commands: tuple[str, ...]) -> None:
@@ -33,8 +38,7 @@ def check_commands(commands: tuple[str, ...]) -> None:
         UnknownCommand: for one that is not.
     """
     for name in commands:
-        key = name.encode("latin-1", "replace")
-        if key in wireprotov1server.commands and not wireprotoserver.iscmd(key):
+        if is_command(name) and not wireprotoserver.iscmd(name.encode("latin-1")):
             raise UnknownCommand(f"unknown command: {name}")
 
 

@@ -25,7 +25,8 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
+from .permissions import is_command
+from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
 from .sharing import SafeExtensions
 from .state import StateReader
 
@@ -124,10 +125,13 @@ class MercurialProvider(RepositoryProvider):
         return known
 
     def is_subresource(self, rest: str) -> bool:
-        return rest.startswith((".hg/", ".git/"))
+        return is_lfs_path(rest)
 
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
+
+    def is_command(self, name: str) -> bool:
+        return is_command(name)
 
     def known_permissions(self) -> Mapping[str, Permission]:
         return KNOWN_PERMISSIONS

@@ -41,7 +41,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository"]
+__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_lfs_path"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -75,6 +75,11 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if local.ui.configbool(b"server", b"pullbundle") and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
+
+
+def is_lfs_path(path: str) -> bool:
+    """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
+    return path == ".git/info/lfs/objects/batch" or path.startswith(".hg/lfs/objects")
 
 
 class OpenRepository:
@@ -125,6 +130,7 @@ class Facts:
     heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
+    serves_lfs: bool | None = None
     good_files: set[str] = attrs.Factory(set)
     reported: set[str] = attrs.Factory(set)
 
@@ -279,6 +285,14 @@ class MercurialRepository(Repository):
         return self.is_full_clone(wanted) and incremental.is_worth_sending(self.count_missing(have))
 
     # Subresources
+
+    def has_subresource(self, path: str) -> bool:
+        if self._facts.serves_lfs is None:
+            local = self.local
+            self._facts.serves_lfs = hasattr(local.svfs, "lfslocalblobstore") and bool(
+                local.ui.configbool(b"experimental", b"lfs.serve")
+            )
+        return self._facts.serves_lfs and is_lfs_path(path)
 
     def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
         """Serve resources that extensions add to Mercurial's own server, such as lfs objects."""
