@@ -51,8 +51,10 @@ class Route:
 _STANDARD = frozenset(command.name for command in STANDARD_COMMANDS)
 
 _PAGES = frozenset(
-    "annotate archive bookmarks changelog changeset comparison diff file filediff filelog graph help log manifest "
-    "rawfile rev shortlog static summary tags".split()
+    {
+        *("annotate", "archive", "bookmarks", "changelog", "changeset", "comparison", "diff", "file", "filediff"),
+        *("filelog", "graph", "help", "log", "manifest", "rawfile", "rev", "shortlog", "static", "summary", "tags"),
+    }
 )
 """The pages that hgweb 7.2 has at ``?cmd=``, except ``branches``, which is a command, too, and goes first there."""
 
