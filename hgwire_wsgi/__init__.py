@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .access.identity import (
+        Identify,
+        IdentityRequest,
+        basic,
+        bearer,
+        first_of,
+        remote_user,
+        trusted_header,
+    )
+    from .access.login import login_first
     from .access.policy import AccessRequest, Policy, hgweb_policy
+    from .access.proxies import TrustedProxies
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -52,6 +63,8 @@ __all__ = [
     "CommandReport",
     "Engine",
     "HgWireError",
+    "Identify",
+    "IdentityRequest",
     "Lease",
     "LegacyStreamResponse",
     "Limits",
@@ -67,17 +80,35 @@ __all__ = [
     "RequestStarted",
     "ServerCapabilities",
     "StreamResponse",
+    "TrustedProxies",
     "WireApp",
     "WireMiddleware",
     "WireRequest",
     "__version__",
+    "basic",
+    "bearer",
     "classify",
+    "first_of",
     "hgweb_policy",
     "log_requests",
+    "login_first",
+    "remote_user",
+    "trusted_header",
 ]
 
 _MODULES = {
+    "access.identity": (
+        "Identify",
+        "IdentityRequest",
+        "basic",
+        "bearer",
+        "first_of",
+        "remote_user",
+        "trusted_header",
+    ),
+    "access.login": ("login_first",),
     "access.policy": ("AccessRequest", "Policy", "hgweb_policy"),
+    "access.proxies": ("TrustedProxies",),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),
     "commands.classify": ("WireRequest",),

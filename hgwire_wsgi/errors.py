@@ -32,6 +32,7 @@ The tree::
     │   ├── RepositoryBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
+    ├── LoginUnavailable              credentials cannot be verified now
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -62,6 +63,7 @@ __all__ = [
     "LengthRequired",
     "LimitExceeded",
     "LocalProtocolError",
+    "LoginUnavailable",
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
@@ -258,6 +260,12 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class LoginUnavailable(HgWireError):
+    """Credentials cannot be verified now: the verifier failed, or too many logins are waiting for it."""
+
+    http_status = 503
 
 
 class ConnectionFailed(HgWireError):
