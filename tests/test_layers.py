@@ -84,7 +84,7 @@ def _own(*parts: str) -> tuple[str, ...]:
 
 
 ONLY_IMPORTED_BY: dict[str, tuple[str, ...]] = {
-    "uwsgi": _own("http.uwsgi"),
+    "uwsgi": _own("http.uwsgi", "hosts.uwsgi"),
     "webob": _own("http", "hosts", "testing"),
     "webtest": _own("testing"),
     "mercurial": _own("repositories.mercurial"),
