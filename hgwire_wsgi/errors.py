@@ -32,6 +32,8 @@ The tree::
     │   ├── RepositoryBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
+    ├── Unavailable                   the server does not serve the request at present
+    ├── LoginUnavailable              credentials cannot be verified now
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -62,6 +64,7 @@ __all__ = [
     "LengthRequired",
     "LimitExceeded",
     "LocalProtocolError",
+    "LoginUnavailable",
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
@@ -74,6 +77,7 @@ __all__ = [
     "RequestError",
     "StreamChanged",
     "TruncatedFrame",
+    "Unavailable",
     "UnexpectedFrame",
     "UnknownCommand",
     "UnsupportedMediaType",
@@ -226,9 +230,12 @@ class BackendError(HgWireError):
 
 
 class RepositoryNotFound(BackendError):
-    """The provider has no repository of that name."""
+    """The provider has no repository of that name, or the policy hides it."""
 
     http_status = 404
+
+    def __init__(self, message: str = "no such repository", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message, headers=headers)
 
 
 class RepositoryBusy(BackendError):
@@ -258,6 +265,30 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class Unavailable(HgWireError):
+    """The server does not serve the request at present, for example because of maintenance.
+
+    Args:
+        message: the reason; it becomes the HTTP reason phrase.
+        retry_after: seconds until the client should try again (``Retry-After``); ``None`` if unknown.
+        headers: as for :class:`HgWireError`.
+    """
+
+    http_status = 503
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
+        super().__init__(message, headers=(*retry, *headers))
+
+
+class LoginUnavailable(HgWireError):
+    """Credentials cannot be verified now: the verifier failed, or too many logins are waiting for it."""
+
+    http_status = 503
 
 
 class ConnectionFailed(HgWireError):

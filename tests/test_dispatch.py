@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +23,7 @@ from hgwire_wsgi import (
     StreamResponse,
     WireApp,
 )
-from hgwire_wsgi.commands.arguments import VALUES
+from hgwire_wsgi.commands.arguments import TEXT, VALUES
 from hgwire_wsgi.commands.classify import describe
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
 from hgwire_wsgi.errors import InvalidArgument, StreamChanged, UnknownCommand
@@ -66,7 +65,7 @@ class Bench:
         dispatcher = self.dispatcher
         wire = describe(command, arguments, self.commands, Limits(), version=version)
         return dispatcher.bind(
-            dispatcher.resolve(wire, self.repository, version),
+            dispatcher.resolve(wire, self.repository, version, options.pop("codec", TEXT)),
             options.pop("caller", Caller()),
             "repo",
             self.repository,
@@ -124,7 +123,8 @@ def test_policy_sees_every_command_and_the_strictest_permission() -> None:
     app = WireTestApp(WireApp(FakeProvider(OPEN), policy=asked.append))
     app.wire("/repo", "batch", {"cmds": b"heads ;pushkey namespace=a,key=b,old=c,new=d"}, user="alice")
     assert [(each.permission, each.user, each.name, each.commands) for each in asked] == [
-        ("push", "alice", "repo", ("batch", "heads", "pushkey"))
+        ("pull", "alice", "repo", ("batch",)),
+        ("push", "alice", "repo", ("batch", "heads", "pushkey")),
     ]
 
 
@@ -182,9 +182,8 @@ def test_a_question_that_was_answered_is_not_asked_again() -> None:
 
 def test_what_is_asked_of_the_policy_for_each_permission() -> None:
     bench = Bench()
-    authorize = functools.partial(bench.dispatcher.authorize, Caller(), "repo", bench.repository, ())
-    for permission in ("pull", "push", "upload"):
-        authorize(permission)
+    for permission, method in (("pull", "GET"), ("push", "POST"), ("upload", "PUT")):
+        bench.dispatcher.authorize(Caller(method=method), "repo", bench.repository, (), permission)
     assert [(each.permission, each.upload) for each in bench.asked] == [
         ("pull", False),
         ("push", False),

@@ -9,23 +9,46 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import attrs
 from webob import BaseRequest
 
+from ..access.identity import user_text
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import printable, short_list
 from .body import RequestBody
 from .headers import Headers
 
-__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
+__all__ = [
+    "NOSNIFF",
+    "NO_STORE",
+    "PRIVATE",
+    "FileBody",
+    "FrontEndBody",
+    "Observed",
+    "Request",
+    "Response",
+    "text_response",
+]
 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """Browsers must not guess that a reply is a page: repositories contain untrusted data."""
+
+PRIVATE = ("Cache-Control", "private, no-cache")
+"""For replies that succeeded.
+
+Whether the next user may have the same reply is up to the policy, so no shared cache may store it.  The reply is right
+only for the present state of the repository, so a cache of the user must not repeat it without asking; a reply without
+this header may be repeated, even with a query string in its URL (RFC 9111, section 4.2.2).
+"""
+
+NO_STORE = ("Cache-Control", "no-store")
+"""For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
+_NO_CREDENTIALS: Mapping[str, str] = {}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -62,6 +85,8 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
+        credentials: the variable ``HTTP_AUTHORIZATION``, if an identity has removed it from the environ.
+        refusal: why the request was refused on its arrival; ``None`` if it was not.
     """
 
     __slots__ = (
@@ -70,12 +95,14 @@ class Request:
         "_request_id",
         "cache",
         "commands",
+        "credentials",
         "environ",
         "headers",
         "method",
         "observed",
         "path",
         "query",
+        "refusal",
         "repository",
     )
 
@@ -89,14 +116,17 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
+        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
+        self.refusal: Exception | None = None
         self._limits = limits
         self._body: RequestBody | None = None
         self._request_id: str | None = None
 
     @property
     def user(self) -> str | None:
-        """The authenticated user; ``None`` if unauthenticated."""
-        return self.environ.get("REMOTE_USER") or None
+        """The authenticated user as text; ``None`` if unauthenticated."""
+        name = self.environ.get("REMOTE_USER")
+        return user_text(name) if name else None
 
     @property
     def address(self) -> str:
@@ -159,12 +189,26 @@ class Request:
         """Read the rest of the body, within ``Limits.drain``.
 
         Mercurial's client reads the answer only after it has sent its whole request.  If the body is not read, an early
-        answer is lost.
+        answer is lost.  A client that waits for permission to send its body gets the answer instead.
 
         Returns:
             True if the connection can be used again.
         """
+        if self._body is None and self._is_held_back:
+            return False
         return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
+
+    @property
+    def _is_held_back(self) -> bool:
+        """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
+
+        PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        """
+        environ = self.environ
+        return environ.get("HTTP_EXPECT", "").lower() == "100-continue" and (
+            "uwsgi.version" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent/")
+        )
 
     def describe(self) -> str:
         """Describe the request in one line for log messages."""
@@ -232,4 +276,6 @@ class Response:
 def text_response(status: str, text: str | bytes, headers: Iterable[tuple[str, str]] = (), error: str = "") -> Response:
     """A response of plain text."""
     body = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return Response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers, NOSNIFF], body, error=error)
+    stored = NO_STORE if error else PRIVATE
+    media_type = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, [media_type, *headers, stored, NOSNIFF], body, error=error)

@@ -79,6 +79,13 @@ class RepositorySettings:
         """Whether a setting's list of users includes a user; ``*`` alone includes everybody."""
         return list(members) == ["*"] or user in members
 
+    def read_only_reason(self) -> str | None:
+        """Return why the repository does not accept pushes, for the client's user; ``None`` if it does.
+
+        It is called for every push, and never answered from a cache of the state.
+        """
+        return None
+
 
 class RepositoryCommands:
     """The repository's own commands, and its changes to caching and negotiation."""
@@ -106,12 +113,15 @@ class RepositoryCommands:
         """
         return True
 
-    def check_access(self, permission: str, commands: tuple[str, ...], environ: Mapping[str, Any]) -> None:
+    def check_access(
+        self, permission: str, commands: tuple[str, ...], user: str | None, environ: Mapping[str, Any]
+    ) -> None:
         """Make the backend's own checks, after the policy has agreed.  Called for every request.
 
         Args:
             permission: ``pull``, ``push``, or ``upload`` for the contents of a large file.
             commands: the command and its sub-commands; empty for large files.
+            user: the authenticated user; ``None`` if unauthenticated.
             environ: the WSGI environ.
 
         Raises:

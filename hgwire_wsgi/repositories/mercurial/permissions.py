@@ -10,7 +10,7 @@ its place.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +21,10 @@ from mercurial.hgweb import request as hgwebrequest
 
 from ...errors import PermissionDenied, UnknownCommand
 
-__all__ = ["ask_hooks", "check_commands", "is_command"]
+__all__ = ["added_hooks", "ask_hooks", "check_commands", "is_command"]
+
+Hook = Callable[[Any, Any, bytes], object]
+"""Is called with hgweb's context of the request, the request, and ``pull``, ``push`` or ``upload``."""
 
 _OWN_RULES = hgwebcommon.checkauthz
 
@@ -42,41 +45,67 @@ def check_commands(commands: tuple[str, ...]) -> None:
             raise UnknownCommand(f"unknown command: {name}")
 
 
+def added_hooks() -> list[Hook]:
+    """Return the functions that extensions have added."""
+    return [hook for hook in hgwebcommon.permhooks if hook is not _OWN_RULES]
+
+
 def ask_hooks(
-    open_local: Callable[[], Any],
+    hooks: Iterable[Hook],
+    local: Any,
     name: str,
     permission: str,
     commands: tuple[str, ...],
+    user: str | None,
     environ: Mapping[str, Any],
 ) -> None:
-    """Ask the functions that extensions have added, as hgweb does.
+    """Ask functions as hgweb does.
 
     Args:
-        open_local: returns Mercurial's repository object; called only if there is a function to ask.
+        hooks: the functions.
+        local: Mercurial's repository object.
         name: of the repository.
         permission: ``pull``, ``push`` or ``upload``.
         commands: the command and its sub-commands.
+        user: the authenticated user; ``None`` if unauthenticated.
         environ: the WSGI environ.  The functions see it without the request body.
 
     Raises:
         PermissionDenied: with the status, message and headers of a function that refuses.
+        Exception: any exception of a function.
     """
-    hooks = [hook for hook in hgwebcommon.permhooks if hook is not _OWN_RULES]
-    if not hooks:
-        return
-    local = open_local()
-    prefix = name.encode("latin-1")
-    shown = {**environ, "PATH_INFO": environ.get("PATH_INFO") or "/", "wsgi.input": io.BytesIO()}
-    request = hgwebrequest.parserequestfromenv(shown, reponame=prefix or None)
-    local.ui.environ = request.rawenv
+    shown = {_bytes(key): _bytes(value) for key, value in environ.items()}
+    path = name.encode("latin-1")
+    url_path = shown.get(b"PATH_INFO") or b"/"
+    if not (url_path + b"/").startswith(b"/%s/" % path if path else b"/"):
+        # The provider reads paths in its own way, for example with several slashes.
+        url_path = b"/" + path
+    shown |= {b"wsgi.input": io.BytesIO(), b"PATH_INFO": url_path}
+    shown.pop(b"REMOTE_USER", None)
+    if user is not None:
+        shown[b"REMOTE_USER"] = user.encode("utf-8", "surrogateescape")
+    request = hgwebrequest.parserequestfromenv(shown, reponame=path or None)
     response = hgwebrequest.wsgiresponse(request, lambda *_: None)
-    context = hgweb_mod.requestcontext(SimpleNamespace(reponame=prefix, websubtable=[]), local, request, response)
+    context = hgweb_mod.requestcontext(SimpleNamespace(reponame=path, websubtable=[]), local, request, response)
     # hgweb asks for a batch, which needs pull, and then for each of its commands.
     operations = ("pull", permission) if commands[:1] == ("batch",) else (permission,)
-    for operation in dict.fromkeys(operations):
-        for hook in hooks:
-            try:
+    before, local.ui.environ = local.ui.environ, request.rawenv
+    try:
+        for operation in dict.fromkeys(operations):
+            for hook in hooks:
                 hook(context, request, operation.encode("ascii"))
-            except hgwebcommon.ErrorResponse as refusal:
-                headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in refusal.headers]
-                raise PermissionDenied(str(refusal), status=refusal.code, headers=headers) from None
+    except hgwebcommon.ErrorResponse as refusal:
+        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in refusal.headers]
+        raise PermissionDenied(str(refusal), status=refusal.code, headers=headers) from None
+    finally:
+        local.ui.environ = before
+
+
+def _bytes(value: Any) -> Any:
+    """Text as hgweb shows it to hooks; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "backslashreplace")

@@ -30,7 +30,7 @@ from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
 from .files import files_of
-from .permissions import ask_hooks, check_commands
+from .permissions import added_hooks, ask_hooks, check_commands
 from .sharing import SafeExtensions
 from .state import State
 from .transactions import make_observable
@@ -80,6 +80,27 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
 def is_lfs_path(path: str) -> bool:
     """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
     return path == ".git/info/lfs/objects/batch" or path.startswith(".hg/lfs/objects")
+
+
+def _names(value: bytes, *, both: bool) -> list[str]:
+    """Decode an item of a list of users.
+
+    Mercurial compares bytes.  Users are text here, so an item that is not UTF-8 is read in the encoding that
+    ``web.encoding`` or ``HGENCODING`` declares, otherwise as Latin-1.
+
+    Args:
+        value: the item.
+        both: return it in both encodings if they differ.  A user whose name came in the same bytes was read as Latin-1;
+            he must not be missed by a list of those who are denied.
+    """
+    latin = value.decode("latin-1")
+    for name in ("utf-8", text(encoding.encoding)):
+        try:
+            decoded = value.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            continue
+        return [decoded, latin] if both and name != "utf-8" and decoded != latin else [decoded]
+    return [latin]
 
 
 class OpenRepository:
@@ -219,7 +240,8 @@ class MercurialRepository(Repository):
         key = (section, name + "[]")
         if key not in known:
             values = self.local.ui.configlist(section.encode(), name.encode(), untrusted=section == "web")
-            known[key] = [text(value) for value in values]
+            wide = name.startswith("deny")
+            known[key] = [member for value in values for member in _names(value, both=wide)]
         settings: list[str] = known[key]
         return settings
 
@@ -242,9 +264,12 @@ class MercurialRepository(Repository):
                 self._facts.uncacheable = _uncacheable_commands(self.local)
         return command not in self._facts.uncacheable
 
-    def check_access(self, permission: str, commands: tuple[str, ...], environ: Mapping[str, Any]) -> None:
+    def check_access(
+        self, permission: str, commands: tuple[str, ...], user: str | None, environ: Mapping[str, Any]
+    ) -> None:
         check_commands(commands)
-        ask_hooks(lambda: self.local, self._facts.name, permission, commands, environ)
+        if hooks := added_hooks():
+            ask_hooks(hooks, self.local, self._facts.name, permission, commands, user, environ)
 
     def is_same_for_all(self) -> bool:
         if self._facts.commands is None:

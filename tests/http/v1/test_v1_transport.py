@@ -97,7 +97,8 @@ def test_a_permission_that_a_command_asked_for_while_it_ran_is_asked_for_each_ti
             raise PermissionDenied("no")
 
     app = WireTestApp(WireApp(FakeProvider(), commands=commands, policy=policy))
-    assert [app.wire("/repo", "x", user=user).status for user in ("bob", "alice", "bob")] == [403, 200, 403]
+    assert [app.wire("/repo", "x", user=user, body=b"").status for user in ("bob", "alice", "bob")] == [403, 200, 403]
+    assert app.wire("/repo", "x", user="alice").status == 405
 
 
 def test_a_reply_that_refuses_is_not_remembered() -> None:

@@ -139,16 +139,16 @@ def test_the_policy_is_asked_for_the_url_and_for_every_command() -> None:
         return list(asked)
 
     pull, push = "pull", "push"
-    assert questions("ro/heads", "heads") == [(pull, ("heads",))]
-    assert questions("rw/heads", "heads") == [(push, ("heads",)), (pull, ("heads",))]
-    assert questions("rw/put", "put") == [(push, ("put",))]
+    assert questions("ro/heads", "heads") == [(pull, ()), (pull, ("heads",))]
+    assert questions("rw/heads", "heads") == [(push, ()), (pull, ("heads",))]
+    assert questions("rw/put", "put") == [(push, ()), (push, ("put",))]
     assert questions("rw/multirequest", "heads", "put") == [
-        (push, ("multirequest",)),
+        (push, ()),
         (pull, ("heads",)),
         (push, ("put",)),
     ]
     batch = ("batch", {b"cmds": b"heads ;x "})
-    assert questions("ro/batch", batch) == [(pull, ("batch",)), (pull, ("batch", "heads", "x"))]
+    assert questions("ro/batch", batch) == [(pull, ()), (pull, ("batch", "heads", "x"))]
     ran.clear()
     for body in (commands("x", "secret"), commands("x", ("batch", {b"cmds": b"heads ;secret "}))):
         answer = ask(app, "ro/multirequest", body)
