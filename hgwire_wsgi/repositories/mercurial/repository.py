@@ -30,6 +30,7 @@ from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
 from .files import files_of
+from .output import redirect_output
 from .permissions import added_hooks, ask_hooks, check_commands
 from .sharing import SafeExtensions
 from .state import State
@@ -123,6 +124,7 @@ class OpenRepository:
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        redirect_output(unfiltered)
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
