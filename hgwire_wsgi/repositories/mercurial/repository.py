@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
-from mercurial import encoding, scmutil, wireprotoserver
+from mercurial import encoding, error, scmutil, wireprotoserver
 from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import request as hgwebrequest
 
@@ -29,7 +29,7 @@ from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
-from .files import files_of
+from .files import files_of, uses_pull_bundles
 from .output import redirect_output
 from .permissions import added_hooks, ask_hooks, check_commands
 from .sharing import SafeExtensions
@@ -54,6 +54,9 @@ SERVER_SETTINGS = (
     (b"progress", b"disable", b"true"),
 )
 
+_BOOLEANS = frozenset({("web", "allow-pull"), ("web", "push_ssl")})
+"""The settings that policies read as booleans."""
+
 _BUNDLES = frozenset({"changegroup", "changegroupsubset", "getbundle", "stream_out"})
 _HOOKED = {
     "outgoing": _BUNDLES,
@@ -73,7 +76,7 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if local.ui.has_section(b"narrowacl"):
         # The content of a bundle depends on the user.
         found |= _BUNDLES
-    if local.ui.configbool(b"server", b"pullbundle") and local.vfs.exists(b"pullbundles.manifest"):
+    if uses_pull_bundles(local.ui) and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
 
@@ -234,8 +237,17 @@ class MercurialRepository(Repository):
             value = self.local.ui.config(section.encode(), name.encode(), untrusted=section == "web")
             # A setting that is not set may have a default that is not text, such as an empty list.
             known[key] = text(value) if isinstance(value, bytes) else None if value in (None, []) else str(value)
+            if key in _BOOLEANS:
+                self._report_unless_boolean(key)
         setting: str | None = known[key]
         return setting
+
+    def _report_unless_boolean(self, key: tuple[str, str]) -> None:
+        section, name = key
+        try:
+            self.local.ui.configbool(section.encode(), name.encode(), untrusted=True)
+        except error.ConfigError as failure:
+            self.report(f"{message_of(failure)}; requests that depend on it are refused")
 
     def settings(self, section: str, name: str) -> Sequence[str]:
         known = self._facts.settings
@@ -315,10 +327,10 @@ class MercurialRepository(Repository):
 
     def has_subresource(self, path: str) -> bool:
         if self._facts.serves_lfs is None:
-            local = self.local
-            self._facts.serves_lfs = hasattr(local.svfs, "lfslocalblobstore") and bool(
-                local.ui.configbool(b"experimental", b"lfs.serve")
-            )
+            svfs, ui = self.local.svfs, self.local.ui
+            with translated(self.report):
+                serves = hasattr(svfs, "lfslocalblobstore") and ui.configbool(b"experimental", b"lfs.serve")
+            self._facts.serves_lfs = bool(serves)
         return self._facts.serves_lfs and is_lfs_path(path)
 
     def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
