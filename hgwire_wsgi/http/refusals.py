@@ -71,7 +71,8 @@ def refuse_cross_site(request: Request) -> None:
     Mercurial sends its own media type and no ``Origin``; other programs send ``application/octet-stream``.  A page can
     send one of these media types, or an ``X-HgArg`` header, to another site only after a successful preflight request,
     which this package never allows: the only media types that need none are those of forms and plain text (Fetch
-    standard, "CORS-safelisted request-header").  Clients before 2.3 send ``pushkey`` as a form with ``X-HgArg`` headers.
+    standard, "CORS-safelisted request-header").  Clients before 2.3 send ``pushkey`` as a form with ``X-HgArg``
+    headers.
 
     Raises:
         UnsupportedMediaType: for a media type that any page can send.

@@ -39,9 +39,8 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "pushkey": ("/?cmd=pushkey&namespace=bookmarks&key=a&old=&new=", POST),
 }
 EVERYTHING = set(REQUESTS)
-PULLS = EVERYTHING - {"unbundle", "pushkey"}
 BUNDLES = {"bundle 0.1", "bundle zlib", "bundle zstd", "partial pull"}
-VIEWED = {"heads", "batch", "unbundle"} | BUNDLES
+VIEWED = {"heads", "batch", "listkeys", "unbundle"} | BUNDLES
 
 WRONG: dict[str, tuple[set[str], set[str], str]] = {
     "": (set(), set(), ""),
@@ -142,10 +141,10 @@ def test_pushes_of_any_bytes_are_taken(media_type: str, demonstration: Path, tmp
             app = hgweb(os.fsencode(place)) if side == "hgweb" else WireApp(MercurialProvider(place, config=config))
             posted = {"HTTP_X_HGARGS_POST": str(len(before))} if before else {}
             body = before + pushed
-            status, reply = ask(
-                app, f"/?cmd=unbundle{query}", method="POST", body=body, CONTENT_TYPE=media_type, **posted
-            )
-            assert (status, reply[:2]) == (200, b"1\n"), side
+            options = {"method": "POST", "CONTENT_TYPE": media_type, **posted}
+            status, reply = ask(app, f"/?cmd=unbundle{query}", body=body, **options)
+            assert status == 200 and int(reply.split(b"
+")[0]) > 0, side
             heads = ask(app, "/?cmd=heads")[1]
             assert heads == ask(hgweb(os.fsencode(demonstration)), "/?cmd=heads")[1]
             answer = ask(app, "/?cmd=pushkey", method="POST", CONTENT_TYPE="text/plain")

@@ -3,7 +3,8 @@
 A push collects what its hooks write to ``ui``, for the client's user.  Everything else goes to standard error, as with
 hgweb:
 
-- what Mercurial, hooks and the commands of hooks write to ``ui`` outside of a push, because that is where ``ui`` writes;
+- what Mercurial and hooks write to ``ui`` outside of a push, and the output of commands that are hooks, because ``ui``
+  writes there;
 - what a hook in Python prints, and what its child processes print.  Both write to file descriptor 1, which therefore
   refers to standard error while such a hook runs.
 
