@@ -30,6 +30,9 @@ _METHOD = re.compile(r"[A-Z]{1,32}")
 _URI = re.compile(r"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
 """A path and a query string of printable ASCII, without ``#``."""
 
+_OWN = re.compile(r"CONTENT_LENGTH$|HTTP_TRANSFER_ENCODING$|hgwire_wsgi\.|webob\.")
+"""Variables that belong to the request to the endpoint: its body, and what was concluded from its own URL."""
+
 _UNUSUAL = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|//")
 
 
@@ -91,9 +94,8 @@ class AuthorizeApp:
             raise RequestError("the path has empty or dot segments")
         if path != self.prefix and not path.startswith(f"{self.prefix}/"):
             raise RepositoryNotFound
-        without = ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING")
         return {
-            **{name: value for name, value in environ.items() if name not in without},
+            **{name: value for name, value in environ.items() if _OWN.match(name) is None},
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": self.prefix,
             "PATH_INFO": path[len(self.prefix) :],
