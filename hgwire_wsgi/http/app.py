@@ -17,6 +17,8 @@ from urllib.parse import quote
 import webob
 
 from ..access.combine import default_policy
+from ..access.identity import Identify
+from ..access.proxies import TrustedProxies
 from ..access.request import Policy
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
@@ -30,6 +32,7 @@ from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
+from .arrival import Arrivals
 from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
@@ -64,6 +67,8 @@ class WireApp:
         api: the frame-based API (default: off).
         cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
+        identify: finds out who the user is (default: ``REMOTE_USER``); see :mod:`hgwire_wsgi.access.identity`.
+        proxies: the proxies that may tell the client's address and scheme (default: none).
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class WireApp:
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
         observers: Sequence[Observer] = (),
+        identify: Identify | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
         registry.add_backend_commands(provider.commands(), provider.known_permissions())
@@ -90,6 +97,7 @@ class WireApp:
         settings, chunk = cache or CacheSettings(), self.limits.chunk
         self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
         self.observers = tuple(observers)
+        self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
         self.challenge = challenge
         self._dispatcher = Dispatcher(
             commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
@@ -104,10 +112,12 @@ class WireApp:
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ, self.limits)
+        request = self._arrive(environ, self.limits)
         CURRENT.set(request)
         observation = Observation(request, self.observers) if self.observers else None
         try:
+            if request.refusal is not None:
+                raise request.refusal
             response = self._respond(request)
         except Exception as error:
             response = refuse(error, request, self.challenge)
@@ -157,9 +167,11 @@ class WireApp:
         Raises:
             HgWireError: if it may not.
         """
-        request = Request(environ, self.limits)
+        request = self._arrive(environ, self.limits)
         CURRENT.set(request)
         try:
+            if request.refusal is not None:
+                raise request.refusal
             self._authorize(request)
         finally:
             CURRENT.set(None)
@@ -291,6 +303,7 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
     mount = path[: len(path) - len(rest)].rstrip("/") if path.endswith(rest) else ""
     return {
         **request.environ,
+        **request.credentials,
         "SCRIPT_NAME": (request.environ.get("SCRIPT_NAME") or "") + mount,
         "PATH_INFO": "/" + rest,
         "wsgi.input": request.body,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import attrs
 from webob import BaseRequest
 
+from ..access.identity import user_text
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import printable, short_list
@@ -47,6 +48,7 @@ this header may be repeated, even with a query string in its URL (RFC 9111, sect
 
 NO_STORE = ("Cache-Control", "no-store")
 """For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
+_NO_CREDENTIALS: Mapping[str, str] = {}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -83,6 +85,8 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
+        credentials: the variable ``HTTP_AUTHORIZATION``, if an identity has removed it from the environ.
+        refusal: why the request was refused on its arrival; ``None`` if it was not.
     """
 
     __slots__ = (
@@ -91,12 +95,14 @@ class Request:
         "_request_id",
         "cache",
         "commands",
+        "credentials",
         "environ",
         "headers",
         "method",
         "observed",
         "path",
         "query",
+        "refusal",
         "repository",
     )
 
@@ -110,14 +116,17 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
+        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
+        self.refusal: Exception | None = None
         self._limits = limits
         self._body: RequestBody | None = None
         self._request_id: str | None = None
 
     @property
     def user(self) -> str | None:
-        """The authenticated user; ``None`` if unauthenticated."""
-        return self.environ.get("REMOTE_USER") or None
+        """The authenticated user as text; ``None`` if unauthenticated."""
+        name = self.environ.get("REMOTE_USER")
+        return user_text(name) if name else None
 
     @property
     def address(self) -> str:
@@ -180,12 +189,26 @@ class Request:
         """Read the rest of the body, within ``Limits.drain``.
 
         Mercurial's client reads the answer only after it has sent its whole request.  If the body is not read, an early
-        answer is lost.
+        answer is lost.  A client that waits for permission to send its body gets the answer instead.
 
         Returns:
             True if the connection can be used again.
         """
+        if self._body is None and self._is_held_back:
+            return False
         return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
+
+    @property
+    def _is_held_back(self) -> bool:
+        """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
+
+        PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        """
+        environ = self.environ
+        return environ.get("HTTP_EXPECT", "").lower() == "100-continue" and (
+            "uwsgi.version" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent/")
+        )
 
     def describe(self) -> str:
         """Describe the request in one line for log messages."""

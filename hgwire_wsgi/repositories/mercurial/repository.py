@@ -75,6 +75,27 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def _names(value: bytes, *, both: bool) -> list[str]:
+    """Decode an item of a list of users.
+
+    Mercurial compares bytes.  Users are text here, so an item that is not UTF-8 is read in the encoding that
+    ``web.encoding`` or ``HGENCODING`` declares, otherwise as Latin-1.
+
+    Args:
+        value: the item.
+        both: return it in both encodings if they differ.  A user whose name came in the same bytes was read as Latin-1;
+            he must not be missed by a list of those who are denied.
+    """
+    latin = value.decode("latin-1")
+    for name in ("utf-8", text(encoding.encoding)):
+        try:
+            decoded = value.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            continue
+        return [decoded, latin] if both and name != "utf-8" and decoded != latin else [decoded]
+    return [latin]
+
+
 class OpenRepository:
     """Mercurial's repository object, used by one request at a time.
 
@@ -213,7 +234,8 @@ class MercurialRepository(Repository):
         key = (section, name + "[]")
         if key not in known:
             values = self.local.ui.configlist(section.encode(), name.encode(), untrusted=section == "web")
-            known[key] = [text(value) for value in values]
+            wide = name.startswith("deny")
+            known[key] = [member for value in values for member in _names(value, both=wide)]
         settings: list[str] = known[key]
         return settings
 
