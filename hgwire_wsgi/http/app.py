@@ -98,7 +98,7 @@ class WireApp:
         self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
         self.observers = tuple(observers)
         self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
-        self._challenge = challenge
+        self.challenge = challenge
         self._dispatcher = Dispatcher(
             commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
         )
@@ -120,7 +120,7 @@ class WireApp:
                 raise request.refusal
             response = self._respond(request)
         except Exception as error:
-            response = refuse(error, request, self._challenge)
+            response = refuse(error, request, self.challenge)
         return send(request, response, start_response, observation=observation)
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
@@ -154,6 +154,46 @@ class WireApp:
         if route.kind == "resource" and self.provider.is_subresource(route.rest):
             return WireRequest("resource", {}, (), "pull" if request.method in ("GET", "HEAD") else "push")
         return None
+
+    def authorize(self, environ: dict[str, Any]) -> None:
+        """Decide whether a request may run, without running it or reading its body.
+
+        The answer is that of the policy and of the application's own rules for the same request.  Pages below a
+        repository need ``pull``, and other methods there ``push``.
+
+        Args:
+            environ: of the request.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        request = self._arrive(environ, self.limits)
+        CURRENT.set(request)
+        try:
+            if request.refusal is not None:
+                raise request.refusal
+            self._authorize(request)
+        finally:
+            CURRENT.set(None)
+
+    def _authorize(self, request: Request) -> None:
+        route = self._router.route(request)
+        request.repository = route.name
+        command = named_command(request.query)
+        if route.kind == "nothing":
+            raise RepositoryNotFound
+        if route.kind == "index":
+            return
+        with self.provider.lease(route.name) as repository:
+            if route.kind == "command":
+                self._v1.decide(request, command, route.name, repository)
+                return
+            permission = "pull" if request.method in ("GET", "HEAD") else "push"
+            if route.kind == "api":
+                permission = url_access(route.rest)[0]
+            elif route.kind == "resource" and request.method == "PUT":
+                permission = "upload"
+            self._dispatcher.authorize(request, route.name, repository, (), permission)
 
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.

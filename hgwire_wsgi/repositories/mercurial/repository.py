@@ -29,7 +29,7 @@ from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
-from .files import files_of
+from .files import files_of, read_bounded
 from .state import State
 from .transactions import make_observable
 
@@ -156,6 +156,10 @@ _MAX_REPORTED = 100
 """Maximum number of different messages about one repository in one state."""
 
 
+_READ_ONLY_LENGTH = 1000
+"""Bytes of ``.hg/hgwire-readonly`` that are read; clients show the first 160 characters."""
+
+
 class MercurialRepository(Repository):
     """A repository on disk, for one request.
 
@@ -240,6 +244,12 @@ class MercurialRepository(Repository):
             return True
         name = user.encode("utf-8", "surrogateescape")
         return bool(scmutil.ismember(self.local.ui, name, [m.encode("utf-8", "surrogateescape") for m in members]))
+
+    def read_only_reason(self) -> str | None:
+        # A share is as read-only as the repository that has its store.
+        roots = dict.fromkeys((self.local.path.rstrip(b"/"), self.local.sharedpath))
+        reasons = (read_bounded(root + b"/hgwire-readonly", _READ_ONLY_LENGTH) for root in roots)
+        return next((reason.decode("utf-8", "replace") for reason in reasons if reason is not None), None)
 
     # Commands
 
