@@ -194,7 +194,7 @@ class Request:
         Returns:
             True if the connection can be used again.
         """
-        if self._body is None and self._is_held_back:
+        if self.bytes_in == 0 and self._is_held_back:
             return False
         return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
 
