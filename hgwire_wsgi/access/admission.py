@@ -161,6 +161,15 @@ class AdmissionControl:
         self._await(question)
         return slot
 
+    def enter_now(self, lane: Lane, clients: tuple[str, ...] = ()) -> Slot | None:
+        """Take a slot that occupies a thread, if one is free."""
+        slot = Slot(self, lane, clients)
+        with self._lock:
+            if self._occupied() >= self.slots or not self._is_free(slot):
+                return None
+            self._take(slot)
+        return slot
+
     def _move(self, slot: Slot, lane: Lane) -> None:
         with self._lock:
             self._give_back(slot)
@@ -206,7 +215,8 @@ class AdmissionControl:
         if occupies and self._occupied() >= self.slots:
             return question
         if self._is_free(slot):
-            self._take(question)
+            self._take(slot)
+            question.admitted.set()
         elif not (occupies and self._is_waiting_enough(slot)):
             self._queue.append(question)
         return question
@@ -242,13 +252,12 @@ class AdmissionControl:
         while free := [each for each in self._queue if self._is_free(each.slot)]:
             chosen = min(free, key=load)
             self._queue.remove(chosen)
-            self._take(chosen)
+            self._take(chosen.slot)
+            chosen.admitted.set()
 
-    def _take(self, question: _Question) -> None:
-        slot = question.slot
+    def _take(self, slot: Slot) -> None:
         self._used[slot.lane] += 1
         self._clients.update((slot.lane, name) for name in slot.clients)
-        question.admitted.set()
 
     def _give_back(self, slot: Slot) -> None:
         self._used[slot.lane] -= 1

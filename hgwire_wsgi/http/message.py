@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -16,10 +17,12 @@ from urllib.parse import quote
 import attrs
 from webob import BaseRequest
 
+from ..access.admission import AdmissionControl, Lane, Slot
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import printable, short_list
 from .body import RequestBody
+from .deadlines import Watchdog, client_socket, stop_receiving
 from .headers import Headers
 
 __all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
@@ -62,14 +65,18 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
+        control: returns the slots of this process; ``None`` if requests are not limited.
+        watchdog: returns the watchdog of this process.
     """
 
     __slots__ = (
         "_body",
         "_limits",
         "_request_id",
+        "_slot",
         "cache",
         "commands",
+        "control",
         "environ",
         "headers",
         "method",
@@ -77,6 +84,7 @@ class Request:
         "path",
         "query",
         "repository",
+        "watchdog",
     )
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
@@ -89,6 +97,9 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
+        self.control: Callable[[], AdmissionControl] | None = None
+        self.watchdog: Callable[[], Watchdog] | None = None
+        self._slot: Slot | None = None
         self._limits = limits
         self._body: RequestBody | None = None
         self._request_id: str | None = None
@@ -137,7 +148,14 @@ class Request:
         """The request body.  Call :meth:`RequestBody.check` before a command reads it."""
         if self._body is None:
             self._body = RequestBody(self.environ, self._limits)
+            if self.watchdog is not None and (connection := self.connection) is not None:
+                self._body.transfer = self.watchdog().receiving(connection)
         return self._body
+
+    @property
+    def connection(self) -> socket.socket | None:
+        """The connection to the client, if the server gives it to the application."""
+        return client_socket(self.environ)
 
     @property
     def may_have_body(self) -> bool:
@@ -155,16 +173,70 @@ class Request:
         """Bytes of the body read so far."""
         return 0 if self._body is None else self._body.received
 
-    def drain(self) -> bool:
-        """Read the rest of the body, within ``Limits.drain``.
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing is left to read of the request."""
+        return not self.may_have_body if self._body is None else self._body.at_end
 
-        Mercurial's client reads the answer only after it has sent its whole request.  If the body is not read, an early
-        answer is lost.
+    def drain(self) -> bool:
+        """Read the rest of the body, within ``Limits.drain`` and ``Deadlines.linger``.
+
+        Mercurial's client reads the answer only after it has sent its whole request, or has failed to.  If the rest is
+        large, it is not read: the connection is closed after the answer, and the client reads the answer then.
 
         Returns:
             True if the connection can be used again.
         """
-        return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
+        if self.is_read:
+            return True
+        if self._slot is None and self.control is not None:
+            # Reading it occupies a thread, but the client must not wait for its answer.
+            self._slot = self.control().enter_now("receive", self._clients)
+            if self._slot is None:
+                return False
+        body, connection = self.body, self.connection
+        if self.watchdog is not None and connection is not None:
+            body.transfer = self.watchdog().lingering(connection)
+        return body.drain(self._limits.drain)
+
+    def stop_receiving(self) -> bool:
+        """Let the server find the end of the body, so that it closes the connection; False if it cannot be done."""
+        connection = self.connection
+        if connection is not None:
+            stop_receiving(connection)
+        return connection is not None
+
+    # Admission
+
+    def enter(self, lane: Lane) -> None:
+        """Take a slot, or continue in another lane.
+
+        Raises:
+            ServerBusy: if there is none.
+        """
+        if self._slot is not None:
+            slot, self._slot = self._slot, None
+            slot.move(lane)
+            self._slot = slot
+        elif self.control is not None:
+            self._slot = self.control().enter(lane, self._clients)
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether the request has a slot."""
+        return self._slot is not None
+
+    @property
+    def _clients(self) -> tuple[str, ...]:
+        """Whose limits count: those of the address and of the user."""
+        named = {"address": self.address, "user": self.user}
+        return tuple(f"{kind} {name}" for kind, name in named.items() if name)
 
     def describe(self) -> str:
         """Describe the request in one line for log messages."""
