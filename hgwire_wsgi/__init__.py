@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .access.policy import AccessRequest, Policy, hgweb_policy
+    from .access.combine import all_of, default_policy, maintenance, read_only, repository_read_only
+    from .access.hgweb import hgweb_policy
+    from .access.request import AccessRequest, CommandCall, Policy
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
         StreamResponse,
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
-    from .errors import HgWireError, PermissionDenied
+    from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
     from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
     from .http.v1.input import classify
@@ -47,6 +49,7 @@ __all__ = [
     "BytesResponse",
     "CacheSettings",
     "Command",
+    "CommandCall",
     "CommandContext",
     "CommandRegistry",
     "CommandReport",
@@ -62,22 +65,31 @@ __all__ = [
     "PushError",
     "PushResponse",
     "Repository",
+    "RepositoryNotFound",
     "RepositoryProvider",
     "RequestClosed",
     "RequestStarted",
     "ServerCapabilities",
     "StreamResponse",
+    "Unavailable",
     "WireApp",
     "WireMiddleware",
     "WireRequest",
     "__version__",
+    "all_of",
     "classify",
+    "default_policy",
     "hgweb_policy",
     "log_requests",
+    "maintenance",
+    "read_only",
+    "repository_read_only",
 ]
 
 _MODULES = {
-    "access.policy": ("AccessRequest", "Policy", "hgweb_policy"),
+    "access.combine": ("all_of", "default_policy", "maintenance", "read_only", "repository_read_only"),
+    "access.hgweb": ("hgweb_policy",),
+    "access.request": ("AccessRequest", "CommandCall", "Policy"),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),
     "commands.classify": ("WireRequest",),
@@ -92,7 +104,7 @@ _MODULES = {
         "StreamResponse",
     ),
     "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
-    "errors": ("HgWireError", "PermissionDenied"),
+    "errors": ("HgWireError", "PermissionDenied", "RepositoryNotFound", "Unavailable"),
     "events": ("CommandReport", "PushChanges", "RequestClosed", "RequestStarted"),
     "http.app": ("WireApp", "WireMiddleware"),
     "http.v1.input": ("classify",),

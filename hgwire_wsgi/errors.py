@@ -34,6 +34,7 @@ The tree::
     │   ├── ServerBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
+    ├── Unavailable                   the server does not serve the request at present
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -78,6 +79,7 @@ __all__ = [
     "ServerBusy",
     "StreamChanged",
     "TruncatedFrame",
+    "Unavailable",
     "UnexpectedFrame",
     "UnknownCommand",
     "UnsupportedMediaType",
@@ -236,9 +238,12 @@ class BackendError(HgWireError):
 
 
 class RepositoryNotFound(BackendError):
-    """The provider has no repository of that name."""
+    """The provider has no repository of that name, or the policy hides it."""
 
     http_status = 404
+
+    def __init__(self, message: str = "no such repository", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message, headers=headers)
 
 
 class RepositoryBusy(BackendError):
@@ -274,6 +279,24 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class Unavailable(HgWireError):
+    """The server does not serve the request at present, for example because of maintenance.
+
+    Args:
+        message: the reason; it becomes the HTTP reason phrase.
+        retry_after: seconds until the client should try again (``Retry-After``); ``None`` if unknown.
+        headers: as for :class:`HgWireError`.
+    """
+
+    http_status = 503
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
+        super().__init__(message, headers=(*retry, *headers))
 
 
 class ConnectionFailed(HgWireError):

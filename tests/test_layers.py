@@ -116,9 +116,10 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
         *("streams", "errors", "events", "limits"),
     ),
-    "access": _own("access", "repositories.base", "errors"),
+    "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(
         *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+        "logcontext",
     ),
 }
 """Which parts of the package these may know."""

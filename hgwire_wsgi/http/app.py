@@ -2,21 +2,25 @@
 
 A request goes through :meth:`WireApp._respond`: routing finds its target, and a transport turns it into a response
 value.  Errors on the way become responses too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+
+The policy is asked before anything of a request's body is read, and before its arguments are parsed.  If it hides a
+repository, every answer is the one for a repository that does not exist: both are made by the same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import webob
 
-from ..access.policy import Policy, hgweb_policy
+from ..access.combine import default_policy
+from ..access.request import Policy
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
-from ..commands.classify import WireRequest
+from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
 from ..errors import HgWireError, RepositoryNotFound, RequestError
@@ -24,13 +28,13 @@ from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
-from ..repositories.base import Lease, RepositoryProvider, SubresourceRequest, Subresources
+from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
-from .message import NOSNIFF, Request, Response, text_response
+from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
 from .v1.bundles import LongReplies
-from .v1.input import classify, read_request
+from .v1.input import classify
 from .v1.transport import V1Transport
 from .v2.api import ApiSettings, url_access
 from .v2.transport import V2Transport
@@ -52,11 +56,11 @@ class WireApp:
     Args:
         provider: finds the repositories.
         commands: the registry (default: the standard commands).  A copy is taken.
-        policy: the access policy (default: hgweb's rules).
+        policy: the access policy (default: hgweb's rules, and the file ``.hg/hgwire-readonly``).
         capabilities: the capabilities to negotiate (default: those of the provider).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
-            and sets ``REMOTE_USER``.
+            and sets ``REMOTE_USER``.  With ``None``, no client is asked for credentials: a 401 becomes 403.
         api: the frame-based API (default: off).
         cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
@@ -67,10 +71,10 @@ class WireApp:
         provider: RepositoryProvider,
         *,
         commands: CommandRegistry | None = None,
-        policy: Policy = hgweb_policy,
+        policy: Policy = default_policy,
         capabilities: ServerCapabilities | None = None,
         limits: Limits | None = None,
-        challenge: str = 'Basic realm="Mercurial"',
+        challenge: str | None = 'Basic realm="Mercurial"',
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
         observers: Sequence[Observer] = (),
@@ -161,35 +165,18 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command":
-            return self._command(request, route.name)
-        wire = read_request(request, self.commands, self.capabilities, self.limits)
-        if wire is not None:
-            request.commands = wire.names
+        command = named_command(request.query)
+        if command:
+            request.commands = (command,)
         if route.kind == "nothing":
-            raise RepositoryNotFound("no such repository")
+            raise RepositoryNotFound
         if route.kind == "index":
             return self._list(request)
-        if route.kind == "below":
-            return _below()
         lease = self.provider.lease(route.name)
         try:
+            if route.kind == "command":
+                return self._v1.respond(request, command, route.name, lease)
             return self._other(request, route, lease)
-        except BaseException:
-            lease.release()
-            raise
-
-    def _command(self, request: Request, name: str) -> Response:
-        lease = self.provider.lease(name)
-        try:
-            again = self._v1.repeat(request, name, lease.repository)
-            if again is not None:
-                lease.release()
-                return again
-            # The route says that the query string names a command.
-            wire = cast("WireRequest", read_request(request, self.commands, self.capabilities, self.limits))
-            request.commands = wire.names
-            return self._v1.respond(request, wire, name, lease)
         except BaseException:
             lease.release()
             raise
@@ -197,18 +184,23 @@ class WireApp:
     def _other(self, request: Request, route: Route, lease: Lease) -> Response:
         """Serve requests other than commands: large files, and a text for browsers that open a repository's URL."""
         authorize = partial(self._dispatcher.authorize, request, route.name, lease.repository, ())
-        body = request.body.check()
         if route.kind == "greeting":
             authorize("pull")
             lease.release()
             return _greet(request)
         repository = lease.repository
+        self._dispatcher.require_visible(request, route.name, repository)
+        if route.kind == "below":
+            lease.release()
+            return _below()
         if isinstance(repository, Subresources) and self.provider.is_subresource(route.rest):
+            body = request.body.check()
             asked = SubresourceRequest(environ=_shift(request, route.rest), path=route.rest, body=body)
             reply = repository.subresource(asked, authorize)
             if reply is not None:
                 close = partial(close_source, reply.chunks)
-                return Response(reply.status, [*reply.headers], iter(reply.chunks), (close, lease.release))
+                headers = _with_cache_control(request, reply)
+                return Response(reply.status, headers, iter(reply.chunks), (close, lease.release))
         raise RepositoryNotFound("not found")
 
     def _list(self, request: Request) -> Response:
@@ -222,7 +214,7 @@ class WireApp:
             if self._shows(request, name)
         ]
         if not lines:
-            raise RepositoryNotFound("no such repository")
+            raise RepositoryNotFound
         return text_response("200 OK", "".join(lines))
 
     def _shows(self, request: Request, name: str) -> bool:
@@ -236,7 +228,16 @@ class WireApp:
 
 def _below() -> Response:
     """A command belongs to a repository's own URL; below it, hgweb answers the same."""
-    return Response("404 Not Found", [("Content-Type", MEDIA_TYPE_01), NOSNIFF], b"0\nNot Found\n", error="Not Found")
+    headers = [("Content-Type", MEDIA_TYPE_01), NO_STORE, NOSNIFF]
+    return Response("404 Not Found", headers, b"0\nNot Found\n", error="Not Found")
+
+
+def _with_cache_control(request: Request, reply: SubresourceReply) -> list[tuple[str, str]]:
+    """The headers of a reply, with ``Cache-Control`` unless the backend has set it."""
+    if any(name.lower() == "cache-control" for name, _ in reply.headers):
+        return [*reply.headers]
+    reads = request.method in ("GET", "HEAD") and reply.status.startswith("2")
+    return [*reply.headers, PRIVATE if reads else NO_STORE]
 
 
 def _greet(request: Request) -> Response:

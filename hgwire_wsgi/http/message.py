@@ -25,10 +25,31 @@ from .body import RequestBody
 from .deadlines import Watchdog, client_socket, stop_receiving
 from .headers import Headers
 
-__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
+__all__ = [
+    "NOSNIFF",
+    "NO_STORE",
+    "PRIVATE",
+    "FileBody",
+    "FrontEndBody",
+    "Observed",
+    "Request",
+    "Response",
+    "text_response",
+]
 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """Browsers must not guess that a reply is a page: repositories contain untrusted data."""
+
+PRIVATE = ("Cache-Control", "private, no-cache")
+"""For replies that succeeded.
+
+Whether the next user may have the same reply is up to the policy, so no shared cache may store it.  The reply is right
+only for the present state of the repository, so a cache of the user must not repeat it without asking; a reply without
+this header may be repeated, even with a query string in its URL (RFC 9111, section 4.2.2).
+"""
+
+NO_STORE = ("Cache-Control", "no-store")
+"""For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -304,4 +325,6 @@ class Response:
 def text_response(status: str, text: str | bytes, headers: Iterable[tuple[str, str]] = (), error: str = "") -> Response:
     """A response of plain text."""
     body = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return Response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers, NOSNIFF], body, error=error)
+    stored = NO_STORE if error else PRIVATE
+    media_type = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, [media_type, *headers, stored, NOSNIFF], body, error=error)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.access.policy import AccessRequest, hgweb_policy
+from hgwire_wsgi.access.hgweb import hgweb_policy
+from hgwire_wsgi.access.request import AccessRequest
 from hgwire_wsgi.errors import PermissionDenied
 from hgwire_wsgi.testing.memory import MemoryRepository
 
