@@ -23,6 +23,7 @@ else happens while it is held.  The module knows nothing of WSGI.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -33,13 +34,16 @@ import attrs
 
 from ..errors import ServerBusy
 
-__all__ = ["DEFAULT_THREADS", "Admission", "AdmissionControl", "Lane", "Slot"]
+__all__ = ["THREADS_VARIABLE", "Admission", "AdmissionControl", "Lane", "Slot"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
 Lane = Literal["receive", "send", "make"]
 
-DEFAULT_THREADS = 8
+THREADS_VARIABLE = "HGWIRE_THREADS"
+"""The environment variable that tells an application how many threads its process has."""
+
+_DEFAULT_THREADS = 8
 """Threads of each process, if neither the host nor the server says how many there are."""
 
 _QUIET_SECONDS = 60.0
@@ -54,8 +58,9 @@ class Admission:
     """Limits on the requests that one process serves at once.
 
     Attributes:
-        threads: number of threads of each process; default: as the server says, or 8.  With one thread, every request
-            occupies the whole process, so nothing is limited; 1 therefore turns admission control off.
+        threads: number of threads of each process; default: the environment variable ``HGWIRE_THREADS``, which our
+            settings for gunicorn set; under uWSGI, its option; otherwise 8.  With one thread, every request occupies
+            the whole process, so nothing is limited; 1 therefore turns admission control off.
         receive: maximum number of requests whose body is being read; default: half of the slots.
         send: maximum number of long replies that are being sent; default: all slots but one in four.
         make: maximum number of bundles that are being made.
@@ -72,6 +77,17 @@ class Admission:
     client: int | None = attrs.field(default=None, validator=_COUNT)
     wait: float = attrs.field(default=5.0, validator=attrs.validators.ge(0))
     retry_after: int = attrs.field(default=10, validator=attrs.validators.ge(1))
+
+    def for_process(self, threads: int | None = None) -> AdmissionControl | None:
+        """Return the slots of a process; ``None`` if it has one thread.
+
+        Args:
+            threads: number of threads according to the server, if it says so.
+        """
+        named = os.environ.get(THREADS_VARIABLE, "")
+        given = int(named) if named.isdecimal() and named.isascii() else None
+        count = self.threads or given or threads or _DEFAULT_THREADS
+        return AdmissionControl(self, count) if count > 1 else None
 
 
 def _most(count: int) -> int:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import webob
 
+from ..access.admission import Admission
 from ..access.combine import default_policy
 from ..access.request import Policy
 from ..cache.bundles import BundleCache
@@ -30,9 +31,11 @@ from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
+from .deadlines import Deadlines, Watchdog
 from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
+from .uwsgi import thread_count
 from .v1.bundles import LongReplies
 from .v1.input import classify
 from .v1.transport import V1Transport
@@ -64,6 +67,8 @@ class WireApp:
         api: the frame-based API (default: off).
         cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
+        admission: how many requests may occupy threads of a process, so that some always serve small commands.
+        deadlines: minimum rates of transfers.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class WireApp:
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
         observers: Sequence[Observer] = (),
+        admission: Admission | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
         registry.add_backend_commands(provider.commands(), provider.known_permissions())
@@ -89,6 +96,9 @@ class WireApp:
         self.api = api or ApiSettings()
         settings, chunk = cache or CacheSettings(), self.limits.chunk
         self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
+        limited, watched = admission or Admission(), deadlines or Deadlines()
+        self._control = PerProcess(lambda: limited.for_process(thread_count()))
+        self._watchdog = PerProcess(lambda: Watchdog(watched))
         self.observers = tuple(observers)
         self._challenge = challenge
         self._dispatcher = Dispatcher(
@@ -106,9 +116,15 @@ class WireApp:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ, self.limits)
         CURRENT.set(request)
+        request.watchdog = self._watchdog.get
+        if environ.get("wsgi.multithread"):
+            # A process that serves one request at a time has no thread to spare.
+            request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
             response = self._respond(request)
+            if not (response.is_short or request.has_slot):
+                _enter_to_send(request, response)
         except Exception as error:
             response = refuse(error, request, self._challenge)
         return send(request, response, start_response, observation=observation)
@@ -195,6 +211,8 @@ class WireApp:
             return _below()
         if isinstance(repository, Subresources) and self.provider.is_subresource(route.rest):
             body = request.body.check()
+            if request.may_have_body:
+                request.enter("receive")
             asked = SubresourceRequest(environ=_shift(request, route.rest), path=route.rest, body=body)
             reply = repository.subresource(asked, authorize)
             if reply is not None:
@@ -224,6 +242,19 @@ class WireApp:
         except HgWireError:
             return False
         return True
+
+
+def _enter_to_send(request: Request, response: Response) -> None:
+    """Take a slot for a reply that turned out to be long.
+
+    Raises:
+        ServerBusy: if there is none; the response is abandoned.
+    """
+    try:
+        request.enter("send")
+    except BaseException:
+        response.abandon()
+        raise
 
 
 def _below() -> Response:

@@ -11,7 +11,7 @@ Posted arguments precede the body.  To parse them without consuming them, a read
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,11 +38,13 @@ class RequestBody:
 
     Attributes:
         received: bytes read so far.
+        admit: called before the first byte is read; it may refuse.
         transfer: its deadline; ``None`` if it has none.
     """
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
         self.received = 0
+        self.admit: Callable[[], object] | None = None
         self.transfer: Transfer | None = None
         self._source: Readable | None = environ.get("wsgi.input")
         self._front: Prefixed | None = None
@@ -116,6 +118,9 @@ class RequestBody:
             size = min(size, self._left)
         if size <= 0 or self._source is None:
             return b""
+        if self.admit is not None:
+            self.admit()
+            self.admit = None
         transfer = self.transfer
         try:
             if transfer is not None:

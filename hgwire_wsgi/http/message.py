@@ -20,7 +20,7 @@ from webob import BaseRequest
 from ..access.admission import AdmissionControl, Lane, Slot
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
-from ..logcontext import printable, short_list
+from ..logcontext import LOGGER, printable, short_list
 from .body import RequestBody
 from .deadlines import Watchdog, client_socket, stop_receiving
 from .headers import Headers
@@ -50,6 +50,8 @@ this header may be repeated, even with a query string in its URL (RFC 9111, sect
 
 NO_STORE = ("Cache-Control", "no-store")
 """For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
+
+_SHORT = 16 * 1024
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -86,7 +88,7 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
-        control: returns the slots of this process; ``None`` if requests are not limited.
+        control: returns the slots of this process, if requests are limited.
         watchdog: returns the watchdog of this process.
     """
 
@@ -118,7 +120,7 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
-        self.control: Callable[[], AdmissionControl] | None = None
+        self.control: Callable[[], AdmissionControl | None] | None = None
         self.watchdog: Callable[[], Watchdog] | None = None
         self._slot: Slot | None = None
         self._limits = limits
@@ -169,8 +171,9 @@ class Request:
         """The request body.  Call :meth:`RequestBody.check` before a command reads it."""
         if self._body is None:
             self._body = RequestBody(self.environ, self._limits)
-            if self.watchdog is not None and (connection := self.connection) is not None:
-                self._body.transfer = self.watchdog().receiving(connection)
+            self._body.admit = self._enter_to_read
+            if self.watchdog is not None:
+                self._body.transfer = self.watchdog().receiving(self.connection)
         return self._body
 
     @property
@@ -210,14 +213,14 @@ class Request:
         """
         if self.is_read:
             return True
-        if self._slot is None and self.control is not None:
+        if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
-            self._slot = self.control().enter_now("receive", self._clients)
+            self._slot = control.enter_now("receive", self._clients)
             if self._slot is None:
                 return False
-        body, connection = self.body, self.connection
-        if self.watchdog is not None and connection is not None:
-            body.transfer = self.watchdog().lingering(connection)
+        body = self.body
+        if self.watchdog is not None:
+            body.transfer = self.watchdog().lingering(self.connection)
         return body.drain(self._limits.drain)
 
     def stop_receiving(self) -> bool:
@@ -239,8 +242,21 @@ class Request:
             slot, self._slot = self._slot, None
             slot.move(lane)
             self._slot = slot
-        elif self.control is not None:
-            self._slot = self.control().enter(lane, self._clients)
+        elif (control := self._control) is not None:
+            self._slot = control.enter(lane, self._clients)
+
+    def _enter_to_read(self) -> None:
+        if self._slot is None:
+            self.enter("receive")
+
+    def enter_making(self) -> Slot | None:
+        """Take a slot for making a bundle; ``None`` if their number is not limited.  The caller releases it.
+
+        Raises:
+            ServerBusy: if there is none.
+        """
+        control = self._control
+        return None if control is None else control.enter("make", self._clients)
 
     def leave(self) -> None:
         """Give the slot back."""
@@ -252,6 +268,10 @@ class Request:
     def has_slot(self) -> bool:
         """Whether the request has a slot."""
         return self._slot is not None
+
+    @property
+    def _control(self) -> AdmissionControl | None:
+        return None if self.control is None else self.control()
 
     @property
     def _clients(self) -> tuple[str, ...]:
@@ -320,6 +340,19 @@ class Response:
     def code(self) -> int:
         """The status as a number."""
         return int(self.status[:3])
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the body fits into the buffer of any connection, so that sending it never waits."""
+        return isinstance(self.body, FrontEndBody) or (isinstance(self.body, bytes) and len(self.body) <= _SHORT)
+
+    def abandon(self) -> None:
+        """Release all resources of a response that is not sent."""
+        for close in (*([self.body.file.close] if isinstance(self.body, FileBody) else []), *self.release):
+            try:
+                close()
+            except Exception:
+                LOGGER.exception("cleaning up after a response failed")
 
 
 def text_response(status: str, text: str | bytes, headers: Iterable[tuple[str, str]] = (), error: str = "") -> Response:

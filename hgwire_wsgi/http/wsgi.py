@@ -35,9 +35,6 @@ StartResponse = Callable[..., Any]
 
 _READ_SIZE = 256 * 1024
 
-_SHORT = 16 * 1024
-"""Bytes of a reply that fit into the buffer of any connection, so that sending them never waits."""
-
 
 @attrs.define(eq=False)
 class Observation:
@@ -287,7 +284,7 @@ def send(
     """
     body, headers = response.body, response.headers
     # A reply that never waits may go first.
-    short = isinstance(body, bytes) and len(body) <= _SHORT
+    short = response.is_short
     drain = short and not request.is_read
     cut = not short and not request.drain()
     if isinstance(body, bytes):
