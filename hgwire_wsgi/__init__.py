@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
     from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
+    from .http.authorize import AuthorizeApp
     from .http.v1.input import classify
     from .http.v2.api import ApiSettings
     from .limits import Limits
@@ -49,6 +50,7 @@ __all__ = [
     "AccessRequest",
     "ApiSettings",
     "Argument",
+    "AuthorizeApp",
     "BytesResponse",
     "CacheSettings",
     "Command",
@@ -162,6 +164,7 @@ _MODULES = {
         "WireApp",
         "WireMiddleware",
     ),
+    "http.authorize": ("AuthorizeApp",),
     "http.v1.input": ("classify",),
     "http.v2.api": ("ApiSettings",),
     "limits": ("Limits",),
