@@ -39,9 +39,12 @@ MEDIA_TYPE_01 = "application/mercurial-0.1"
 MEDIA_TYPE_02 = "application/mercurial-0.2"
 HG_ERROR = "application/hg-error"
 
+ANY_BYTES = "application/octet-stream"
+"""The media type of a body that is not described further.  Some programs send pushes with it, and hgweb takes them."""
+
 _VERSIONS = ("0.1", "0.2")
 _MEDIA_TYPES = {"0.1": MEDIA_TYPE_01, "0.2": MEDIA_TYPE_02}
-_MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TYPES.items()}
+_MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TYPES.items()} | {ANY_BYTES: "0.1"}
 
 
 class HeaderSource(Protocol):

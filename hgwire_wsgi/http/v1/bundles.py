@@ -76,6 +76,7 @@ class _Producer:
     lease: Lease | None
     enter: Callable[[], Slot | None]
     family: str | None = None
+    may_be_cached: Callable[[], bool] = bool
 
     def index(self, key: str) -> IndexEntry | None:
         """Return the index entry for the bundle, if it is one of the whole repository."""
@@ -99,7 +100,7 @@ class _Producer:
                 bound.require_unchanged(lease.repository)
                 bound = bound.on(lease.repository)
             rendered = render(bound, self.encodings)
-            body = rendered.body
+            body, self.may_be_cached = rendered.body, rendered.may_be_cached
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
@@ -164,7 +165,7 @@ class LongReplies:
         label = f"{bound.command.name} of {name or 'the repository at /'}"
         try:
             bundle = bundles.join_or_make(
-                key, producer, partial(self._is_current, bound, name), index=partial(producer.index, key), label=label
+                key, producer, partial(self._is_current, producer), index=partial(producer.index, key), label=label
             )
         except Uncacheable as error:
             rendered: Rendered = error.result
@@ -172,7 +173,23 @@ class LongReplies:
         if bundle.outcome != "uncached":
             request.cache = bundle.outcome
         body = bundle.body
-        return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
+        if isinstance(body, (StoredFile, StoredUrl)):
+            return Rendered(media_type, self._stored(body))
+        return Rendered(media_type, body, may_be_cached=producer.may_be_cached)
+
+    def _is_current(self, producer: _Producer) -> bool:
+        """Whether a complete bundle may be cached.
+
+        The repository must be in the same state as before, its replies must still be the same for all users, only
+        ``pull`` may have been granted, and the bundle must not contain a failure.
+        """
+        bound = producer.bound
+        return (
+            not bound.granted - {"pull"}
+            and bound.is_shared
+            and producer.may_be_cached()
+            and self.provider.change_stamp(producer.name) == bound.stamp
+        )
 
     def _make_alone(self, request: Request, bound: BoundCommand, encodings: Encodings) -> Rendered:
         """Make a reply that is not cached."""
@@ -189,10 +206,6 @@ class LongReplies:
         else:
             rendered = attrs.evolve(rendered, source=_Held(rendered.source, slot))
         return rendered
-
-    def _is_current(self, bound: BoundCommand, name: str) -> bool:
-        """True if the repository is in the same state as before, and only ``pull`` was granted."""
-        return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
 
     def _older(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
@@ -230,6 +243,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
     return {
         "version": __version__,
         "repository": name,
+        "view": bound.view,
         "command": command.name,
         "handler": command.handler_name,
         "arguments": {
