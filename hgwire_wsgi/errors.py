@@ -17,6 +17,7 @@ The tree::
     ├── RequestError                  the HTTP request itself is malformed
     │   ├── LengthRequired
     │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
     │   ├── BodyTruncated
     │   └── DecodeError               a compressed body that does not decompress
     ├── NegotiationError
@@ -30,6 +31,7 @@ The tree::
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryBusy
+    │   ├── ServerBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
     ├── Unavailable                   the server does not serve the request at present
@@ -52,6 +54,7 @@ __all__ = [
     "BadRequestId",
     "BadStream",
     "BodyTooLarge",
+    "BodyTooSlow",
     "BodyTruncated",
     "CommandError",
     "CommandFailed",
@@ -75,6 +78,7 @@ __all__ = [
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "ServerBusy",
     "StreamChanged",
     "TruncatedFrame",
     "Unavailable",
@@ -167,6 +171,12 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class BodyTooSlow(RequestError):
+    """The client sends the body more slowly than ``Deadlines`` allows."""
+
+    http_status = 408
+
+
 class BodyTruncated(RequestError):
     """The client disconnected before it had sent the whole body."""
 
@@ -239,7 +249,13 @@ class RepositoryNotFound(BackendError):
 
 
 class RepositoryBusy(BackendError):
-    """All leases of the repository are in use, and none became free in time."""
+    """The repository is locked, or all its leases are in use, and this did not change in time."""
+
+    http_status = 503
+
+
+class ServerBusy(BackendError):
+    """The server is serving too many other requests; ``Retry-After`` says when to try again."""
 
     http_status = 503
 

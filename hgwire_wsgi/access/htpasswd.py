@@ -19,7 +19,7 @@ from ..logcontext import LOGGER
 __all__ = ["HtpasswdFile"]
 
 _HASHES = CryptContext(["bcrypt", "sha512_crypt", "sha256_crypt", "apr_md5_crypt", "ldap_sha1"])
-"""What ``htpasswd`` writes, except for plain text and ``crypt``, which are cut to 8 characters."""
+"""What ``htpasswd`` writes, except for plain text and ``crypt``, which cuts passwords to 8 characters."""
 
 _BCRYPT_BYTES = 72
 """bcrypt ignores the rest of a password; its Python library refuses longer ones since version 5."""
@@ -30,6 +30,7 @@ _FRESH = 2.0
 
 @attrs.frozen
 class _Content:
+    data: bytes = attrs.field(repr=False)
     users: Mapping[str, str] = attrs.field(repr=False)
     stamp: object
 
@@ -48,7 +49,7 @@ class HtpasswdFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._content = self._read()
+        self._content = self._read(None)
 
     def __call__(self, user: str, password: str) -> bool:
         """Whether the password is that of the user.
@@ -57,7 +58,7 @@ class HtpasswdFile:
             OSError: if the file has changed and cannot be read.
         """
         if self._content.stamp != self._stamp():
-            self._content = self._read()
+            self._content = self._read(self._content)
         users = self._content.users
         known = users.get(user)
         hashed = known or next(iter(users.values()), "")
@@ -72,11 +73,15 @@ class HtpasswdFile:
         found = self._path.stat()
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _read(self) -> _Content:
-        found = self._path.stat()
-        stamp = None if abs(time.time() - found.st_mtime) < _FRESH else self._stamp()
+    def _read(self, last: _Content | None) -> _Content:
+        stamp, changed = self._stamp(), self._path.stat().st_mtime
+        data = self._path.read_bytes()
+        users = self._parse(data) if last is None or data != last.data else last.users
+        return _Content(data, users, None if abs(time.time() - changed) < _FRESH else stamp)
+
+    def _parse(self, data: bytes) -> dict[str, str]:
         users: dict[str, str] = {}
-        for number, line in enumerate(_text(self._path.read_bytes()).splitlines(), 1):
+        for number, line in enumerate(_text(data).splitlines(), 1):
             user, colon, hashed = line.strip().partition(":")
             if not user or user.startswith("#"):
                 continue
@@ -84,7 +89,7 @@ class HtpasswdFile:
                 LOGGER.warning("%s, line %d: no password hash of a known kind", self._path, number)
                 continue
             users[user] = hashed
-        return _Content(users, stamp)
+        return users
 
 
 def _text(data: bytes) -> str:

@@ -137,16 +137,16 @@ def trusted_header(name: str, proxies: TrustedProxies) -> Identify:
         name: the HTTP name, such as ``X-Forwarded-User``.
         proxies: the front ends; the address of the immediate peer counts.
     """
-    complaints = _Complaints()
+    strangers, lists = _Complaints(), _Complaints()
 
     def identify(request: IdentityRequest) -> str | None:
         value = (request.header(name) or "").strip()
         if not value:
             return None
         if not proxies.trusts(request.peer):
-            complaints.add("%s is ignored: %s is not a trusted front end", name, request.peer or "a Unix socket")
+            strangers.add("%s is ignored: %s is not a trusted front end", name, request.peer or "a Unix socket")
         elif "," in value:
-            complaints.add("%s from %s is ignored: it names several users", name, request.peer or "a Unix socket")
+            lists.add("%s from %s is ignored: it names several users", name, request.peer or "a Unix socket")
         else:
             return user_text(value)
         return None

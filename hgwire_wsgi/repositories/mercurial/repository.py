@@ -30,6 +30,7 @@ from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
 from .files import files_of, read_bounded
+from .hooks import PushLimits, limit_pushes
 from .state import State
 from .transactions import make_observable
 
@@ -103,19 +104,21 @@ class OpenRepository:
         ui: the configuration, which the object keeps and changes.
         found: where the repository is.
         state: the state that it is opened in.
+        limits: on pushes.
 
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
         found, state: as given.
     """
 
-    def __init__(self, ui: Any, found: Found, state: State) -> None:
+    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
         self.found = found
         self.state = state
         unfiltered = open_repository(ui, found.root).unfiltered()
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 

@@ -119,6 +119,8 @@ def test_urls_that_inform_need_no_permission() -> None:
     exchange = Exchange(make_app(provider=provider), path="/repo/api/exp-http-v2-0001")
     assert exchange.read() == b"HTTP version 2 API handler"
     assert exchange.status == "200 OK"
+    unknown = Exchange(make_app(provider=provider), path="/repo/api/none")
+    assert (unknown.status, unknown.read()[:17]) == ("404 Not Found", b"Unknown API: none")
     assert provider.held == 0
 
 
