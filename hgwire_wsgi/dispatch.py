@@ -278,7 +278,7 @@ class Dispatcher:
             read_calls=calls,
         )
         try:
-            ask(self.policy, request)
+            ask(request, self.policy)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:
