@@ -84,7 +84,7 @@ def _own(*parts: str) -> tuple[str, ...]:
 
 
 ONLY_IMPORTED_BY: dict[str, tuple[str, ...]] = {
-    "uwsgi": _own("http.uwsgi"),
+    "uwsgi": _own("http.uwsgi", "hosts.uwsgi"),
     "webob": _own("http", "hosts", "testing"),
     "webtest": _own("testing"),
     "mercurial": _own("repositories.mercurial"),
@@ -117,9 +117,10 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
         *("streams", "errors", "events", "limits"),
     ),
-    "access": _own("access", "repositories.base", "errors", "logcontext"),
+    "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(
         *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+        "logcontext",
     ),
 }
 """Which parts of the package these may know."""

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import attrs
 
 from ..errors import PermissionDenied
-from .policy import AccessRequest, Policy
+from .request import AccessRequest, Policy
 
 __all__ = ["login_first"]
 

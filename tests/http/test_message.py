@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hgwire_wsgi import Limits, PushChanges
-from hgwire_wsgi.http.message import NOSNIFF, Observed, Request, Response, text_response
+from hgwire_wsgi.http.message import NO_STORE, NOSNIFF, PRIVATE, Observed, Request, Response, text_response
 
 
 def request(body: bytes = b"", limits: Limits | None = None, **environ: Any) -> Request:
@@ -149,9 +149,10 @@ def test_a_status_as_a_number() -> None:
 def test_a_response_of_text_forbids_guessing() -> None:
     response = text_response("400 no", "naïve\udcff", [("Allow", "GET")], error="no")
     assert response.body == "naïve?".encode()
-    assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NOSNIFF]
+    assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NO_STORE, NOSNIFF]
     assert (response.error, response.release) == ("no", ())
-    assert text_response("200 OK", b"\xff").body == b"\xff"
+    good = text_response("200 OK", b"\xff")
+    assert (good.body, good.headers[1:]) == (b"\xff", [PRIVATE, NOSNIFF])
 
 
 @pytest.mark.parametrize(

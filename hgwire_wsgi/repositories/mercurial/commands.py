@@ -31,6 +31,7 @@ from ...errors import CommandFailed, LocalProtocolError
 from ..base import RepositorySettings
 from .checks import check, check_bundle
 from .errors import Report, translated_chunks, translated_request
+from .hooks import kept_output
 from .transactions import observed
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
@@ -86,7 +87,7 @@ class _Protocol:
     @contextlib.contextmanager
     def mayberedirectstdio(self) -> Iterator[io.BytesIO]:
         """Collect what Mercurial and its hooks print, for the reply."""
-        ui, output = self._ui, io.BytesIO()
+        ui, output = self._ui, kept_output(self._ui)
         saved = ui.fout, ui.ferr
         ui.fout = ui.ferr = output
         try:

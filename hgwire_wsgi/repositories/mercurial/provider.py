@@ -25,6 +25,7 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
+from .hooks import PushLimits
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
 from .state import StateReader
 
@@ -54,6 +55,11 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
+            ``ui.timeout`` if it is set, otherwise 10.
+        hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
+            limit.  Python hooks run inside the server and cannot be stopped.
+        hook_output: bytes of the output of hooks that are kept for the client.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,7 +73,11 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        lock_timeout: int | None = None,
+        hook_timeout: float | None = 300.0,
+        hook_output: int = 1024 * 1024,
     ) -> None:
+        self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
             self._ui = _load_ui(config)
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
@@ -138,7 +148,7 @@ class MercurialProvider(RepositoryProvider):
             ui = self._ui.copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state)
+            return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not _is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure

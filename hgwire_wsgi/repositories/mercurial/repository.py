@@ -29,7 +29,8 @@ from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
-from .files import files_of
+from .files import files_of, read_bounded
+from .hooks import PushLimits, limit_pushes
 from .state import State
 from .transactions import make_observable
 
@@ -103,19 +104,21 @@ class OpenRepository:
         ui: the configuration, which the object keeps and changes.
         found: where the repository is.
         state: the state that it is opened in.
+        limits: on pushes.
 
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
         found, state: as given.
     """
 
-    def __init__(self, ui: Any, found: Found, state: State) -> None:
+    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
         self.found = found
         self.state = state
         unfiltered = open_repository(ui, found.root).unfiltered()
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
@@ -154,6 +157,10 @@ class Facts:
 
 _MAX_REPORTED = 100
 """Maximum number of different messages about one repository in one state."""
+
+
+_READ_ONLY_LENGTH = 1000
+"""Bytes of ``.hg/hgwire-readonly`` that are read; clients show the first 160 characters."""
 
 
 class MercurialRepository(Repository):
@@ -240,6 +247,12 @@ class MercurialRepository(Repository):
             return True
         name = user.encode("utf-8", "surrogateescape")
         return bool(scmutil.ismember(self.local.ui, name, [m.encode("utf-8", "surrogateescape") for m in members]))
+
+    def read_only_reason(self) -> str | None:
+        # A share is as read-only as the repository that has its store.
+        roots = dict.fromkeys((self.local.path.rstrip(b"/"), self.local.sharedpath))
+        reasons = (read_bounded(root + b"/hgwire-readonly", _READ_ONLY_LENGTH) for root in roots)
+        return next((reason.decode("utf-8", "replace") for reason in reasons if reason is not None), None)
 
     # Commands
 
