@@ -64,7 +64,7 @@ class AccessRequest:
     method: str
     scheme: str
     address: str
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     upload: bool = False
     _read_calls: Callable[[], tuple[CommandCall, ...]] = attrs.field(default=_no_calls, eq=False, repr=False)
 

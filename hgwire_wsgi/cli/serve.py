@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandLineError: if something cannot be served, or a required distribution is not installed.
     """
-    for module, extra in _EXTRAS.items():
+    for module, extra in (_EXTRAS if args.htpasswd is None else {**_EXTRAS, "passlib": "htpasswd"}).items():
         if importlib.util.find_spec(module) is None:
             raise CommandLineError(f'{module} is not installed; run: pip install "hgwire-wsgi[{extra}]"', code=1)
     identity = _identity(args.htpasswd)
@@ -133,8 +133,6 @@ def _identity(path: str | None) -> dict[str, Any]:
     """The argument of the application that verifies passwords."""
     if path is None:
         return {}
-    if importlib.util.find_spec("passlib") is None:
-        raise CommandLineError('libpass is not installed; run: pip install "hgwire-wsgi[htpasswd]"', code=1)
     from ..access.htpasswd import HtpasswdFile
     from ..access.identity import basic
 

@@ -197,7 +197,7 @@ class SubresourceRequest:
         body: the request body; reading stops at its end.
     """
 
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     path: str
     body: Readable
 
