@@ -18,6 +18,8 @@ import webob
 
 from ..access.admission import Admission
 from ..access.combine import default_policy
+from ..access.identity import Identify
+from ..access.proxies import TrustedProxies
 from ..access.request import Policy
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
@@ -31,6 +33,7 @@ from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
+from .arrival import Arrivals
 from .deadlines import Deadlines, Watchdog
 from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
@@ -67,6 +70,8 @@ class WireApp:
         api: the frame-based API (default: off).
         cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
+        identify: finds out who the user is (default: ``REMOTE_USER``); see :mod:`hgwire_wsgi.access.identity`.
+        proxies: the proxies that may tell the client's address and scheme (default: none).
         admission: how many requests may occupy threads of a process, so that some always serve small commands.
         deadlines: minimum rates of transfers.
     """
@@ -83,6 +88,8 @@ class WireApp:
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
         observers: Sequence[Observer] = (),
+        identify: Identify | None = None,
+        proxies: TrustedProxies | None = None,
         admission: Admission | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
@@ -100,7 +107,8 @@ class WireApp:
         self._control = PerProcess(lambda: limited.for_process(thread_count()))
         self._watchdog = PerProcess(lambda: Watchdog(watched))
         self.observers = tuple(observers)
-        self._challenge = challenge
+        self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
+        self.challenge = challenge
         self._dispatcher = Dispatcher(
             commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
         )
@@ -114,7 +122,7 @@ class WireApp:
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ, self.limits)
+        request = self._arrive(environ, self.limits)
         CURRENT.set(request)
         request.watchdog = self._watchdog.get
         if environ.get("wsgi.multithread"):
@@ -122,11 +130,13 @@ class WireApp:
             request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
+            if request.refusal is not None:
+                raise request.refusal
             response = self._respond(request)
             if not (response.is_short or request.has_slot):
                 _enter_to_send(request, response)
         except Exception as error:
-            response = refuse(error, request, self._challenge)
+            response = refuse(error, request, self.challenge)
         return send(request, response, start_response, observation=observation)
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
@@ -160,6 +170,46 @@ class WireApp:
         if route.kind == "resource" and self.provider.is_subresource(route.rest):
             return WireRequest("resource", {}, (), "pull" if request.method in ("GET", "HEAD") else "push")
         return None
+
+    def authorize(self, environ: dict[str, Any]) -> None:
+        """Decide whether a request may run, without running it or reading its body.
+
+        The answer is that of the policy and of the application's own rules for the same request.  Pages below a
+        repository need ``pull``, and other methods there ``push``.
+
+        Args:
+            environ: of the request.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        request = self._arrive(environ, self.limits)
+        CURRENT.set(request)
+        try:
+            if request.refusal is not None:
+                raise request.refusal
+            self._authorize(request)
+        finally:
+            CURRENT.set(None)
+
+    def _authorize(self, request: Request) -> None:
+        route = self._router.route(request)
+        request.repository = route.name
+        command = named_command(request.query)
+        if route.kind == "nothing":
+            raise RepositoryNotFound
+        if route.kind == "index":
+            return
+        with self.provider.lease(route.name) as repository:
+            if route.kind == "command":
+                self._v1.decide(request, command, route.name, repository)
+                return
+            permission = "pull" if request.method in ("GET", "HEAD") else "push"
+            if route.kind == "api":
+                permission = url_access(route.rest)[0]
+            elif route.kind == "resource" and request.method == "PUT":
+                permission = "upload"
+            self._dispatcher.authorize(request, route.name, repository, (), permission)
 
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
@@ -284,6 +334,7 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
     mount = path[: len(path) - len(rest)].rstrip("/") if path.endswith(rest) else ""
     return {
         **request.environ,
+        **request.credentials,
         "SCRIPT_NAME": (request.environ.get("SCRIPT_NAME") or "") + mount,
         "PATH_INFO": "/" + rest,
         "wsgi.input": request.body,

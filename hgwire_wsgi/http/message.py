@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ import attrs
 from webob import BaseRequest
 
 from ..access.admission import AdmissionControl, Lane, Slot
+from ..access.identity import user_text
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import LOGGER, printable, short_list
@@ -50,6 +51,7 @@ this header may be repeated, even with a query string in its URL (RFC 9111, sect
 
 NO_STORE = ("Cache-Control", "no-store")
 """For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
+_NO_CREDENTIALS: Mapping[str, str] = {}
 
 _SHORT = 16 * 1024
 
@@ -88,6 +90,8 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
+        credentials: the variable ``HTTP_AUTHORIZATION``, if an identity has removed it from the environ.
+        refusal: why the request was refused on its arrival; ``None`` if it was not.
         control: returns the slots of this process, if requests are limited.
         watchdog: returns the watchdog of this process.
     """
@@ -100,12 +104,14 @@ class Request:
         "cache",
         "commands",
         "control",
+        "credentials",
         "environ",
         "headers",
         "method",
         "observed",
         "path",
         "query",
+        "refusal",
         "repository",
         "watchdog",
     )
@@ -120,6 +126,8 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
+        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
+        self.refusal: Exception | None = None
         self.control: Callable[[], AdmissionControl | None] | None = None
         self.watchdog: Callable[[], Watchdog] | None = None
         self._slot: Slot | None = None
@@ -129,8 +137,9 @@ class Request:
 
     @property
     def user(self) -> str | None:
-        """The authenticated user; ``None`` if unauthenticated."""
-        return self.environ.get("REMOTE_USER") or None
+        """The authenticated user as text; ``None`` if unauthenticated."""
+        name = self.environ.get("REMOTE_USER")
+        return user_text(name) if name else None
 
     @property
     def address(self) -> str:
@@ -206,13 +215,16 @@ class Request:
         """Read the rest of the body, within ``Limits.drain`` and ``Deadlines.linger``.
 
         Mercurial's client reads the answer only after it has sent its whole request, or has failed to.  If the rest is
-        large, it is not read: the connection is closed after the answer, and the client reads the answer then.
+        large, it is not read: the connection is closed after the answer, and the client reads the answer then.  A
+        client that waits for permission to send its body gets the answer instead.
 
         Returns:
             True if the connection can be used again.
         """
         if self.is_read:
             return True
+        if self.bytes_in == 0 and self._is_held_back:
+            return False
         if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
             self._slot = control.enter_now("receive", self._clients)
@@ -278,6 +290,18 @@ class Request:
         """Whose limits count: those of the address and of the user."""
         named = {"address": self.address, "user": self.user}
         return tuple(f"{kind} {name}" for kind, name in named.items() if name)
+
+    @property
+    def _is_held_back(self) -> bool:
+        """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
+
+        PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        """
+        environ = self.environ
+        return environ.get("HTTP_EXPECT", "").lower() == "100-continue" and (
+            "uwsgi.version" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent/")
+        )
 
     def describe(self) -> str:
         """Describe the request in one line for log messages."""

@@ -23,6 +23,7 @@ from ...cache.responses import CachedResponse, ResponseCache
 from ...commands.classify import WireRequest
 from ...commands.registry import Command
 from ...dispatch import BoundCommand, Dispatcher, Resolved
+from ...errors import RequestError
 from ...negotiation import ClientProtocol, ServerCapabilities, read_client_protocol, vary
 from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
@@ -34,8 +35,13 @@ from .renderers import OK, Encodings, Rendered
 
 __all__ = ["V1Transport"]
 
+_BATCH = "batch"
 _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
+
+
+def _unseen() -> tuple[CommandCall, ...]:
+    raise RequestError("posted arguments cannot be checked without the body")
 
 
 @attrs.define(eq=False)
@@ -142,6 +148,33 @@ class V1Transport:
         if found.permission == "push":
             refuse_cross_site(request)
         return found
+
+    def decide(self, request: Request, command: str, name: str, repository: Repository) -> None:
+        """Decide whether a command may run, without reading the body.
+
+        Posted arguments may hold anything, so a ``batch`` that has them needs ``push``.
+
+        Args:
+            request: the HTTP request.
+            command: the command that its query string names.
+            name: of the repository.
+            repository: leased for the request.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        asked = _Asked(self.dispatcher, request, repository)
+        posted = "X-HgArgs-Post" in request.headers
+        self.authorize(request, command, name, repository, _unseen if posted else asked.own_call)
+        if command != _BATCH:
+            return
+        names, permission, calls = request.commands, "push", _unseen
+        if not posted:
+            resolved = asked.resolved()
+            names, permission, calls = request.commands, resolved.permission, resolved.calls
+        self.dispatcher.authorize(request, name, repository, names, permission, calls)
+        if permission == "push":
+            refuse_cross_site(request)
 
     def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
         """Find the reply to the same request in the repository's present state."""
