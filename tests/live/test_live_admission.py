@@ -6,6 +6,7 @@ The scenes are those of ``tests/torture/slow_clients.py``, shorter.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -13,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from live_hg import environment, run_hg
+from live_hg import Outcome, environment, run_hg
 from live_pair import CLIENT_HGRC
 from live_repos import Workshop
 from live_servers import Server, Site, StartServer
-from live_wait import wait_for
+from live_wait import PATIENCE, wait_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "torture"))
 
@@ -99,3 +100,61 @@ def test_pushes_to_a_locked_repository(server: Server, folder: Path, workshop: W
         refused = run_hg(["push", "-f"], environ=environ, cwd=clone, code_ok=[255])
     assert "abort: HTTP Error 503: the repository is locked; try again later" in refused.err
     wait_for(lambda: run_hg(["push", "-f"], environ=environ, cwd=clone).code == 0, "the push succeeds")
+
+
+LARGE = 12_000_000
+"""Bytes of a push that are more than a server reads of a refused one."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, workshop: Workshop) -> Path:
+    """A repository with a large changeset that cannot be compressed."""
+    repo = tmp_path_factory.mktemp("large") / "large"
+    workshop.hg("init", str(repo))
+    (repo / "file").write_bytes(os.urandom(LARGE))
+    workshop.hg("commit", "-q", "-A", "-m", "large", repo=repo)
+    return repo
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_push_that_is_refused_says_why(
+    kind: str, large: Path, start_server: StartServer, workshop: Workshop, tmp_path: Path
+) -> None:
+    """Although most of it is not read; and after a challenge it is sent again, with a password."""
+    for name, allowed in (("denied", "nobody"), ("secret", "ann")):
+        workshop.hg("init", str(tmp_path / "site" / name))
+        hgrc = f"[web]\nallow-push = {allowed}\n[phases]\npublish = no\n"
+        (tmp_path / "site" / name / ".hg" / "hgrc").write_text(hgrc)
+    server = start_server(kind, Site(side="ours", root=str(tmp_path / "site")), HGRC)
+    environ = environment(tmp_path / "home", CLIENT_HGRC)
+
+    def push(name: str, credentials: str = "") -> Outcome:
+        url = f"http://{credentials}127.0.0.1:{server.port}/{name}"
+        return run_hg(["push", "-f", url], environ=environ, cwd=large)
+
+    for name in ("denied", "secret"):
+        assert "abort: http authorization required" in push(name).err
+    assert "abort: HTTP Error 403: push not authorized" in push("denied", "ann:pw@").err
+    assert push("secret", "ann:pw@").code == 0
+    assert "Traceback" not in server.log() or kind == "uwsgi", server.log()
+
+
+def test_transfers_that_are_too_slow_are_ended(folder: Path, start_server: StartServer, tmp_path: Path) -> None:
+    """On a server that gives its socket to the application."""
+    events = tmp_path / "events"
+    deadlines = {"rate": 100_000, "receive": 0.5, "send": 0.5}
+    site = Site(side="ours", root=str(folder), deadlines=deadlines, observed=str(events))
+    server = start_server("gunicorn", site, HGRC)
+    target = target_of(server)
+    with slow_clients.push_without_body(target) as client:
+        assert answer(client) == "HTTP/1.1 408 the request body arrives too slowly"
+    for _ in ("made", "cached"):
+        with slow_clients.clone(target) as client:
+            wait_for(lambda: "the client read too slowly" in events.read_text(), "the clone is cut")
+            client.settimeout(PATIENCE)
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(1 << 20):
+                    pass
+        events.write_text("")
+    assert slow_clients.ask(target) < LIMIT
+    assert "Traceback" not in server.log(), server.log()
