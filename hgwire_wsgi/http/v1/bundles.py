@@ -128,7 +128,8 @@ class LongReplies:
         if bundles is None:
             return render(bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
-        key = bundle_key(token=bound.token, **_identity(bound, name, encodings))
+        token = bound.repository.bundle_token(bound.command.name, bound.arguments)
+        key = bundle_key(token=token, **_identity(bound, name, encodings))
         stored = bundles.open(key) or self._older(bundles, bound, name, encodings, client)
         if stored is not None:
             request.cache = "hit"

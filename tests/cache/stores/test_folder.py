@@ -561,7 +561,7 @@ def test_a_flipped_bit_is_found(store: FolderStore, name: str, place: int, known
     if known and not name:
         read(store.open(KEY))
     damage(store.path(KEY) + name, place)
-    with pytest.raises(DamagedEntry, match="its content has changed|its digest is damaged|instead of"):
+    with pytest.raises(DamagedEntry, match=r"its content has changed|its digest is damaged|instead of"):
         store.open(KEY)
     assert store.open(KEY) is None
     make(store, KEY, b"data" * 1000)
