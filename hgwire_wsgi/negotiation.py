@@ -329,11 +329,18 @@ def vary(headers: HeaderSource) -> str:
 
     An added ``X-HgArg-3`` could change the reply, so a cache must compare that as well.
     """
-    return _vary(len(numbered(headers, "X-HgArg-")), len(numbered(headers, "X-HgProto-")))
+    counts = len(numbered(headers, "X-HgArg-")), len(numbered(headers, "X-HgProto-"))
+    return _usual_vary(*counts) if sum(counts) <= _USUAL_HEADERS else _vary(*counts)
 
 
-@functools.lru_cache(maxsize=256)
+_USUAL_HEADERS = 50
+"""Maximum number of headers for a ``Vary`` to be cached; clients choose it, and each takes 12 bytes."""
+
+
 def _vary(arguments: int, protocol: int) -> str:
     names = [f"X-HgArg-{number}" for number in range(1, arguments + 2)]
     names += [f"X-HgProto-{number}" for number in range(1, protocol + 2)]
     return ", ".join(names)
+
+
+_usual_vary = functools.lru_cache(maxsize=256)(_vary)

@@ -165,7 +165,7 @@ class LongReplies:
     def _older_key(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
     ) -> str | None:
-        """Return the key of the bundle of an older state, if that is worth sending and the client can request the rest."""
+        """Return the key of an older bundle that is worth sending, if the client can request the rest."""
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
