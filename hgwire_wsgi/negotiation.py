@@ -143,8 +143,11 @@ class Encoding:
 _PROTOCOL_LENGTH = 4096
 """Maximum length of ``X-HgProto``, all headers together.
 
-Clients send about 60 bytes.  A thousand headers could hold megabytes, and parsed values are cached.
+Clients send about 60 bytes.  A thousand headers could hold megabytes.
 """
+
+_USUAL_PROTOCOL = 500
+"""Maximum length of a value whose parsed form is cached."""
 
 
 def numbered(headers: HeaderSource, prefix: str) -> list[str]:
@@ -155,7 +158,6 @@ def numbered(headers: HeaderSource, prefix: str) -> list[str]:
     return values
 
 
-@functools.lru_cache(maxsize=64)
 def _parse_client_protocol(value: str) -> ClientProtocol:
     tokens = tuple(token for token in value.split(" ") if token)
     media_types = frozenset(_VERSIONS).intersection(tokens) or frozenset({"0.1"})
@@ -163,6 +165,9 @@ def _parse_client_protocol(value: str) -> ClientProtocol:
         if token.startswith("comp="):
             return ClientProtocol(tokens, media_types, tuple(token[len("comp=") :].split(",")))
     return ClientProtocol(tokens, media_types)
+
+
+_parse_usual_protocol = functools.lru_cache(maxsize=64)(_parse_client_protocol)
 
 
 def read_client_protocol(headers: HeaderSource) -> ClientProtocol:
@@ -177,7 +182,7 @@ def read_client_protocol(headers: HeaderSource) -> ClientProtocol:
     value = "".join(numbered(headers, "X-HgProto-"))
     if len(value) > _PROTOCOL_LENGTH:
         raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} bytes")
-    return _parse_client_protocol(value)
+    return (_parse_usual_protocol if len(value) <= _USUAL_PROTOCOL else _parse_client_protocol)(value)
 
 
 def choose_encoding(

@@ -42,7 +42,7 @@ def test_any_store_will_do_and_learns_what_a_reply_occupies() -> None:
     store = Recorder()
     cache = ResponseCache(store)
     cache.put(KEY, REPLY)
-    assert cache.get(KEY) is REPLY
+    assert cache.get(KEY) == REPLY
     _, size = store.kept[KEY]
     assert size > len(REPLY.body) + sum(len(word) for header in REPLY.headers for word in header)
 
@@ -79,11 +79,13 @@ def test_memory_stays_near_its_bound(capacity: int, size: int) -> None:
     assert 0.8 * capacity < used < 1.2 * capacity
 
 
+APPLICATION = "0" * 64
+
+
 def shared(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
     """A reply as the transport makes it: with new objects that are equal to those of other replies."""
-    key, response = make(0, 1)
-    application = key[2][0][0]
-    request = (application, f"cmd=known&x={number}"), ("%0*d" % (size, number),), ()
+    _, response = make(0, 1)
+    request = (APPLICATION, f"cmd=known&x={number}"), (f"{number:0{size}}",), ()
     return (unshared("project"), b"%20d" % 7, request), CachedResponse(
         tuple(map(unshared, response.commands)), response.headers[:3], b"%20d" % number
     )
@@ -98,7 +100,7 @@ def batch(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
 def varying(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
     """A reply with headers of its own."""
     key, response = make(number, 1)
-    return key, CachedResponse(response.commands, (("Vary", "%0*d" % (size, number)),), b"")
+    return key, CachedResponse(response.commands, (("Vary", f"{number:0{size}}"),), b"")
 
 
 @pytest.mark.parametrize(
