@@ -278,7 +278,7 @@ class Dispatcher:
             read_calls=calls,
         )
         try:
-            ask(request, self.policy)
+            ask(self.policy, request)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:

@@ -230,9 +230,7 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command":
-            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
-        else:
+        if route.kind != "command":
             command = named_command(request.query)
             if command:
                 request.commands = (command,)
@@ -240,10 +238,11 @@ class WireApp:
                 raise RepositoryNotFound
             if route.kind == "index":
                 return self._list(request)
-            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            return respond(lease)
+            if route.kind == "command":
+                return self._v1.respond(request, route.name, lease)
+            return self._other(request, route, lease)
         except BaseException:
             lease.release()
             raise
