@@ -70,6 +70,52 @@ def test_authentication(page: Pages) -> None:
         assert app.wire("/", "whoami", headers=headers, user="mallory").data == user
 
 
+def user_seen_by(app: Any, authorization: str = "", **environ: str) -> str:
+    """The user that the policy of an application sees, or the status of a refusal."""
+    seen: list[str] = []
+    again = WireApp(app.provider, policy=lambda request: seen.append(str(request.user)), **arguments_of(app))
+    headers = {"Authorization": authorization} if authorization else {}
+    reply = WireTestApp(again).wire("/project", "heads", headers=headers, environ=environ)
+    return seen[0] if reply.status == 200 else str(reply.status)
+
+
+def arguments_of(app: Any) -> dict[str, Any]:
+    return {"identify": app._arrive.identify, "proxies": app._arrive.proxies}
+
+
+def login(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_identities(page: Pages) -> None:
+    pytest.importorskip("passlib")
+    identities = page("docs/identities.rst")
+    app = identities("basic")["app"]
+    assert user_seen_by(app, login("alice", "secret")) == "alice"
+    assert user_seen_by(app, login("alice", "wrong")) == user_seen_by(app, login("eve", "")) == "401"
+    assert user_seen_by(app, REMOTE_USER="mallory") == "None"
+    app = identities("htpasswd")["app"]
+    assert user_seen_by(app, login("alice", "myPassword")) == "alice"
+    assert user_seen_by(app, login("eve", "myPassword")) == "401"
+    app = identities("bearer")["app"]
+    assert user_seen_by(app, login("alice", "secret")) == "alice"
+    assert user_seen_by(app, "Bearer sesame") == "robot"
+    assert user_seen_by(app, "Bearer x") == "401"
+    assert user_seen_by(app) == "None"
+    app = identities("front")["app"]
+    assert user_seen_by(app, REMOTE_ADDR="10.1.2.3", HTTP_X_FORWARDED_USER="carol") == "carol"
+    assert user_seen_by(app, REMOTE_ADDR="192.0.2.1", HTTP_X_FORWARDED_USER="carol") == "None"
+    asks = WireTestApp(identities("login-first")["app"], extra_environ={"wsgi.url_scheme": "https"})
+    hgrc = identities.folder / "hg" / "project" / ".hg" / "hgrc"
+    hgrc.write_text("[web]\nallow-push = *\n")
+    assert asks.wire("/project", "capabilities").status == 200
+    hgrc.write_text("[web]\nallow-push = alice\n")
+    assert asks.wire("/project", "capabilities").status == 401
+    assert asks.wire("/project", "heads").status == 200
+    headers = {"Authorization": login("alice", "secret")}
+    assert asks.wire("/project", "capabilities", headers=headers).status == 200
+
+
 def test_pyramid(page: Pages) -> None:
     pytest.importorskip("pyramid")
     assert clonable(page("README.rst")("pyramid")["app"], "/hg/project")

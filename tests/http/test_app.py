@@ -78,9 +78,12 @@ def test_middleware_hands_on_what_is_not_its_own() -> None:
     app = WireTestApp(WireMiddleware(pages, wire=WireApp(FakeProvider())))
     assert app.wire("/repo", "heads").data == b"11" * 20 + b"\n"
     assert seen == []
-    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=heads", "/other?cmd=heads"]
+    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=file", "/other?cmd=more"]
     for url in others:
         assert app.get(url).body == b"page"
+    assert seen == others
+    for url in ("/repo/file?cmd=heads", "/repo/nested?cmd=nosuch", "/other?cmd=unbundle"):
+        assert app.post(url, b"", expect_errors=True).status_int == 404
     assert seen == others
     assert app.get("/repo?cmd=heads&cmd=changelog", expect_errors=True).status_int == 400
 

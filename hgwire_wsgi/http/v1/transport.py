@@ -182,7 +182,7 @@ class V1Transport:
 
     def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
         """Find the reply to the same request in the repository's present state."""
-        question = self._question(request)
+        question = self._question(request, self.dispatcher.view_of(request, name, repository))
         if question is None:
             return None
         known = self.responses.get((name, repository.content_token(), question))
@@ -226,7 +226,7 @@ class V1Transport:
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         private = NO_STORE if rendered.error or bound.permission == "push" else PRIVATE
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), private, NOSNIFF]
-        if isinstance(rendered.body, bytes) and not rendered.error:
+        if isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
             self._remember(request, bound, name, headers, rendered.body)
         return self._response(headers, rendered, lease)
 
@@ -247,7 +247,7 @@ class V1Transport:
         self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
     ) -> None:
         """Cache a short reply, if that is allowed and the repository has not changed."""
-        question = self._question(request)
+        question = self._question(request, bound.view)
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
@@ -255,16 +255,16 @@ class V1Transport:
             (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
         )
 
-    def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
+    def _question(self, request: Request, view: tuple[str, ...] | None) -> tuple[tuple[str, ...], ...] | None:
         """Everything that a reply can depend on, except the repository.
 
         Returns:
-            Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+            Plain values; ``None`` if the request is not cacheable (not ``GET``, has a body, or has no view).
         """
-        if not request.is_plain_get:
+        if view is None or not request.is_plain_get:
             return None
         numbered = request.headers.numbered
-        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-")
+        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-"), view
 
 
 def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:
