@@ -26,7 +26,7 @@ from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_
 from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
-from ..errors import HgWireError, RepositoryNotFound, RequestError
+from ..errors import HgWireError, RepositoryNotFound, RequestError, Unavailable
 from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
@@ -233,9 +233,7 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command":
-            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
-        else:
+        if route.kind != "command":
             command = named_command(request.query)
             if command:
                 request.commands = (command,)
@@ -243,10 +241,11 @@ class WireApp:
                 raise RepositoryNotFound
             if route.kind == "index":
                 return self._list(request)
-            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            return respond(lease)
+            if route.kind == "command":
+                return self._v1.respond(request, route.name, lease)
+            return self._other(request, route, lease)
         except BaseException:
             lease.release()
             raise
@@ -280,22 +279,21 @@ class WireApp:
         if request.method not in ("GET", "HEAD"):
             raise RequestError("the request names no command")
         base = request.webob.application_url
-        lines = [
-            f"{base}/{quote(name, encoding='latin-1')}\n"
-            for name in self.provider.names(_LISTED)
-            if self._shows(request, name)
-        ]
+        lines: list[str] = []
+        nothing: HgWireError = RepositoryNotFound()
+        for name in self.provider.names(_LISTED):
+            try:
+                with self.provider.lease(name) as repository:
+                    self._dispatcher.authorize(request, name, repository, (), "pull")
+            except Unavailable as error:
+                nothing = error
+            except HgWireError:
+                continue
+            else:
+                lines.append(f"{base}/{quote(name, encoding='latin-1')}\n")
         if not lines:
-            raise RepositoryNotFound
+            raise nothing
         return text_response("200 OK", "".join(lines))
-
-    def _shows(self, request: Request, name: str) -> bool:
-        try:
-            with self.provider.lease(name) as repository:
-                self._dispatcher.authorize(request, name, repository, (), "pull")
-        except HgWireError:
-            return False
-        return True
 
 
 def _enter_to_send(request: Request, response: Response) -> None:
