@@ -56,8 +56,7 @@ def _normal(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return address if mapped is None else mapped
 
 
-@functools.lru_cache(maxsize=4096)
-def _is_among(address: str, networks: tuple[_Network | None, ...]) -> bool:
+def _is_among(networks: tuple[_Network | None, ...], address: str) -> bool:
     if address in _UNIX:
         return None in networks
     found = _normal(address)
@@ -81,10 +80,16 @@ class TrustedProxies:
     header: Literal["X-Forwarded", "Forwarded"] = attrs.field(
         default="X-Forwarded", validator=attrs.validators.in_(("X-Forwarded", "Forwarded"))
     )
+    _trusts: Callable[[str], bool] = attrs.field(init=False, eq=False, repr=False)
+
+    @_trusts.default
+    def _(self) -> Callable[[str], bool]:
+        # Hashing networks takes longer than comparing them, so they are no part of the key.
+        return functools.lru_cache(maxsize=4096)(functools.partial(_is_among, self.addresses))
 
     def trusts(self, address: str) -> bool:
         """Whether an address, as in ``REMOTE_ADDR``, is that of a trusted proxy."""
-        return _is_among(address, self.addresses)
+        return self._trusts(address)
 
     def client(self, peer: str, scheme: str, header: Callable[[str], str | None]) -> tuple[str, str]:
         """Find the address and the scheme of the client.
