@@ -32,7 +32,7 @@ def login_first(policy: Policy, commands: Collection[str] = ("capabilities",)) -
     """
 
     def asking(request: AccessRequest) -> None:
-        ask(policy, request)
+        ask(request, policy)
         if request.user is None and request.permission == "pull" and not set(commands).isdisjoint(request.commands):
             _ask_for_push(policy, request)
 
