@@ -305,7 +305,7 @@ class Dispatcher:
             HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
         try:
-            ask(self.policy, _access_request(caller, name, repository, commands, permission, calls))
+            ask(_access_request(caller, name, repository, commands, permission, calls), self.policy)
             _check_method(caller, permission)
             repository.check_access(permission, commands, caller.user, caller.environ)
         except RepositoryNotFound:

@@ -64,7 +64,7 @@ class AccessRequest:
     method: str
     scheme: str
     address: str
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     upload: bool = False
     _read_calls: Callable[[], tuple[CommandCall, ...]] = attrs.field(default=_no_calls, eq=False, repr=False)
 
@@ -95,13 +95,14 @@ View = Callable[[AccessRequest], str | None]
 this user must not be cached.  The question names no commands, because it is asked before their arguments are read."""
 
 
-def ask(policy: Policy, request: AccessRequest) -> None:
-    """Ask a policy.
+def ask(request: AccessRequest, *policies: Policy) -> None:
+    """Ask policies, in order.
 
     Raises:
-        TypeError: if it returns anything other than ``None``.
-        Exception: whatever the policy raises.
+        TypeError: if one returns anything other than ``None``.
+        Exception: whatever a policy raises.
     """
-    answer: object = policy(request)  # type: ignore[func-returns-value]  # a policy that returns something is a bug
-    if answer is not None:
-        raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")
+    for policy in policies:
+        answer: object = policy(request)
+        if answer is not None:
+            raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")

@@ -198,14 +198,13 @@ class WireApp:
     def _authorize(self, request: Request) -> None:
         route = self._router.route(request)
         request.repository = route.name
-        command = named_command(request.query)
         if route.kind == "nothing":
             raise RepositoryNotFound
         if route.kind == "index":
             return
         with self.provider.lease(route.name) as repository:
             if route.kind == "command":
-                self._v1.decide(request, command, route.name, repository)
+                self._v1.decide(request, route.name, repository)
                 return
             permission = "pull" if request.method in ("GET", "HEAD") else "push"
             if route.kind == "api":
@@ -234,18 +233,20 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        command = named_command(request.query)
-        if command:
-            request.commands = (command,)
-        if route.kind == "nothing":
-            raise RepositoryNotFound
-        if route.kind == "index":
-            return self._list(request)
+        if route.kind == "command":
+            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
+        else:
+            command = named_command(request.query)
+            if command:
+                request.commands = (command,)
+            if route.kind == "nothing":
+                raise RepositoryNotFound
+            if route.kind == "index":
+                return self._list(request)
+            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            if route.kind == "command":
-                return self._v1.respond(request, command, route.name, lease)
-            return self._other(request, route, lease)
+            return respond(lease)
         except BaseException:
             lease.release()
             raise

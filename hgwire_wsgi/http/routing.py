@@ -58,8 +58,15 @@ _PAGES = frozenset(
 )
 """The pages that hgweb 7.2 has at ``?cmd=``, except ``branches``, which is a command, too, and goes first there."""
 
-_route = functools.lru_cache(maxsize=1024)(Route)
-"""Makes routes, the usual ones once."""
+_LONGEST_CACHED = 200
+"""Maximum length in characters of a name and the path below it for a route to be cached: clients choose them."""
+
+_cached_route = functools.lru_cache(maxsize=1024)(Route)
+
+
+def _route(kind: RouteKind, name: str = "", rest: str = "") -> Route:
+    """Make a route, a usual one once."""
+    return (_cached_route if len(name) + len(rest) <= _LONGEST_CACHED else Route)(kind, name, rest)
 
 
 @attrs.frozen

@@ -54,6 +54,18 @@ class RepositoryState(abc.ABC):
         undone.  It is read for every request, so it must be cheap.
         """
 
+    def bundle_token(self, command: str, arguments: Mapping[str, Any]) -> bytes:
+        """Return a token of everything that a long reply depends on.
+
+        The default is the content token.  A backend can leave out what the reply does not hold, such as bookmarks that
+        the client does not request, so that bundles outlive changes of the rest.
+
+        Args:
+            command: the name of the command.
+            arguments: its arguments, decoded.
+        """
+        return self.content_token()
+
     def change_stamp(self) -> object:
         """Return a value that changes with every change, even if the change is later undone.
 
@@ -197,7 +209,7 @@ class SubresourceRequest:
         body: the request body; reading stops at its end.
     """
 
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     path: str
     body: Readable
 

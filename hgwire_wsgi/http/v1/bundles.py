@@ -32,6 +32,7 @@ from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody, Request
 from .renderers import RENDERERS, Encodings, Rendered
+from .usual import client_of, is_usual
 
 __all__ = ["LONG", "LongReplies", "render"]
 
@@ -155,17 +156,26 @@ class LongReplies:
         if bundles is None:
             return self._make_alone(request, bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
-        key = bundle_key(token=bound.token, **_identity(bound, name, encodings))
-        stored = bundles.open(key) or self._older(bundles, bound, name, encodings, client)
+        token = bound.repository.bundle_token(bound.command.name, bound.arguments)
+        key = bundle_key(token=token, **_identity(bound, name, encodings))
+        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
+        stored = open_bundle(key)
+        if stored is None and (older := self._older_key(bundles, bound, name, encodings, client)) is not None:
+            stored = open_bundle(older)
         if stored is not None:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored))
 
         producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making)
-        label = f"{bound.command.name} of {name or 'the repository at /'}"
         try:
             bundle = bundles.join_or_make(
-                key, producer, partial(self._is_current, producer), index=partial(producer.index, key), label=label
+                key,
+                producer,
+                partial(self._is_current, producer),
+                index=partial(producer.index, key),
+                label=label,
+                usual=is_usual(bound.command.name, bound.arguments),
             )
         except Uncacheable as error:
             rendered: Rendered = error.result
@@ -207,10 +217,10 @@ class LongReplies:
             rendered = attrs.evolve(rendered, source=_Held(rendered.source, slot))
         return rendered
 
-    def _older(
+    def _older_key(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
-    ) -> StoredFile | StoredUrl | None:
-        """Return the bundle of an older state, if the client can request the rest and the bundle is worth sending."""
+    ) -> str | None:
+        """Return the key of an older bundle that is worth sending, if the client can request the rest."""
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
@@ -218,7 +228,7 @@ class LongReplies:
         entry = None if family is None else bundles.read_index(family)
         if entry is None or not repository.is_worth_sending(entry.heads, bound.arguments.get("heads", ())):
             return None
-        return bundles.open(entry.bundle_key)
+        return entry.bundle_key
 
     def _stored(self, stored: StoredFile | StoredUrl) -> FileBody | FrontEndBody:
         header = self.settings.accel_header

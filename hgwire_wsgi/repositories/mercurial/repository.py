@@ -8,6 +8,7 @@ the pool when it needs one.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -232,6 +233,18 @@ class MercurialRepository(Repository):
     def content_token(self) -> bytes:
         return self._state.token
 
+    def bundle_token(self, command: str, arguments: Mapping[str, Any]) -> bytes:
+        state, shape = self._state, incremental.shape_of(self._state, command, arguments)
+        if shape is None:
+            return state.token
+        parts = [state.history, shape]
+        if self._may_censor():
+            parts.append(state.transaction)
+        if state.hides:
+            # What is hidden may depend on bookmarks and on the working directory; the heads of the rest show it.
+            parts += sorted(self._heads())
+        return hashlib.sha256(repr(parts).encode("ascii")).digest()
+
     def change_stamp(self) -> object:
         return self._state
 
@@ -313,19 +326,24 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        # Censoring changes only files in the middle of the history, which this token does not cover.
-        names = ("censor", "hgext.censor")
-        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
-        return self._state.metadata if all(value.startswith("!") for value in values) else None
+        return None if self._may_censor() else self._state.metadata
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-        metadata = self.metadata_token()
-        return None if metadata is None else incremental.clone_family(metadata, command, arguments)
+        return None if self._may_censor() else incremental.clone_family(self._state, command, arguments)
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
+        return frozenset(heads) == self._heads()
+
+    def _heads(self) -> frozenset[bytes]:
         if self._facts.heads is None:
             self._facts.heads = frozenset(self.heads())
-        return frozenset(heads) == self._facts.heads
+        return self._facts.heads
+
+    def _may_censor(self) -> bool:
+        """Whether the configuration enables censoring, which changes only files in the middle of the history."""
+        names = ("censor", "hgext.censor")
+        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
+        return not all(value.startswith("!") for value in values)
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
         key, known = tuple(have), self._facts.missing
