@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .access.identity import Identify, IdentityRequest, basic, bearer, first_of, remote_user, trusted_header
     from .access.login import login_first
     from .access.proxies import TrustedProxies
-    from .access.request import AccessRequest, CommandCall, Policy
+    from .access.request import AccessRequest, CommandCall, Policy, View
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -80,6 +80,7 @@ __all__ = [
     "StreamResponse",
     "TrustedProxies",
     "Unavailable",
+    "View",
     "WireApp",
     "WireMiddleware",
     "WireRequest",
@@ -124,6 +125,7 @@ _MODULES = {
         "AccessRequest",
         "CommandCall",
         "Policy",
+        "View",
     ),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),

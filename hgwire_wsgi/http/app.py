@@ -346,10 +346,11 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
 class WireMiddleware:
     """Serves wire protocol requests, and passes all others on to another application unchanged.
 
-    The other application may be hgweb, for its pages.
+    The other application may be hgweb, for its pages.  No request that names a command reaches it; see
+    :meth:`Router.handles`.
 
     Args:
-        app: serves all other requests, including unknown commands.
+        app: serves all other requests.
         wire: serves the wire protocol requests.
     """
 
