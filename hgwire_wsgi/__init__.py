@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied
-    from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
+    from .events import CommandReport, PushChanges, RepositoryRecovered, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
     from .http.v1.input import classify
     from .http.v2.api import ApiSettings
@@ -63,6 +63,7 @@ __all__ = [
     "PushResponse",
     "Repository",
     "RepositoryProvider",
+    "RepositoryRecovered",
     "RequestClosed",
     "RequestStarted",
     "ServerCapabilities",
@@ -93,7 +94,7 @@ _MODULES = {
     ),
     "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
     "errors": ("HgWireError", "PermissionDenied"),
-    "events": ("CommandReport", "PushChanges", "RequestClosed", "RequestStarted"),
+    "events": ("CommandReport", "PushChanges", "RepositoryRecovered", "RequestClosed", "RequestStarted"),
     "http.app": ("WireApp", "WireMiddleware"),
     "http.v1.input": ("classify",),
     "http.v2.api": ("ApiSettings",),

@@ -61,6 +61,9 @@ class Caller(Protocol):
     @property
     def report_changes(self) -> Callable[[PushChanges], None] | None: ...
 
+    @property
+    def report_recovery(self) -> Callable[[], None] | None: ...
+
 
 @attrs.frozen(kw_only=True)
 class BoundCommand:
@@ -136,7 +139,9 @@ class BoundCommand:
 
     def on(self, repository: Repository) -> BoundCommand:
         """The same command on another lease of its repository."""
-        batch = tuple(each.on(repository) for each in self.batch)
+        moved = {id(each): each for each in self.batch}
+        moved = {key: each.on(repository) for key, each in moved.items()}
+        batch = tuple([moved[id(each)] for each in self.batch])
         authorize = self.authorizer(repository)
         context = attrs.evolve(self.context, repository=repository, authorize=authorize, batch=batch)
         return attrs.evolve(self, repository=repository, context=context, batch=batch)
@@ -305,6 +310,7 @@ class Dispatcher:
                 offers_batch="batch" in self.commands,
                 limits=self.limits,
                 report_changes=caller.report_changes,
+                report_recovery=caller.report_recovery,
             )
             return BoundCommand(
                 command=command,
@@ -328,8 +334,10 @@ class Dispatcher:
         for command in resolved.batch:
             if not command.batchable:
                 raise InvalidArgument(f"batch: {command.name} cannot be batched")
-        batch = tuple(
-            bound(command, {**sub.arguments, **shared}, ())
-            for command, sub in zip(resolved.batch, request.batch, strict=True)
-        )
+        # Equal sub-commands are one object here, too.
+        known: dict[int, BoundCommand] = {}
+        for command, sub in zip(resolved.batch, request.batch, strict=True):
+            if id(sub) not in known:
+                known[id(sub)] = bound(command, {**sub.arguments, **shared}, ())
+        batch = tuple([known[id(sub)] for sub in request.batch])
         return bound(resolved.command, request.arguments, batch)

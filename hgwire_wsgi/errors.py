@@ -26,11 +26,15 @@ The tree::
     │   ├── UnknownCommand
     │   ├── InvalidArgument
     │   ├── PermissionDenied
-    │   └── CommandFailed
+    │   ├── CommandFailed
+    │   └── CommandCrashed            a bug in a command or hook, which would have ended the server
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryBusy
     │   ├── StreamChanged
+    │   ├── AbandonedTransaction
+    │   ├── OutOfMemory
+    │   ├── StorageFull
     │   └── RepositoryUnusable
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
@@ -45,12 +49,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AbandonedTransaction",
     "BackendError",
     "BadEncoding",
     "BadRequestId",
     "BadStream",
     "BodyTooLarge",
     "BodyTruncated",
+    "CommandCrashed",
     "CommandError",
     "CommandFailed",
     "CommandRefused",
@@ -65,6 +71,7 @@ __all__ = [
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
+    "OutOfMemory",
     "PermissionDenied",
     "ProtocolError",
     "RemoteProtocolError",
@@ -72,6 +79,7 @@ __all__ = [
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "StorageFull",
     "StreamChanged",
     "TruncatedFrame",
     "UnexpectedFrame",
@@ -221,6 +229,12 @@ class CommandFailed(CommandError):
     """The backend refused the command for a reason that the client's user should see."""
 
 
+class CommandCrashed(CommandError):
+    """A command or hook tried to end the server, or recursed without end."""
+
+    http_status = 500
+
+
 class BackendError(HgWireError):
     """A repository cannot be served."""
 
@@ -241,6 +255,24 @@ class StreamChanged(BackendError):
     """A restarted stream differs from the bytes already sent; the transfer must be aborted."""
 
     http_status = 503
+
+
+class AbandonedTransaction(BackendError):
+    """A process ended in the middle of a transaction.  The repository can be read; nothing can be pushed."""
+
+    http_status = 503
+
+
+class OutOfMemory(BackendError):
+    """The server has not enough memory for the request."""
+
+    http_status = 503
+
+
+class StorageFull(BackendError):
+    """The server has no space left to write to: its disk, a quota, or a limit on the size of files."""
+
+    http_status = 507
 
 
 class RepositoryUnusable(BackendError):

@@ -41,6 +41,7 @@ class Caller:
     address: str = ""
     client: str = "remote:http::"
     report_changes: Any = None
+    report_recovery: Any = None
 
 
 @attrs.define
@@ -78,10 +79,10 @@ class Bench:
         )
 
 
-def registry(**handlers: Any) -> CommandRegistry:
+def registry(*, cacheable: bool = True, **handlers: Any) -> CommandRegistry:
     made = CommandRegistry.standard()
     for name, handler in handlers.items():
-        made.command(name, permission="pull", cacheable=True)(handler)
+        made.command(name, permission="pull", cacheable=cacheable)(handler)
     return made
 
 
@@ -278,13 +279,22 @@ def test_a_command_that_asked_for_more_is_not_cacheable_any_more() -> None:
 
 def test_the_same_command_on_another_lease_and_with_another_body() -> None:
     seen: list[Any] = []
-    commands = registry(x=lambda context: seen.append((context.repository, context.body.read(9))) or b"")
+    commands = registry(
+        x=lambda context: seen.append((context.repository, context.body.read(9))) or b"", cacheable=False
+    )
     bench, other = Bench(commands), FakeRepository()
     bound = bench.bind("batch", arguments={"cmds": b"x ;x "})
     bound.on(other).run()
     bench.bind("x").reading(io.BytesIO(b"another")).run()
     assert [each[0] for each in seen] == [other, other, bench.repository]
     assert seen[2][1] == b"another"
+
+
+def test_equal_sub_commands_are_bound_once() -> None:
+    bound = Bench().bind("batch", arguments={"cmds": b"heads ;known nodes=;heads "})
+    moved = bound.on(FakeRepository())
+    for each in (bound, moved):
+        assert each.batch[0] is each.batch[2] and each.batch == each.context.batch
 
 
 def test_on_another_lease_the_policy_is_asked_about_that_lease() -> None:

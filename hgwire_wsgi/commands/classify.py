@@ -23,6 +23,9 @@ __all__ = ["WireRequest", "describe", "names_command"]
 _PLAIN = re.compile(r"cmd=([^&%+]+)")
 """The form of nearly all query strings."""
 
+_NAMED = re.compile(r"(?:^|&)((?:c|%63)(?:m|%6[dD])(?:d|%64)=[^&]+)")
+"""A pair of a form whose name is ``cmd``."""
+
 
 @attrs.frozen
 class WireRequest:
@@ -51,11 +54,17 @@ class WireRequest:
 
 
 def names_command(query: str) -> tuple[str, ...]:
-    """Return the commands that a query string names; usually one, or none."""
+    """Return the commands that a query string names; usually one, or none.
+
+    Only the pairs that name a command are decoded.
+
+    Raises:
+        RequestError: for characters above U+00FF in such a pair.
+    """
     plain = _PLAIN.fullmatch(query)
     if plain is not None:
         return (plain[1],)
-    return tuple(value.decode("latin-1") for name, value in parse_form(query) if name == "cmd" and value)
+    return tuple(parse_form(found[1])[0][1].decode("latin-1") for found in _NAMED.finditer(query))
 
 
 def describe(
@@ -77,7 +86,7 @@ def describe(
         cmds = arguments.get("cmds")
         if not isinstance(cmds, bytes):
             raise RequestError("batch: missing argument cmds")
-        batch = split_commands(cmds, limits.batch_commands)
+        batch = split_commands(cmds, limits.batch_commands, limits.command_arguments)
     names = {command, *(sub.name for sub in batch)}
     permission = stricter(*{commands.permission_of(name, version) for name in names})
     return WireRequest(command, arguments, batch, permission, posted)

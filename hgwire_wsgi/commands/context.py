@@ -47,6 +47,8 @@ class CommandContext:
         offers_batch: whether the application has ``batch``.
         limits: limits on what a peer controls.
         report_changes: for backends: called after each transaction with its changes; ``None`` without observers.
+        report_recovery: for backends: called after an abandoned transaction was rolled back; ``None`` without
+            observers.
     """
 
     repository: RepositoryObjects
@@ -63,6 +65,7 @@ class CommandContext:
     offers_batch: bool = True
     limits: Limits = attrs.field(factory=Limits)
     report_changes: Callable[[PushChanges], None] | None = None
+    report_recovery: Callable[[], None] | None = None
 
     def call(self, name: str) -> Response:
         """Run another command of this repository, without arguments."""

@@ -26,6 +26,7 @@ from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceRequest, Subresources
 from ..streams import close_source
+from .failures import FAILURES
 from .message import NOSNIFF, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
@@ -104,10 +105,15 @@ class WireApp:
         CURRENT.set(request)
         observation = Observation(request, self.observers) if self.observers else None
         try:
-            response = self._respond(request)
-        except Exception as error:
-            response = refuse(error, request, self._challenge)
-        return send(request, response, start_response, observation=observation)
+            try:
+                response = self._respond(request)
+            except FAILURES as error:
+                response = refuse(error, request, self._challenge)
+            return send(request, response, start_response, observation=observation)
+        except BaseException as stop:
+            if observation is not None:
+                observation.interrupt(stop)
+            raise
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
         """Answer a WebOb request with a WebOb response, for hosts that route requests themselves.

@@ -38,11 +38,13 @@ class Observed:
         clone: whether the client asked for the whole history.
         changes: the changes made by pushes, one item for each transaction.
         reports: how the commands of a ``multirequest`` ended.
+        recovered: called when an abandoned transaction was rolled back.
     """
 
     clone: bool = False
     changes: list[PushChanges] = attrs.Factory(list)
     reports: list[CommandReport] = attrs.Factory(list)
+    recovered: Callable[[], None] | None = None
 
 
 class Request:
@@ -107,6 +109,11 @@ class Request:
     def report_changes(self) -> Callable[[PushChanges], None] | None:
         """Records the changes of a push; ``None`` without observers."""
         return None if self.observed is None else self.observed.changes.append
+
+    @property
+    def report_recovery(self) -> Callable[[], None] | None:
+        """Reports that an abandoned transaction was rolled back; ``None`` without observers."""
+        return None if self.observed is None else self.observed.recovered
 
     @property
     def scheme(self) -> str:

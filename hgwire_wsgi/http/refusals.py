@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from ..commands.classify import names_command
-from ..errors import HgWireError, LocalProtocolError, PermissionDenied, RequestError, UnsupportedMediaType
-from ..logcontext import LOGGER
+from ..errors import HgWireError, PermissionDenied, RequestError, UnsupportedMediaType
+from .failures import public
 from .message import NOSNIFF, Request, Response, text_response
 from .v1.renderers import render_error, status_line
 
-__all__ = ["challenges", "public", "refuse", "refuse_cross_site"]
-
-
-def public(error: Exception) -> HgWireError:
-    """Return the error to report to the client.
-
-    That is the error itself if it is from :mod:`hgwire_wsgi.errors` and not a bug.  Otherwise it is a generic error,
-    and the log has a traceback.
-    """
-    if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
-        return error
-    LOGGER.error("a command failed", exc_info=error)
-    return HgWireError("internal server error")
+__all__ = ["challenges", "refuse", "refuse_cross_site"]
 
 
 def challenges(error: HgWireError, challenge: str) -> list[tuple[str, str]]:
@@ -37,13 +25,16 @@ def _is_for_hg(request: Request) -> bool:
         return True
 
 
-def refuse(error: Exception, request: Request, challenge: str) -> Response:
+def refuse(error: BaseException, request: Request, challenge: str) -> Response:
     """Make the answer to a failed request, in the form that clients of version 1 expect, or as text for a browser.
 
     Args:
         error: the error.
         request: the request; one that names no command comes from a browser.
         challenge: the ``WWW-Authenticate`` header of a 401.
+
+    Raises:
+        BaseException: the error, if it must end the server.
     """
     known = public(error)
     status, headers, content = render_error(known)

@@ -30,6 +30,10 @@ _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
 
 
+_LONGEST_QUESTION = 64 * 1024
+"""Maximum length of a query string whose reply is cached: it is part of the key."""
+
+
 @attrs.frozen(kw_only=True)
 class V1Transport:
     """Runs commands for HTTP version 1.
@@ -149,9 +153,10 @@ class V1Transport:
         """Everything that a reply can depend on, except the repository.
 
         Returns:
-            Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+            Plain values; ``None`` if the request is not cacheable: it is no ``GET``, has a body, or a query string
+            that no client sends.
         """
-        if not request.is_plain_get:
+        if not request.is_plain_get or len(request.query) > _LONGEST_QUESTION:
             return None
         numbered = request.headers.numbered
         return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-")

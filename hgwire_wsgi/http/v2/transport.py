@@ -21,8 +21,9 @@ from ...errors import (
 from ...framing import Profile
 from ...negotiation import ClientProtocol, read_client_protocol
 from ...repositories.base import Repository, RepositoryProvider
+from ..failures import FAILURES, public
 from ..message import NOSNIFF, Request, Response
-from ..refusals import challenges, public, refuse_cross_site
+from ..refusals import challenges, refuse_cross_site
 from ..v1.renderers import status_line
 from .api import ApiSettings, PlainRefusal, Target, plain, route
 from .debugreflect import reflect
@@ -71,7 +72,7 @@ class V2Transport:
         with ExitStack() as stack:
             try:
                 response = self._respond(request, name, rest, stack)
-            except Exception as error:
+            except FAILURES as error:
                 return self._refuse(error)
             response.release = (*response.release, stack.pop_all().close)
             return response
@@ -133,7 +134,7 @@ class V2Transport:
             return None
         return next((profile for profile in self.settings.encodings if profile.name in client.engines), None)
 
-    def _refuse(self, error: Exception) -> Response:
+    def _refuse(self, error: BaseException) -> Response:
         """Answer with a status and text."""
         known = public(error)
         status, text = status_line(known.http_status), f"{known.message}\n".encode("utf-8", "replace")

@@ -48,11 +48,6 @@ def _check_known(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
     return check_known
 
 
-def _check_pairs(repo: Any, arguments: dict[str, bytes]) -> None:
-    if not arguments["pairs"]:
-        raise InvalidArgument("between: argument pairs is empty")
-
-
 def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
     """Check that phases are numbers with nodes as keys; Mercurial checks neither."""
     if arguments["namespace"] != b"phases":
@@ -74,7 +69,6 @@ def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Any, dict[str, bytes]], None]] = {
-    "between": _check_pairs,
     "changegroup": _check_known("roots"),
     "changegroupsubset": _check_known("bases", "heads"),
     "get_cached_bundle_inline": _check_cached_bundle,

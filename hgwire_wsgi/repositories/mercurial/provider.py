@@ -27,6 +27,7 @@ from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
 from .state import StateReader
+from .transactions import RECOVER
 
 __all__ = ["MercurialProvider"]
 
@@ -54,6 +55,9 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        recover: roll back the transaction of a process that has died, before the next push or stream clone; by default,
+            these are refused with 503.  Observers get a :class:`~hgwire_wsgi.events.RepositoryRecovered`.  The setting
+            ``hgwire.recover`` does the same, also in the ``hgrc`` of a repository.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,9 +71,12 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        recover: bool = False,
     ) -> None:
         try:
             self._ui = _load_ui(config)
+            if recover:
+                self._ui.setconfig(*RECOVER, True, b"hgwire")
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
