@@ -20,6 +20,7 @@ from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import printable, short_list
 from .body import RequestBody
+from .environ import mend
 from .headers import Headers
 
 __all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
@@ -28,6 +29,10 @@ NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """Browsers must not guess that a reply is a page: repositories contain untrusted data."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+_URL_DEFAULTS = {"wsgi.url_scheme": "http", "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+"""What WSGI requires, and WebOb makes URLs from."""
 
 
 @attrs.define(eq=False)
@@ -56,6 +61,7 @@ class Request:
 
     Attributes:
         environ: the environ, to be passed to policies, hooks and backends as a value.
+        fault: why the environ cannot be a request; ``None`` if it can.
         headers: the headers by name.
         method: the HTTP method.
         path: the URL path below the mount point; bytes as latin-1 characters, as in WSGI.
@@ -73,6 +79,7 @@ class Request:
         "cache",
         "commands",
         "environ",
+        "fault",
         "headers",
         "method",
         "observed",
@@ -82,6 +89,7 @@ class Request:
     )
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
+        environ, self.fault = mend(environ)
         self.environ = environ
         self.headers = Headers(environ)
         self.method: str = environ.get("REQUEST_METHOD") or "GET"
@@ -124,7 +132,7 @@ class Request:
     def client(self) -> str:
         """Scheme, address and user as hooks get them: ``remote:<scheme>:<address>:<user>``, quoted."""
         address = self.environ.get("REMOTE_HOST") or self.address
-        return f"remote:{self.scheme}:{quote(address)}:{quote(self.user or '')}"
+        return f"remote:{self.scheme}:{_quote(address)}:{_quote(self.user or '')}"
 
     @property
     def request_id(self) -> str:
@@ -137,7 +145,7 @@ class Request:
     @property
     def webob(self) -> BaseRequest:
         """The request as a WebOb request, for URLs; names in any encoding keep their bytes."""
-        return BaseRequest({**self.environ, "webob.url_encoding": "latin-1"})
+        return BaseRequest({**_URL_DEFAULTS, **self.environ, "webob.url_encoding": "latin-1"})
 
     @property
     def body(self) -> RequestBody:
@@ -183,6 +191,11 @@ class Request:
             "request": self.request_id,
         }
         return " ".join(f"{name}={printable(value) or '-'}" for name, value in facts.items())
+
+
+def _quote(value: str) -> str:
+    # A server may have put anything here, and hooks read it.
+    return quote(value.encode("utf-8", "surrogatepass"))
 
 
 @attrs.frozen
