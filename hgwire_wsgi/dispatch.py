@@ -20,7 +20,7 @@ import attrs
 from .access.policy import AccessRequest, Policy
 from .commands.arguments import TEXT, Codec
 from .commands.classify import WireRequest
-from .commands.context import CommandContext
+from .commands.context import Allowance, CommandContext
 from .commands.registry import Command, CommandRegistry, Permission, ProtocolVersion, stricter
 from .commands.responses import RESPONSE_TYPES, BytesResponse, Response
 from .commands.standard import is_clone
@@ -57,6 +57,9 @@ class Caller(Protocol):
 
     @property
     def user(self) -> str | None: ...
+
+    @property
+    def allowance(self) -> Allowance: ...
 
     @property
     def report_changes(self) -> Callable[[PushChanges], None] | None: ...
@@ -309,6 +312,7 @@ class Dispatcher:
                 batch=batch,
                 offers_batch="batch" in self.commands,
                 limits=self.limits,
+                allowance=caller.allowance,
                 report_changes=caller.report_changes,
                 report_recovery=caller.report_recovery,
             )

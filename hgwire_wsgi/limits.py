@@ -48,7 +48,7 @@ class Limits:
     """
 
     walk: int = _bound(1_000_000)
-    """Number of changesets that one ``between`` or ``branches`` visits, which takes about a second.
+    """Number of changesets that ``between`` and ``branches`` visit in one request, which takes about a second.
 
     Clients before Mercurial 1.9 ask for ten runs of changesets at a time.
     """

@@ -26,6 +26,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.commands.arguments import VALUES
 from hgwire_wsgi.commands.classify import describe
+from hgwire_wsgi.commands.context import Allowance
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
 from hgwire_wsgi.errors import InvalidArgument, StreamChanged, UnknownCommand
 from hgwire_wsgi.negotiation import ClientProtocol
@@ -42,6 +43,7 @@ class Caller:
     client: str = "remote:http::"
     report_changes: Any = None
     report_recovery: Any = None
+    allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 
 @attrs.define

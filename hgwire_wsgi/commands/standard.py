@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import attrs
-
 from ..errors import CommandFailed, InvalidArgument, RequestError
 from ..streams import close_source
 from .arguments import Argument, ArgumentType, encode_nodes
@@ -66,62 +64,30 @@ def _batched(sub: Runnable, response: Response) -> bytes:
 
 def between(context: CommandContext, pairs: list[tuple[bytes, bytes]]) -> bytes:
     """For each pair, the nodes at distances 1, 2, 4, … from the first on the way to the second."""
-    walk = _Walk("between", context)
-    return b"".join(encode_nodes(_between(walk, top, bottom)) + b"\n" for top, bottom in pairs)
+    return b"".join(encode_nodes(_between(context, top, bottom)) + b"\n" for top, bottom in pairs)
 
 
-def _between(walk: _Walk, top: bytes, bottom: bytes) -> list[bytes]:
+def _between(context: CommandContext, top: bytes, bottom: bytes) -> list[bytes]:
     found, node, distance, wanted = [], top, 0, 1
     while node not in (bottom, NULL):
         if distance == wanted:
             found.append(node)
             wanted *= 2
-        node = walk.parents(node)[0]
+        context.allowance.take("between")
+        node = context.repository.parents(node)[0]
         distance += 1
     return found
-
-
-@attrs.define
-class _Walk:
-    """A walk through the history that ends at ``Limits.walk``.
-
-    Attributes:
-        command: the name of the command, for the error.
-        context: of the command.
-    """
-
-    command: str
-    context: CommandContext
-    _left: int = attrs.field(init=False)
-
-    @_left.default
-    def _(self) -> int:
-        return self.context.limits.walk
-
-    def parents(self, node: bytes) -> tuple[bytes, bytes]:
-        """The parents of a changeset.
-
-        Raises:
-            RequestError: if the walk is too long.
-        """
-        self._left -= 1
-        if self._left < 0:
-            limit = self.context.limits.walk
-            raise RequestError(
-                f"{self.command}: more than {limit} changesets to visit; ask for less at a time, "
-                "or use Mercurial 1.9 or newer, which needs no such walks"
-            )
-        return self.context.repository.parents(node)
 
 
 def branches(context: CommandContext, nodes: list[bytes]) -> bytes:
     """For each node, the linear run that contains it: the node, the start of the run, and the start's two parents."""
     lines = []
-    walk = _Walk("branches", context)
     for node in nodes or [context.repository.heads()[0]]:
-        start, parents = node, walk.parents(node)
+        context.allowance.take("branches")
+        start, parents = node, context.repository.parents(node)
         while parents[1] == NULL and parents[0] != NULL:
-            start, parents = parents[0], walk.parents(parents[0])
+            context.allowance.take("branches")
+            start, parents = parents[0], context.repository.parents(parents[0])
         lines.append(encode_nodes([node, start, *parents]) + b"\n")
     return b"".join(lines)
 

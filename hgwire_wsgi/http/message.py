@@ -16,6 +16,7 @@ from urllib.parse import quote
 import attrs
 from webob import BaseRequest
 
+from ..commands.context import Allowance
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import printable, short_list
@@ -73,6 +74,7 @@ class Request:
     """
 
     __slots__ = (
+        "_allowance",
         "_body",
         "_limits",
         "_request_id",
@@ -100,6 +102,7 @@ class Request:
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
         self._limits = limits
+        self._allowance: Allowance | None = None
         self._body: RequestBody | None = None
         self._request_id: str | None = None
 
@@ -117,6 +120,13 @@ class Request:
     def report_changes(self) -> Callable[[PushChanges], None] | None:
         """Records the changes of a push; ``None`` without observers."""
         return None if self.observed is None else self.observed.changes.append
+
+    @property
+    def allowance(self) -> Allowance:
+        """The walks through the history that all commands of the request may still make."""
+        if self._allowance is None:
+            self._allowance = Allowance(self._limits.walk)
+        return self._allowance
 
     @property
     def report_recovery(self) -> Callable[[], None] | None:

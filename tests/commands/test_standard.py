@@ -11,7 +11,7 @@ import pytest
 
 from hgwire_wsgi.commands.batch import SubCommand
 from hgwire_wsgi.commands.classify import WireRequest
-from hgwire_wsgi.commands.context import CommandContext
+from hgwire_wsgi.commands.context import Allowance, CommandContext
 from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.commands.responses import (
@@ -43,6 +43,7 @@ class Asking:
     client: str = "remote:http::"
     report_changes: None = None
     report_recovery: None = None
+    allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 
 class Closeable:
@@ -86,7 +87,7 @@ def bind(
     wire = WireRequest(name, arguments, batch, "pull")
     return dispatcher.bind(
         dispatcher.resolve(wire, repository, "v1"),
-        Asking(),
+        Asking(allowance=Allowance(dispatcher.limits.walk)),
         "",
         repository,
         server=dispatcher.server,
@@ -152,11 +153,13 @@ class TestReplies:
             ("between", {"pairs": b" ".join([b"%s-%s" % (digits(nodes[1]), digits(nodes[0]))] * 9)}),
             ("branches", {"nodes": long}),
             ("branches", {"nodes": b" ".join([digits(nodes[0])] * 10)}),
+            ("batch", {"cmds": b"x"}),
         ):
+            batch = tuple(SubCommand("branches", {"nodes": digits(nodes[4])}) for _ in range(2 * (name == "batch")))
             steps = 9 if name == "between" else 10
-            assert bind(repository, name, arguments, limits=Limits(walk=steps)).run()
-            with pytest.raises(RequestError, match=f"{name}: more than {steps - 1} changesets to visit; ask for less"):
-                bind(repository, name, arguments, limits=Limits(walk=steps - 1)).run()
+            assert bind(repository, name, arguments, batch=batch, limits=Limits(walk=steps)).run()
+            with pytest.raises(RequestError, match=f": more than {steps - 1} changesets to visit; ask for less"):
+                bind(repository, name, arguments, batch=batch, limits=Limits(walk=steps - 1)).run()
 
     def test_branchmap(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
         repository, nodes = line

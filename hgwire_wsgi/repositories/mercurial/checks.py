@@ -49,7 +49,7 @@ def _check_known(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
 
 
 def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
-    """Check that phases are numbers with nodes as keys; Mercurial checks neither."""
+    """Check that phases are numbers with nodes of changesets as keys; Mercurial checks neither."""
     if arguments["namespace"] != b"phases":
         return
     if not all(arguments[name].isdigit() and len(arguments[name]) < 4 for name in ("old", "new")):
@@ -60,6 +60,8 @@ def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
         raise InvalidArgument(f"pushkey: argument key: {error}") from None
     if len(nodes) != 1:
         raise InvalidArgument("pushkey: argument key is not a node")
+    if nodes[0] == repo.nodeconstants.wdirid:
+        raise InvalidArgument(f"unknown revision '{nodes[0].hex()}'")
 
 
 def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:

@@ -307,6 +307,9 @@ class MercurialRepository(Repository):
             self._parents = self.local.changelog.parents
         try:
             parents: tuple[bytes, bytes] = self._parents(node)
+        except ValueError as failure:
+            # A node of another hash function.
+            raise CommandFailed(f"unknown revision '{node.hex()}'") from failure
         except Exception:
             with translated(self.report):
                 raise
