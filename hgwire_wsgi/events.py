@@ -1,4 +1,4 @@
-"""Events for observers: one when a request starts, one when its response is closed, one when a repository is recovered.
+"""Events for observers: when a request starts, when its response is closed, and when a repository is recovered.
 
 An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
 fast; its exceptions are logged and have no other effect.  Events are values: they stay valid after the request.

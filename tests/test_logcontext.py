@@ -157,7 +157,12 @@ def test_the_memory_of_kinds_is_bounded() -> None:
 
 def test_threads_lose_no_count() -> None:
     flood = Flood(limit=5)
-    threads = [threading.Thread(target=lambda: [flood.complain("x") for _ in range(200)]) for _ in range(8)]
+
+    def run() -> None:
+        for _ in range(200):
+            flood.complain("x")
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -94,7 +94,7 @@ def test_a_stream_that_fails_badly(disk: int, caplog: pytest.LogCaptureFixture) 
 def send_signal(number: int) -> Callable[..., Any]:
     def handler(*_: Any) -> Any:
         os.kill(os.getpid(), number)
-        for _ in range(1000):
+        for _number in range(1000):
             pass
         raise AssertionError("the signal came too late")
 
@@ -149,9 +149,7 @@ def test_a_signal_ends_the_server_amid_a_response(stopping: None, number: int, s
 
 
 @pytest.mark.parametrize(("number", "stop"), SIGNALS)
-def test_a_signal_while_the_rest_of_a_request_is_read(
-    stopping: None, number: int, stop: type[BaseException]
-) -> None:
+def test_a_signal_while_the_rest_of_a_request_is_read(stopping: None, number: int, stop: type[BaseException]) -> None:
     class Source:
         def read(self, size: int) -> bytes:
             send_signal(number)()
@@ -159,9 +157,8 @@ def test_a_signal_while_the_rest_of_a_request_is_read(
 
     watch = Watch()
     with pytest.raises(stop):
-        Exchange(
-            WireApp(FakeProvider(), observers=[watch]), "cmd=nosuch", CONTENT_LENGTH="9", **{"wsgi.input": Source()}
-        )
+        environ: dict[str, Any] = {"CONTENT_LENGTH": "9", "wsgi.input": Source()}
+        Exchange(WireApp(FakeProvider(), observers=[watch]), "cmd=nosuch", **environ)
     assert [type(event).__name__ for event in watch.events] == ["RequestStarted", "RequestClosed"]
 
 
@@ -188,4 +185,4 @@ def test_an_exception_without_a_traceback() -> None:
 def test_errors_of_the_package_are_themselves() -> None:
     error = RepositoryBusy("busy")
     assert public(error) is error
-    assert failures.FAILURES == (Exception, SystemExit, KeyboardInterrupt)
+    assert (Exception, SystemExit, KeyboardInterrupt) == failures.FAILURES

@@ -1,4 +1,4 @@
-"""What goes wrong on the server: hooks that exit, full disks, and processes that died.  And nodes that no repository has.
+"""What goes wrong on the server: hooks that exit, full disks, dead processes.  And nodes that no repository has.
 
 In each case: a failed request with a reason, a repository that verifies, and a next push that works.
 """
@@ -92,7 +92,9 @@ def pushes_again(repo: Path, bundle: bytes, app: WireTestApp | None = None) -> b
 def test_a_hook_that_exits_fails_its_push(
     repo: Path, bundle: bytes, statement: str, hook: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "leaving.py").write_text(f"import os, sys\n\ndef hook(**_):\n    if os.path.exists({str(tmp_path / 'leave')!r}):\n        {statement}\n")
+    (tmp_path / "leaving.py").write_text(
+        f"import os, sys\n\ndef hook(**_):\n    if os.path.exists({str(tmp_path / 'leave')!r}):\n        {statement}\n"
+    )
     (tmp_path / "leave").touch()
     app = serve(repo, f"hooks.{hook}=python:{tmp_path}/leaving.py:hook")
     reply = push(app, bundle)
