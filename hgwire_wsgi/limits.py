@@ -62,11 +62,11 @@ class Limits:
     decode_window: int = _bound(128 * 1024 * 1024)
     """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, the default limit of zstd."""
 
-    drain: int = _bound(1 << 40)
-    """Unread rest of a request body that is read and discarded before the response.
+    drain: int = _bound(4 * 1024 * 1024)
+    """Unread rest of a refused request that is read and discarded.
 
-    Mercurial's client sends its whole request before it reads the response, so an early response is lost unless the
-    body is read.  If more is left, the connection is closed instead.
+    If more is left, the connection is closed instead.  Mercurial's client reads the answer all the same, and sends its
+    request again if the answer is a challenge.
     """
 
     chunk: int = _bound(64 * 1024)

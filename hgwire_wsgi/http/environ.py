@@ -20,7 +20,7 @@ _BYTES = (
 )
 """Variables that are text whose characters are bytes."""
 
-_TEXT = (*_BYTES, "REMOTE_USER", "REMOTE_HOST")
+_TEXT = (*_BYTES, "REMOTE_USER", "REMOTE_HOST", "SERVER_SOFTWARE", "SERVER_PROTOCOL")
 """These, and variables that may be any text.  Other headers are checked where they are read."""
 
 

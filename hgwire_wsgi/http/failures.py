@@ -1,64 +1,21 @@
-"""What a command can raise, and what a client gets of it.
+"""What a client gets of a failure.
 
-A command, a hook or an extension may raise anything.  :class:`SystemExit` and :class:`KeyboardInterrupt` end a server
-that does not catch them, so here they are failures of one request.  The exception is a server that ends itself: its
-signal handler raises them in the main thread, in the middle of whatever runs there.  Those pass through.
+A command, a hook or an extension may raise anything, :class:`SystemExit` and :class:`KeyboardInterrupt` included.  All
+of them are failures of one request, except those that a signal handler raised to end the server; see
+:mod:`hgwire_wsgi.stops`.
 """
 
 from __future__ import annotations
 
-import dis
 import errno
-import signal
-import threading
-from collections.abc import Iterator
-from types import CodeType, TracebackType
 
 from ..errors import CommandCrashed, HgWireError, LocalProtocolError, OutOfMemory, StorageFull
 from ..logcontext import LOGGER
+from ..stops import STOPS, is_from_signal
 
-__all__ = ["FAILURES", "is_from_signal", "public"]
-
-_STOPS = (SystemExit, KeyboardInterrupt)
-
-FAILURES = (Exception, *_STOPS)
-"""Exceptions that end one request and nothing else.  :func:`public` raises those again that end the server."""
+__all__ = ["public"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def is_from_signal(stop: BaseException) -> bool:
-    """Whether a signal handler raised an exception, and not the code that it interrupted.
-
-    Python runs signal handlers in the main thread.  The frame of a handler written in Python is part of the traceback.
-    Python's own handler for Ctrl-C leaves none: it raises :class:`KeyboardInterrupt` between two instructions, whereas
-    a command has to execute a ``raise`` statement.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    handlers = set(_handlers())
-    last = stop.__traceback__
-    for entry in _entries(stop.__traceback__):
-        if entry.tb_frame.f_code in handlers:
-            return True
-        last = entry
-    if not isinstance(stop, KeyboardInterrupt) or last is None:
-        return False
-    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS"
-
-
-def _entries(entry: TracebackType | None) -> Iterator[TracebackType]:
-    while entry is not None:
-        yield entry
-        entry = entry.tb_next
-
-
-def _handlers() -> Iterator[CodeType]:
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        code = getattr(getattr(handler, "__func__", handler), "__code__", None)
-        if isinstance(code, CodeType):
-            yield code
 
 
 def public(error: BaseException) -> HgWireError:
@@ -73,7 +30,7 @@ def public(error: BaseException) -> HgWireError:
     """
     if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
         return error
-    if isinstance(error, _STOPS):
+    if isinstance(error, STOPS):
         if is_from_signal(error):
             raise error
         LOGGER.error("a command tried to end the server", exc_info=error)

@@ -5,17 +5,27 @@ from __future__ import annotations
 from ..commands.classify import names_command
 from ..errors import HgWireError, PermissionDenied, RequestError, UnsupportedMediaType
 from .failures import public
-from .message import NOSNIFF, Request, Response, text_response
+from .message import NO_STORE, NOSNIFF, Request, Response, text_response
 from .v1.renderers import render_error, status_line
 
-__all__ = ["challenges", "refuse", "refuse_cross_site"]
+__all__ = ["challenged", "refuse", "refuse_cross_site"]
 
 
-def challenges(error: HgWireError, challenge: str) -> list[tuple[str, str]]:
-    """Return the header that a 401 must have, if the error does not have it."""
-    if error.http_status != 401 or any(name.lower() == "www-authenticate" for name, _ in error.headers):
-        return []
-    return [("WWW-Authenticate", challenge)]
+def challenged(error: HgWireError, challenge: str | None) -> tuple[int, list[tuple[str, str]]]:
+    """Return the status and the headers of an error.
+
+    A 401 must have a challenge (RFC 9110, section 15.5.2).  Without one in the error or the settings, it becomes 403.
+
+    Args:
+        error: the error.
+        challenge: the ``WWW-Authenticate`` header of the application; ``None`` if it has none.
+    """
+    headers = list(error.headers)
+    if error.http_status != 401 or any(name.lower() == "www-authenticate" for name, _ in headers):
+        return error.http_status, headers
+    if challenge is None:
+        return 403, headers
+    return 401, [*headers, ("WWW-Authenticate", challenge)]
 
 
 def _is_for_hg(request: Request) -> bool:
@@ -25,23 +35,24 @@ def _is_for_hg(request: Request) -> bool:
         return True
 
 
-def refuse(error: BaseException, request: Request, challenge: str) -> Response:
+def refuse(error: BaseException, request: Request, challenge: str | None) -> Response:
     """Make the answer to a failed request, in the form that clients of version 1 expect, or as text for a browser.
 
     Args:
         error: the error.
         request: the request; one that names no command comes from a browser.
-        challenge: the ``WWW-Authenticate`` header of a 401.
+        challenge: the ``WWW-Authenticate`` header of a 401; ``None`` for none.
 
     Raises:
         BaseException: the error, if it must end the server.
     """
     known = public(error)
-    status, headers, content = render_error(known)
-    headers += challenges(known, challenge)
+    status, headers = challenged(known, challenge)
     if not _is_for_hg(request):
-        return text_response(status_line(known.http_status), known.message + "\n", headers[1:], error=known.message)
-    return Response(status, [*headers, NOSNIFF], content, error=known.message)
+        return text_response(status_line(status), known.message + "\n", headers, error=known.message)
+    media_type, content = render_error(known)
+    line = status_line(status, known.message)
+    return Response(line, [("Content-Type", media_type), *headers, NO_STORE, NOSNIFF], content, error=known.message)
 
 
 def refuse_cross_site(request: Request) -> None:

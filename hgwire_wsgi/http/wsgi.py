@@ -2,7 +2,11 @@
 
 For every response, in this order: the rest of the request body is read, or the connection is marked for closing; the
 body of a ``HEAD`` response is dropped; headers that depend on the body are added; the response starts; its bytes are
-counted.  When the server closes it, all its resources are released, once, and the observers are called.
+counted, and its rate is watched.  When the server closes it, all its resources are released, once, and the observers
+are called.
+
+A short reply goes out before the rest of the request is read.  A client whose push was refused is still sending; if it
+sends too much, the connection is closed, and it finds the refusal there.
 
 A response that fails before it starts gets an error status (``app.py``).  A later failure is logged and interrupts the
 transfer: the server closes the connection, so that no client mistakes a part for the whole.
@@ -22,7 +26,9 @@ import attrs
 from ..errors import BodyTooLarge
 from ..events import Event, Observer, Outcome, RepositoryRecovered, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
-from .failures import FAILURES, public
+from ..stops import FAILURES
+from .deadlines import Transfer
+from .failures import public
 from .message import FileBody, FrontEndBody, Observed, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
@@ -122,7 +128,7 @@ class Observation:
 def _outcome(response: Response, failure: str) -> Outcome:
     if failure:
         return "cut"
-    if response.code >= 500:
+    if response.code >= 500 and response.code != 503:
         return "failed"
     return "refused" if response.error or response.code >= 400 else "ok"
 
@@ -147,6 +153,7 @@ class _Transfer:
                 release()
             except Exception:
                 LOGGER.exception("cleaning up after a response failed")
+        self._request.leave()
         if self._observation is not None:
             broken = "" if complete else "the client disconnected"
             self._observation.close(response, self.sent, self.failure or broken)
@@ -154,12 +161,33 @@ class _Transfer:
 
 
 class _Chunks:
-    """The iterable that a WSGI server reads and closes."""
+    """The iterable that a WSGI server reads and closes.
 
-    def __init__(self, chunks: Iterator[bytes] | None, transfer: _Transfer, *, cut: bool) -> None:
+    Args:
+        chunks: the body; ``None`` for none.
+        ending: the end of the response.
+        request: whose body may have a rest.
+        rate: the deadline of the reply; ``None`` if it has none.
+        drain: whether to read that rest after the reply.
+        cut: whether the connection must be closed after the reply.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[bytes] | None,
+        ending: _Transfer,
+        request: Request,
+        *,
+        rate: Transfer | None = None,
+        drain: bool,
+        cut: bool,
+    ) -> None:
         self._chunks = iter(()) if chunks is None else chunks
-        self._transfer = transfer
+        self._ending = ending
+        self._request = request
+        self._drain = drain
         self._cut = cut
+        self._rate = rate
         # Servers need not iterate a response without a body.
         self._complete = chunks is None
 
@@ -167,26 +195,56 @@ class _Chunks:
         return self
 
     def __next__(self) -> bytes:
+        rate = self._rate
+        if rate is not None:
+            rate.end()
+            if rate.expired:
+                self._ending.failure = _TOO_SLOW
         try:
             chunk = next(self._chunks)
         except StopIteration:
             self._complete = True
-            if self._cut:
-                self._cut = False
-                raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
+            self._end_request()
             raise
         except FAILURES as error:
-            self._transfer.failure = str(error) or type(error).__name__
+            self._ending.failure = str(error) or type(error).__name__
             if isinstance(error, Exception):
                 LOGGER.exception("a response failed after it had begun; closing the connection")
                 raise
             # It ends the server, or only this response.
             raise public(error) from error
-        self._transfer.sent += len(chunk)
+        self._ending.sent += len(chunk)
+        if rate is not None:
+            rate.moved = self._ending.sent
+            rate.begin()
         return chunk
 
+    def _end_request(self) -> None:
+        """Read the rest of the request, or let the server close the connection.
+
+        Raises:
+            BodyTooLarge: where only an error makes the server do that.
+        """
+        drain, self._drain = self._drain, False
+        cut, self._cut = self._cut or (drain and not self._request.drain()), False
+        if cut and not self._request.stop_receiving():
+            raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
+
     def close(self) -> None:
-        self._transfer.end(self._complete)
+        if self._rate is not None:
+            self._rate.end()
+            if self._rate.expired:
+                self._ending.failure = _TOO_SLOW
+        self._ending.end(self._complete)
+
+
+_TOO_SLOW = "the client read too slowly"
+
+
+def _watched(request: Request, size: int = 0) -> Transfer | None:
+    """The deadline of a reply; ``None`` if it has none."""
+    connection = request.connection if request.watchdog is not None else None
+    return None if connection is None or request.watchdog is None else request.watchdog().sending(connection, size)
 
 
 class _File(io.FileIO):
@@ -197,13 +255,16 @@ class _File(io.FileIO):
     sent.
     """
 
-    def __init__(self, body: FileBody, transfer: _Transfer, *, whole: bool) -> None:
+    def __init__(self, body: FileBody, transfer: _Transfer, rate: Transfer | None, *, whole: bool) -> None:
         # The descriptor is the body's own; closing this object does not close it.
         super().__init__(body.file.fileno(), closefd=False)
         self._size = body.size
         self._transfer = transfer
         self._position = 0
         self._whole = whole
+        self._rate = rate
+        if rate is not None:
+            rate.begin()
 
     def readinto(self, buffer: Any, /) -> int | None:
         count = super().readinto(buffer)
@@ -222,6 +283,10 @@ class _File(io.FileIO):
     def close(self) -> None:
         if not self.closed:
             super().close()
+            if self._rate is not None:
+                self._rate.end()
+                if self._rate.expired:
+                    self._transfer.failure = _TOO_SLOW
             self._transfer.sent = self._size if self._whole else self._position
             self._transfer.end(self._transfer.sent == self._size)
 
@@ -245,10 +310,13 @@ def send(
         The WSGI body.
     """
     body, headers = response.body, response.headers
-    cut = not request.drain()
+    # A reply that never waits may go first.
+    short = response.is_short
+    drain = short and not request.is_read
+    cut = not short and not request.drain()
     if isinstance(body, bytes):
         headers.append(("Content-Length", str(len(body))))
-        if observation is None and not cut and not response.release:
+        if short and not drain and observation is None and not response.release and not request.has_slot:
             # Nothing needs to be done when the server closes it.
             CURRENT.set(None)
             start_response(response.status, headers)
@@ -265,24 +333,26 @@ def send(
         transfer.failure = "the server refused the response"
         transfer.end(False)
         raise
+    chunked = partial(_Chunks, ending=transfer, request=request, drain=drain, cut=cut)
     if request.method == "HEAD":
-        return _Chunks(None, transfer, cut=cut)
+        return chunked(None)
     if isinstance(body, FrontEndBody):
         transfer.sent = body.size
-        return _Chunks(None, transfer, cut=cut)
+        return chunked(None)
     if isinstance(body, bytes):
-        return _Chunks(iter([body]), transfer, cut=cut)
+        return chunked(iter([body]), rate=None if short else _watched(request))
     if not isinstance(body, FileBody):
-        return _Chunks(body, transfer, cut=cut)
+        return chunked(body, rate=_watched(request))
     wrap = request.environ.get("wsgi.file_wrapper")
     if wrap is None or cut:
-        return _Chunks(iter(partial(body.file.read, _READ_SIZE), b""), transfer, cut=cut)
+        return chunked(iter(partial(body.file.read, _READ_SIZE), b""), rate=_watched(request))
     file: Any = body.file
-    if observation is None and len(response.release) == 1:
+    rate = _watched(request, body.size)
+    if observation is None and rate is None and len(response.release) == 1 and not request.has_slot:
         # Nothing but the file has to be closed, and nobody asks how much of it was sent.
         CURRENT.set(None)
     else:
-        file = _File(body, transfer, whole="uwsgi.version" in request.environ)
+        file = _File(body, transfer, rate, whole="uwsgi.version" in request.environ)
     try:
         wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
     except BaseException:

@@ -79,6 +79,13 @@ class RepositorySettings:
         """Whether a setting's list of users includes a user; ``*`` alone includes everybody."""
         return list(members) == ["*"] or user in members
 
+    def read_only_reason(self) -> str | None:
+        """Return why the repository does not accept pushes, for the client's user; ``None`` if it does.
+
+        It is called for every push, and never answered from a cache of the state.
+        """
+        return None
+
 
 class RepositoryCommands:
     """The repository's own commands, and its changes to caching and negotiation."""

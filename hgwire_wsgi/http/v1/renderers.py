@@ -166,10 +166,9 @@ def status_line(status: int, reason: str = "") -> str:
     return f"{status} {text[:_REASON_LENGTH].strip() or responses.get(status, 'Error')}"
 
 
-def render_error(error: HgWireError) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Render an error as status line, headers and body.
+def render_error(error: HgWireError) -> tuple[str, bytes]:
+    """Render an error as media type and body.
 
     The body is ``0`` and the message, each on a line: old clients read it as the reply to a failed push.
     """
-    body = f"0\n{error.message}\n".encode("utf-8", "replace")
-    return status_line(error.http_status, error.message), [("Content-Type", HG_ERROR), *error.headers], body
+    return HG_ERROR, f"0\n{error.message}\n".encode("utf-8", "replace")

@@ -29,13 +29,20 @@ import attrs
 
 from ...commands.classify import describe
 from ...dispatch import BoundCommand, Dispatcher
-from ...errors import HgWireError, LimitExceeded, PermissionDenied, UnknownCommand
+from ...errors import (
+    HgWireError,
+    LimitExceeded,
+    PermissionDenied,
+    RepositoryNotFound,
+    Unavailable,
+    UnknownCommand,
+)
 from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol, ServerCapabilities
 from ...repositories.base import Lease, RepositoryProvider
+from ...stops import FAILURES
 from ...streams import BoundedReader, Readable
-from ..failures import FAILURES
 from ..message import Request
 from .api import PlainRefusal, Target
 from .input import CommandBody, FrameInput, Spool
@@ -211,7 +218,7 @@ class MultiRequest:
             wire = describe(name, arguments, dispatcher.commands, dispatcher.limits, version=version)
             names = wire.names
             try:
-                resolved = dispatcher.resolve(wire, repository, version)
+                resolved = dispatcher.resolve(wire, repository, version, self.target.api.codec)
             except UnknownCommand:
                 if dispatcher.find(name, repository, version) is None:
                     raise PlainRefusal(200, f"wire protocol command not available: {name}") from None
@@ -227,11 +234,8 @@ class MultiRequest:
                 client=self.client,
                 body=io.BytesIO(),
                 version=version,
-                codec=self.target.api.codec,
-                # The policy may have been asked the same question for the URL.
-                authorized=(resolved.permission, names) == (self.target.access, (self.target.command,)),
             )
-        except (PermissionDenied, PlainRefusal):
+        except (PermissionDenied, PlainRefusal, RepositoryNotFound, Unavailable):
             raise
         except HgWireError as error:
             return _Job(run.request_id, names, error)

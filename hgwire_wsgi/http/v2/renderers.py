@@ -20,8 +20,9 @@ from ...commands.responses import (
 from ...errors import HgWireError
 from ...framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
 from ...limits import Limits
+from ...stops import FAILURES
 from ...streams import close_source
-from ..failures import FAILURES, public
+from ..failures import public
 
 __all__ = ["RENDERERS", "Framed", "FramedStream", "join_frames", "send_framed"]
 

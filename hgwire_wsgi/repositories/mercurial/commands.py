@@ -31,6 +31,7 @@ from ...errors import CommandFailed, LocalProtocolError
 from ..base import RepositorySettings
 from .checks import check, check_bundle
 from .errors import Report, translated_chunks, translated_request
+from .hooks import kept_output
 from .transactions import has_journal, observed, roll_back_abandoned
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
@@ -90,7 +91,7 @@ class _Protocol:
     @contextlib.contextmanager
     def mayberedirectstdio(self) -> Iterator[io.BytesIO]:
         """Collect what Mercurial and its hooks print, for the reply."""
-        ui, output = self._ui, io.BytesIO()
+        ui, output = self._ui, kept_output(self._ui)
         saved = ui.fout, ui.ferr
         ui.fout = ui.ferr = output
         try:
@@ -135,15 +136,26 @@ def _without_blank_lines(response: Response) -> Response:
     return BytesResponse(b"".join(line + b"\n" for line in response.data.split(b"\n") if line))
 
 
-class _Environ(Mapping[bytes, Any]):
-    """The WSGI environ as in-process hooks see it in ``ui.environ``: with bytes instead of strings."""
+_SECRETS = frozenset({"HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"})
+"""Credentials, which hooks might print."""
 
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._environ = environ
+
+class _Environ(Mapping[bytes, Any]):
+    """The WSGI environ as in-process hooks see it in ``ui.environ``: bytes instead of strings, and no credentials."""
+
+    def __init__(self, environ: Mapping[str, Any], user: str | None) -> None:
+        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
+        if user is not None:
+            self._environ["REMOTE_USER"] = user.encode("utf-8")
 
     def __getitem__(self, name: bytes) -> Any:
         value = self._environ[name.decode("latin-1")]
-        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return value.encode("latin-1")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "backslashreplace")
 
     def __iter__(self) -> Iterator[bytes]:
         return (name.encode("latin-1") for name in self._environ)
@@ -190,7 +202,7 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
         arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)
-        local.ui.environ = _Environ(context.environ)
+        local.ui.environ = _Environ(context.environ, context.user)
         with (
             translated_request(name, report, has_arguments=bool(arguments)),
             observed(local, context.report_changes),

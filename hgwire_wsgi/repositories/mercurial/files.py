@@ -8,13 +8,14 @@ data, except for the manifests, which are short.
 from __future__ import annotations
 
 import binascii
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .errors import message_of
 
-__all__ = ["files_of"]
+__all__ = ["files_of", "read_bounded"]
 
 Check = Callable[[Any], object]
 
@@ -41,6 +42,31 @@ def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
                 changelog.rev(binascii.unhexlify(node))
         except Exception as error:
             raise ValueError(f"line {number}: {message_of(error)}") from error
+
+
+def read_bounded(path: bytes, size: int) -> bytes | None:
+    """Read the beginning of a small file.
+
+    Args:
+        path: the file.
+        size: maximum number of bytes to read.
+
+    Returns:
+        The bytes; ``None`` if there is no file; nothing if it cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, a named pipe would block forever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, size)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 _ALWAYS: Mapping[str, Check] = {

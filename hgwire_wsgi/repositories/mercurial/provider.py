@@ -25,6 +25,7 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
+from .hooks import PushLimits
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
 from .state import StateReader
 from .transactions import RECOVER
@@ -58,6 +59,11 @@ class MercurialProvider(RepositoryProvider):
         recover: roll back the transaction of a process that has died, before the next push or stream clone; by default,
             these are refused with 503.  Observers get a :class:`~hgwire_wsgi.events.RepositoryRecovered`.  The setting
             ``hgwire.recover`` does the same, also in the ``hgrc`` of a repository.
+        lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
+            ``ui.timeout`` if it is set, otherwise 10.
+        hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
+            limit.  Python hooks run inside the server and cannot be stopped.
+        hook_output: bytes of the output of hooks that are kept for the client.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -72,7 +78,11 @@ class MercurialProvider(RepositoryProvider):
         leases: int = 64,
         idle: int = 64,
         recover: bool = False,
+        lock_timeout: int | None = None,
+        hook_timeout: float | None = 300.0,
+        hook_output: int = 1024 * 1024,
     ) -> None:
+        self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
             self._ui = _load_ui(config)
             if recover:
@@ -145,7 +155,7 @@ class MercurialProvider(RepositoryProvider):
             ui = self._ui.copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state)
+            return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not _is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure

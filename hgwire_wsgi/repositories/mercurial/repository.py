@@ -29,7 +29,8 @@ from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
-from .files import files_of
+from .files import files_of, read_bounded
+from .hooks import PushLimits, limit_pushes
 from .state import State
 from .transactions import make_observable
 
@@ -75,6 +76,27 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def _names(value: bytes, *, both: bool) -> list[str]:
+    """Decode an item of a list of users.
+
+    Mercurial compares bytes.  Users are text here, so an item that is not UTF-8 is read in the encoding that
+    ``web.encoding`` or ``HGENCODING`` declares, otherwise as Latin-1.
+
+    Args:
+        value: the item.
+        both: return it in both encodings if they differ.  A user whose name came in the same bytes was read as Latin-1;
+            he must not be missed by a list of those who are denied.
+    """
+    latin = value.decode("latin-1")
+    for name in ("utf-8", text(encoding.encoding)):
+        try:
+            decoded = value.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            continue
+        return [decoded, latin] if both and name != "utf-8" and decoded != latin else [decoded]
+    return [latin]
+
+
 class OpenRepository:
     """Mercurial's repository object, used by one request at a time.
 
@@ -82,19 +104,21 @@ class OpenRepository:
         ui: the configuration, which the object keeps and changes.
         found: where the repository is.
         state: the state that it is opened in.
+        limits: on pushes.
 
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
         found, state: as given.
     """
 
-    def __init__(self, ui: Any, found: Found, state: State) -> None:
+    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
         self.found = found
         self.state = state
         unfiltered = open_repository(ui, found.root).unfiltered()
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
@@ -133,6 +157,10 @@ class Facts:
 
 _MAX_REPORTED = 100
 """Maximum number of different messages about one repository in one state."""
+
+
+_READ_ONLY_LENGTH = 1000
+"""Bytes of ``.hg/hgwire-readonly`` that are read; clients show the first 160 characters."""
 
 
 class MercurialRepository(Repository):
@@ -210,7 +238,8 @@ class MercurialRepository(Repository):
         key = (section, name + "[]")
         if key not in known:
             values = self.local.ui.configlist(section.encode(), name.encode(), untrusted=section == "web")
-            known[key] = [text(value) for value in values]
+            wide = name.startswith("deny")
+            known[key] = [member for value in values for member in _names(value, both=wide)]
         settings: list[str] = known[key]
         return settings
 
@@ -219,6 +248,12 @@ class MercurialRepository(Repository):
             return True
         name = user.encode("utf-8", "surrogateescape")
         return bool(scmutil.ismember(self.local.ui, name, [m.encode("utf-8", "surrogateescape") for m in members]))
+
+    def read_only_reason(self) -> str | None:
+        # A share is as read-only as the repository that has its store.
+        roots = dict.fromkeys((self.local.path.rstrip(b"/"), self.local.sharedpath))
+        reasons = (read_bounded(root + b"/hgwire-readonly", _READ_ONLY_LENGTH) for root in roots)
+        return next((reason.decode("utf-8", "replace") for reason in reasons if reason is not None), None)
 
     # Commands
 

@@ -15,7 +15,7 @@ from hgwire_wsgi import (
     AccessRequest,
     ApiSettings,
     StreamResponse,
-    hgweb_policy,
+    default_policy,
 )
 from hgwire_wsgi.errors import RepositoryBusy
 from hgwire_wsgi.framing import ZLIB, ZSTD_8MB
@@ -35,7 +35,8 @@ def test_a_failing_policy() -> None:
     def policy(request: AccessRequest) -> None:
         raise RuntimeError("secret")
 
-    assert ask(make_app(policy=policy), "ro/heads", commands("heads")).text == (500, "internal server error\n")
+    answer = ask(make_app(policy=policy), "ro/heads", commands("heads"))
+    assert (answer.status, answer.text) == ("403 refused by the access policy", (403, "permission denied"))
 
 
 def test_start_response_that_fails_releases_everything() -> None:
@@ -89,7 +90,7 @@ def test_pushes_from_web_pages_are_refused(headers: dict[str, str]) -> None:
 def test_reading_may_be_denied() -> None:
     app = make_app(provider=FakeProvider({**OPEN, "deny_read": "*"}))
     for target in ("ro/heads", "ro/multirequest", "ro/nope", "ro/debugreflect"):
-        assert ask(app, target, commands("heads")).status == "401 read not authorized"
+        assert ask(app, target, commands("heads")).status == "403 read not authorized"
 
 
 def test_a_body_without_a_length() -> None:
@@ -110,8 +111,8 @@ def test_a_body_without_a_length() -> None:
         next(refused.response)
 
 
-def test_hgweb_policy_is_the_default() -> None:
-    assert make_app().policy is hgweb_policy
+def test_the_default_policy() -> None:
+    assert make_app().policy is default_policy
 
 
 @pytest.mark.parametrize(
@@ -129,12 +130,12 @@ def test_malformed_frames_of_kinds_that_nobody_recorded_are_bad_requests(frames:
     assert message in text
 
 
-def test_urls_that_inform_need_no_repository() -> None:
-    provider = FakeProvider(OPEN)
+def test_urls_that_inform_need_no_permission() -> None:
+    provider = FakeProvider({"deny_read": "*"})
     exchange = Exchange(make_app(provider=provider), path="/repo/api/exp-http-v2-0001")
     assert exchange.read() == b"HTTP version 2 API handler"
     assert exchange.status == "200 OK"
-    assert provider.leased == 0
+    assert provider.held == 0
 
 
 @pytest.mark.parametrize(
