@@ -83,4 +83,4 @@ def test_outside_the_main_thread_nothing_is_from_a_signal() -> None:
 
 def test_exceptions_without_a_traceback() -> None:
     assert not any(is_from_signal(stop()) for stop in STOPS)
-    assert FAILURES == (Exception, *STOPS)
+    assert (Exception, *STOPS) == FAILURES

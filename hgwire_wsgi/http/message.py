@@ -139,7 +139,7 @@ class Request:
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
         self.credentials: Mapping[str, str] = _NO_CREDENTIALS
-        self.refusal: Exception | None = None
+        self.refusal: BaseException | None = None
         self.control: Callable[[], AdmissionControl | None] | None = None
         self.watchdog: Callable[[], Watchdog] | None = None
         self._slot: Slot | None = None

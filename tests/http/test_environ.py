@@ -13,7 +13,7 @@ from fakes import OPEN, Exchange, FakeProvider, Watch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hgwire_wsgi import ApiSettings, ServerCapabilities, WireApp, WireMiddleware, log_requests
+from hgwire_wsgi import AccessRequest, ApiSettings, ServerCapabilities, WireApp, WireMiddleware, log_requests
 from hgwire_wsgi.errors import BodyTooLarge, HgWireError
 from hgwire_wsgi.http.environ import mend
 
@@ -132,3 +132,24 @@ def test_mending() -> None:
     before = dict(odd)
     assert mend(odd) == ({"PATH_INFO": "/\xe9", "wsgi.input": None, "HTTP_X": 1}, None)
     assert odd == before
+
+
+@pytest.mark.parametrize("name", ["REMOTE_ADDR", "SERVER_NAME", "REMOTE_HOST", "PATH_INFO"])
+def test_an_identity_decides_although_the_environ_is_mended(name: str) -> None:
+    """A copy made for the mending must not bring back what the identity has removed."""
+    asked: list[AccessRequest] = []
+    app = WireApp(FakeProvider(), policy=asked.append, identify=lambda request: None)
+    environ = {**base(), "REMOTE_USER": "forged", "HTTP_AUTHORIZATION": "Basic eDp5", name: b"/repo"}
+    app(environ, lambda status, headers, exc_info=None: None)
+    (request,) = asked
+    assert request.user is None
+    assert "HTTP_AUTHORIZATION" not in request.environ and "REMOTE_USER" not in request.environ
+
+
+def test_an_identity_that_exits_refuses_one_request() -> None:
+    def identify(request: Any) -> str | None:
+        raise SystemExit(3)
+
+    exchange = Exchange(WireApp(FakeProvider(), identify=identify), "cmd=heads")
+    exchange.read()
+    assert exchange.status.startswith("500 a command or hook on the server called exit")

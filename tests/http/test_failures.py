@@ -182,4 +182,3 @@ def test_outside_the_main_thread_nothing_comes_from_a_signal(stopping: None) -> 
 def test_errors_of_the_package_are_themselves() -> None:
     error = RepositoryBusy("busy")
     assert public(error) is error
-    assert (Exception, SystemExit, KeyboardInterrupt) == failures.FAILURES
