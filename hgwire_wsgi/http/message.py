@@ -56,6 +56,8 @@ NO_STORE = ("Cache-Control", "no-store")
 _NO_CREDENTIALS: Mapping[str, str] = {}
 
 _SHORT = 16 * 1024
+_DRAINED = 4 * 1024 * 1024
+_LARGEST_BODY = 1 << 63
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -255,10 +257,10 @@ class Request:
             self._slot = control.enter_now("receive", self._clients)
             if self._slot is None:
                 return False
-        body = self.body
+        body, connection = self.body, self.connection
         if self.watchdog is not None:
-            body.transfer = self.watchdog().lingering(self.connection)
-        return body.drain(self._limits.drain)
+            body.transfer = self.watchdog().lingering(connection)
+        return body.drain(self._limits.drain or (_LARGEST_BODY if connection is None else _DRAINED))
 
     def stop_receiving(self) -> bool:
         """Let the server find the end of the body, so that it closes the connection; False if it cannot be done."""

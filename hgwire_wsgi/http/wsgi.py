@@ -140,13 +140,28 @@ class _Transfer:
         self._response: Response | None = response
         self._request = request
         self._observation = observation
+        self.rate: Transfer | None = None
         self.sent = 0
         self.failure = ""
+
+    def wait(self) -> None:
+        """The server begins to send: the client has to keep up with the minimum rate."""
+        if self.rate is not None:
+            self.rate.moved = self.sent
+            self.rate.begin()
+
+    def resume(self) -> None:
+        """The server has sent everything so far, or has given up."""
+        if self.rate is not None:
+            self.rate.end()
+            if self.rate.expired:
+                self.failure = "the client read too slowly"
 
     def end(self, complete: bool) -> None:
         response, self._response = self._response, None
         if response is None:
             return
+        self.resume()
         CURRENT.set(self._request)
         for release in response.release:
             try:
@@ -167,7 +182,6 @@ class _Chunks:
         chunks: the body; ``None`` for none.
         ending: the end of the response.
         request: whose body may have a rest.
-        rate: the deadline of the reply; ``None`` if it has none.
         drain: whether to read that rest after the reply.
         cut: whether the connection must be closed after the reply.
     """
@@ -178,7 +192,6 @@ class _Chunks:
         ending: _Transfer,
         request: Request,
         *,
-        rate: Transfer | None = None,
         drain: bool,
         cut: bool,
     ) -> None:
@@ -187,7 +200,6 @@ class _Chunks:
         self._request = request
         self._drain = drain
         self._cut = cut
-        self._rate = rate
         # Servers need not iterate a response without a body.
         self._complete = chunks is None
 
@@ -195,11 +207,7 @@ class _Chunks:
         return self
 
     def __next__(self) -> bytes:
-        rate = self._rate
-        if rate is not None:
-            rate.end()
-            if rate.expired:
-                self._ending.failure = _TOO_SLOW
+        self._ending.resume()
         try:
             chunk = next(self._chunks)
         except StopIteration:
@@ -214,9 +222,7 @@ class _Chunks:
             # It ends the server, or only this response.
             raise public(error) from error
         self._ending.sent += len(chunk)
-        if rate is not None:
-            rate.moved = self._ending.sent
-            rate.begin()
+        self._ending.wait()
         return chunk
 
     def _end_request(self) -> None:
@@ -231,14 +237,7 @@ class _Chunks:
             raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
 
     def close(self) -> None:
-        if self._rate is not None:
-            self._rate.end()
-            if self._rate.expired:
-                self._ending.failure = _TOO_SLOW
         self._ending.end(self._complete)
-
-
-_TOO_SLOW = "the client read too slowly"
 
 
 def _watched(request: Request, size: int = 0) -> Transfer | None:
@@ -255,16 +254,14 @@ class _File(io.FileIO):
     sent.
     """
 
-    def __init__(self, body: FileBody, transfer: _Transfer, rate: Transfer | None, *, whole: bool) -> None:
+    def __init__(self, body: FileBody, transfer: _Transfer, *, whole: bool) -> None:
         # The descriptor is the body's own; closing this object does not close it.
         super().__init__(body.file.fileno(), closefd=False)
         self._size = body.size
         self._transfer = transfer
         self._position = 0
         self._whole = whole
-        self._rate = rate
-        if rate is not None:
-            rate.begin()
+        transfer.wait()
 
     def readinto(self, buffer: Any, /) -> int | None:
         count = super().readinto(buffer)
@@ -283,10 +280,6 @@ class _File(io.FileIO):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            if self._rate is not None:
-                self._rate.end()
-                if self._rate.expired:
-                    self._transfer.failure = _TOO_SLOW
             self._transfer.sent = self._size if self._whole else self._position
             self._transfer.end(self._transfer.sent == self._size)
 
@@ -339,20 +332,21 @@ def send(
     if isinstance(body, FrontEndBody):
         transfer.sent = body.size
         return chunked(None)
+    wrap = request.environ.get("wsgi.file_wrapper") if isinstance(body, FileBody) and not cut else None
+    if not short:
+        transfer.rate = _watched(request, body.size if isinstance(body, FileBody) and wrap is not None else 0)
     if isinstance(body, bytes):
-        return chunked(iter([body]), rate=None if short else _watched(request))
+        return chunked(iter([body]))
     if not isinstance(body, FileBody):
-        return chunked(body, rate=_watched(request))
-    wrap = request.environ.get("wsgi.file_wrapper")
-    if wrap is None or cut:
-        return chunked(iter(partial(body.file.read, _READ_SIZE), b""), rate=_watched(request))
+        return chunked(body)
+    if wrap is None:
+        return chunked(iter(partial(body.file.read, _READ_SIZE), b""))
     file: Any = body.file
-    rate = _watched(request, body.size)
-    if observation is None and rate is None and len(response.release) == 1 and not request.has_slot:
+    if observation is None and transfer.rate is None and len(response.release) == 1 and not request.has_slot:
         # Nothing but the file has to be closed, and nobody asks how much of it was sent.
         CURRENT.set(None)
     else:
-        file = _File(body, transfer, rate, whole="uwsgi.version" in request.environ)
+        file = _File(body, transfer, whole="uwsgi.version" in request.environ)
     try:
         wrapped: Iterable[bytes] = wrap(file, _READ_SIZE)
     except BaseException:

@@ -147,12 +147,12 @@ class MultiRequest:
         self.request.commands = job.names
         limits = self.dispatcher.limits
         if not (run.has_data and job.reads_body):
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
             return self._one_by_one([job])
         stopwatch = Stopwatch()
         framed = job.reading(BoundedReader(CommandBody(self.frames), limits.body_decoded)).run()
         try:
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
         except BaseException:
             framed.close()
             raise
