@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
-    from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
+    from .events import CommandReport, PushChanges, RepositoryRecovered, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
     from .http.authorize import AuthorizeApp
     from .http.v1.input import classify
@@ -74,6 +74,7 @@ __all__ = [
     "Repository",
     "RepositoryNotFound",
     "RepositoryProvider",
+    "RepositoryRecovered",
     "RequestClosed",
     "RequestStarted",
     "ServerCapabilities",
@@ -159,6 +160,7 @@ _MODULES = {
     "events": (
         "CommandReport",
         "PushChanges",
+        "RepositoryRecovered",
         "RequestClosed",
         "RequestStarted",
     ),

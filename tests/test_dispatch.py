@@ -26,6 +26,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.commands.arguments import TEXT, VALUES
 from hgwire_wsgi.commands.classify import describe
+from hgwire_wsgi.commands.context import Allowance
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
 from hgwire_wsgi.errors import InvalidArgument, LocalProtocolError, RepositoryNotFound, StreamChanged, UnknownCommand
 from hgwire_wsgi.negotiation import ClientProtocol
@@ -41,6 +42,8 @@ class Caller:
     address: str = ""
     client: str = "remote:http::"
     report_changes: Any = None
+    report_recovery: Any = None
+    allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 
 @attrs.define
@@ -82,10 +85,10 @@ class Bench:
         )
 
 
-def registry(**handlers: Any) -> CommandRegistry:
+def registry(*, cacheable: bool = True, **handlers: Any) -> CommandRegistry:
     made = CommandRegistry.standard()
     for name, handler in handlers.items():
-        made.command(name, permission="pull", cacheable=True)(handler)
+        made.command(name, permission="pull", cacheable=cacheable)(handler)
     return made
 
 
@@ -219,7 +222,7 @@ def test_tracebacks_of_policies_are_bounded(caplog: pytest.LogCaptureFixture) ->
     for _ in range(150):
         with pytest.raises(PermissionDenied):
             dispatcher.authorize(Caller(), "repo", bench.repository, (), "pull")
-    assert sum(record.exc_info is not None for record in caplog.records) == 100
+    assert sum(record.exc_info is not None for record in caplog.records) <= 100
 
 
 # The arguments, for policies.
@@ -427,13 +430,22 @@ def test_a_command_that_asked_for_more_is_not_cacheable_any_more() -> None:
 
 def test_the_same_command_on_another_lease_and_with_another_body() -> None:
     seen: list[Any] = []
-    commands = registry(x=lambda context: seen.append((context.repository, context.body.read(9))) or b"")
+    commands = registry(
+        x=lambda context: seen.append((context.repository, context.body.read(9))) or b"", cacheable=False
+    )
     bench, other = Bench(commands), FakeRepository()
     bound = bench.bind("batch", arguments={"cmds": b"x ;x "})
     bound.on(other).run()
     bench.bind("x").reading(io.BytesIO(b"another")).run()
     assert [each[0] for each in seen] == [other, other, bench.repository]
     assert seen[2][1] == b"another"
+
+
+def test_equal_sub_commands_are_bound_once() -> None:
+    bound = Bench().bind("batch", arguments={"cmds": b"heads ;known nodes=;heads "})
+    moved = bound.on(FakeRepository())
+    for each in (bound, moved):
+        assert each.batch[0] is each.batch[2] and each.batch == each.context.batch
 
 
 def test_on_another_lease_the_policy_is_asked_about_that_lease() -> None:

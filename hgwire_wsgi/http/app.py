@@ -32,6 +32,7 @@ from ..limits import Limits
 from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
+from ..stops import FAILURES
 from ..streams import close_source
 from .arrival import Arrivals
 from .deadlines import Deadlines, Watchdog
@@ -133,14 +134,19 @@ class WireApp:
             request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
-            if request.refusal is not None:
-                raise request.refusal
-            response = self._respond(request)
-            if not (response.is_short or request.has_slot):
-                _enter_to_send(request, response)
-        except Exception as error:
-            response = refuse(error, request, self.challenge)
-        return send(request, response, start_response, observation=observation)
+            try:
+                if request.refusal is not None:
+                    raise request.refusal
+                response = self._respond(request)
+                if not (response.is_short or request.has_slot):
+                    _enter_to_send(request, response)
+            except FAILURES as error:
+                response = refuse(error, request, self.challenge)
+            return send(request, response, start_response, observation=observation)
+        except BaseException as stop:
+            if observation is not None:
+                observation.interrupt(stop)
+            raise
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
         """Answer a WebOb request with a WebOb response, for hosts that route requests themselves.
