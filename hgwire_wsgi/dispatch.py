@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 import attrs
 
-from .access.request import AccessRequest, CommandCall, Policy, ask
+from .access.request import AccessRequest, CommandCall, Policy, View, ask
 from .commands.arguments import TEXT, Codec
 from .commands.classify import WireRequest
 from .commands.context import CommandContext
@@ -95,6 +95,7 @@ class BoundCommand:
         stamp: change stamp of the repository before the command runs.
         granted: the permissions that the policy granted so far; a command may ask for more while it runs.
         authorizer: makes ``context.authorize`` for a lease of the repository.
+        view: as :meth:`Dispatcher.view_of` returned it.
         batch: its sub-commands.
     """
 
@@ -107,11 +108,12 @@ class BoundCommand:
     stamp: object
     granted: set[str]
     authorizer: Callable[[Repository], Callable[[str], None]]
+    view: tuple[str, ...] | None = ()
     batch: tuple[BoundCommand, ...] = ()
 
     @property
     def cacheable(self) -> bool:
-        """Whether the reply depends only on the repository's state, the command and its arguments.
+        """Whether the reply depends only on the repository's state, the view, the command and its arguments.
 
         With ``access-hidden``, it also depends on the user.
         """
@@ -119,6 +121,7 @@ class BoundCommand:
         return (
             self.permission == "pull"
             and not self.granted - {"pull"}
+            and self.is_shared
             and all(
                 each.command.cacheable
                 and "access-hidden" not in each.context.arguments
@@ -126,6 +129,11 @@ class BoundCommand:
                 for each in (self, *self.batch)
             )
         )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others get the same reply: those of the same view, or all users if the host names no views."""
+        return bool(self.view) or (self.view is not None and self.repository.is_same_for_all())
 
     @property
     def is_clone(self) -> bool:
@@ -170,6 +178,36 @@ def _run(command: Command, context: CommandContext, arguments: Mapping[str, Any]
         raise LocalProtocolError(f"command {command.name} returned {type(result).__name__}, not a response")
     response: Response = result
     return response
+
+
+def _access_request(
+    caller: Caller,
+    name: str,
+    repository: Repository,
+    commands: tuple[str, ...],
+    permission: str,
+    calls: Callable[[], tuple[CommandCall, ...]],
+) -> AccessRequest:
+    return AccessRequest(
+        permission="pull" if permission == "pull" else "push",
+        upload=permission == "upload",
+        user=caller.user,
+        name=name,
+        repository=repository,
+        commands=commands,
+        method=caller.method,
+        scheme=caller.scheme,
+        address=caller.address,
+        environ=caller.environ,
+        read_calls=calls,
+    )
+
+
+def _check_method(caller: Caller, permission: str) -> None:
+    if permission != "pull":
+        method, message = _METHODS[permission]
+        if caller.method != method:
+            raise PermissionDenied(message, status=405, headers=[("Allow", method)])
 
 
 _Prepared = tuple[Command, Mapping[str, Any], CommandCall]
@@ -231,6 +269,7 @@ class Dispatcher:
     Attributes:
         commands: the registry of the application.
         policy: asked before anything runs.
+        view: names the view of a user; ``None`` if the host names none.
         server: the offered capabilities, before a repository adjusts them.
         limits: limits on what a peer controls.
     """
@@ -239,6 +278,7 @@ class Dispatcher:
     policy: Policy
     server: ServerCapabilities
     limits: Limits
+    view: View | None = None
     _reported: set[str] = attrs.field(factory=set, init=False, eq=False, repr=False)
 
     def authorize(
@@ -250,7 +290,7 @@ class Dispatcher:
         permission: str,
         calls: Callable[[], tuple[CommandCall, ...]] = tuple,
     ) -> None:
-        """Ask the policy, and then check the method.
+        """Ask the policy, check the method, and ask the repository.
 
         Args:
             caller: the caller.
@@ -262,23 +302,12 @@ class Dispatcher:
 
         Raises:
             RepositoryNotFound: if the policy hides the repository; it is the error for one that does not exist.
-            HgWireError: by the policy, most often :class:`PermissionDenied`.
+            HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
-        request = AccessRequest(
-            permission="pull" if permission == "pull" else "push",
-            upload=permission == "upload",
-            user=caller.user,
-            name=name,
-            repository=repository,
-            commands=commands,
-            method=caller.method,
-            scheme=caller.scheme,
-            address=caller.address,
-            environ=caller.environ,
-            read_calls=calls,
-        )
         try:
-            ask(self.policy, request)
+            ask(_access_request(caller, name, repository, commands, permission, calls), self.policy)
+            _check_method(caller, permission)
+            repository.check_access(permission, commands, caller.user, caller.environ)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:
@@ -286,10 +315,24 @@ class Dispatcher:
         except (Exception, SystemExit) as error:
             self._report(error)
             raise PermissionDenied("refused by the access policy") from None
-        if permission != "pull":
-            method, message = _METHODS[permission]
-            if caller.method != method:
-                raise PermissionDenied(message, status=405, headers=[("Allow", method)])
+
+    def view_of(self, caller: Caller, name: str, repository: Repository) -> tuple[str, ...] | None:
+        """Return what identifies the user's view of a repository, as a part of cache keys.
+
+        Returns:
+            An empty tuple if the host names no views; ``None`` if the replies to this user are never cached.
+
+        Raises:
+            LocalProtocolError: if the host's function returns anything but text or ``None``.
+        """
+        if self.view is None:
+            return ()
+        named = self.view(_access_request(caller, name, repository, (), "pull", tuple))
+        if named is None:
+            return None
+        if not isinstance(named, str):
+            raise LocalProtocolError(f"view returned {type(named).__name__}, not text or None")
+        return (named,)
 
     def _report(self, error: BaseException) -> None:
         """Log a failure of the policy; the traceback only the first time, since anyone may be able to repeat it."""
@@ -412,6 +455,8 @@ class Dispatcher:
             granted.add(resolved.permission)
         else:
             authorize(resolved.permission)
+        shareable = version == "v1" and resolved.permission == "pull"
+        view = self.view_of(caller, name, repository) if shareable else None
         token, stamp = repository.content_token(), repository.change_stamp()
 
         def bound(
@@ -443,6 +488,7 @@ class Dispatcher:
                 stamp=stamp,
                 granted=granted,
                 authorizer=authorizer,
+                view=view,
                 batch=batch,
             )
 

@@ -35,7 +35,6 @@ The tree::
     │   ├── StreamChanged
     │   └── RepositoryUnusable
     ├── Unavailable                   the server does not serve the request at present
-    ├── LoginUnavailable              credentials cannot be verified now
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -67,7 +66,6 @@ __all__ = [
     "LengthRequired",
     "LimitExceeded",
     "LocalProtocolError",
-    "LoginUnavailable",
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
@@ -299,12 +297,6 @@ class Unavailable(HgWireError):
     ) -> None:
         retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
         super().__init__(message, headers=(*retry, *headers))
-
-
-class LoginUnavailable(HgWireError):
-    """Credentials cannot be verified now: the verifier failed, or too many logins are waiting for it."""
-
-    http_status = 503
 
 
 class ConnectionFailed(HgWireError):

@@ -832,6 +832,26 @@ OTHERS = (
         tests=("tests/live/test_live_access.py::test_a_user_name_reaches_the_hooks",),
     ),
     Deviation(
+        "users-are-text",
+        "a user beyond ASCII: from a host that passes text, or in a setting that is not UTF-8",
+        "compared as bytes; hooks get Latin-1, or the request fails with 500",
+        "compared as text; hooks get UTF-8",
+        "Hosts pass both forms, and a rule that names a user must mean him in either.",
+        tests=(
+            "tests/repositories/test_mercurial_users.py::test_rules_name_users_in_either_form",
+            "tests/repositories/test_mercurial_users.py::test_rules_in_latin_1",
+            "tests/repositories/test_mercurial_users.py::test_hooks_get_bytes_in_utf_8",
+        ),
+    ),
+    Deviation(
+        "no-credentials-for-hooks",
+        "``HTTP_AUTHORIZATION``, ``HTTP_PROXY_AUTHORIZATION`` and ``HTTP_COOKIE`` in ``ui.environ`` of hooks",
+        "there",
+        "left out",
+        "A hook that prints its environment would show them to the client and in logs.",
+        tests=("tests/repositories/test_mercurial_users.py::test_hooks_get_no_credentials",),
+    ),
+    Deviation(
         "inline-bundle-path",
         "an inline clone bundle in a folder beside the permitted one whose name begins the same",
         "sent",

@@ -21,8 +21,7 @@ def all_of(*policies: Policy) -> Policy:
         raise ValueError("all_of() requires at least one policy")
 
     def policy(request: AccessRequest) -> None:
-        for each in policies:
-            ask(each, request)
+        ask(request, *policies)
 
     return policy
 

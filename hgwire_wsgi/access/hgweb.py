@@ -31,6 +31,10 @@ def _flag(value: str | None, default: bool, strict: bool) -> bool:
     return default if value is None else _FLAGS.get(value.strip().lower(), strict)
 
 
+def _is_unclear(value: str | None) -> bool:
+    return value is not None and value.strip().lower() not in _FLAGS
+
+
 def _includes(repository: Repository, setting: str, user: str | None) -> bool | None:
     """Whether a setting's list includes a user; ``None`` if the list is empty."""
     members = repository.settings("web", setting)
@@ -69,7 +73,8 @@ def hgweb_policy(request: AccessRequest) -> None:
     """Apply hgweb's own rules, in its order and with its messages (observed in 7.2).
 
     Settings of section ``web``: ``deny_read`` and ``allow_read``, ``allow-pull``, then for pushes the method,
-    ``push_ssl`` (default: on), ``deny_push``, and ``allow-push`` (default: nobody).
+    ``push_ssl`` (default: on), ``deny_push``, and ``allow-push`` (default: nobody).  If ``allow-pull`` is no boolean,
+    pushes are refused, too.
 
     Raises:
         PermissionDenied: with 401 if the user is unknown and some user may be allowed; with 405 for a wrong method;
@@ -82,6 +87,9 @@ def hgweb_policy(request: AccessRequest) -> None:
         if not _may_pull(repository):
             raise _denial(request, _PULL_DENIED)
         return
+    if _is_unclear(repository.setting("web", "allow-pull")):
+        # hgweb answers nothing at all then.
+        raise PermissionDenied(_PUSH_DENIED, status=403)
     method, message = _UPLOAD if request.upload else _PUSH
     if request.method != method:
         raise PermissionDenied(message, status=405, headers=[("Allow", method)])

@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 
-from ..errors import HgWireError, LocalProtocolError, LoginUnavailable, PermissionDenied
+from ..errors import HgWireError, LocalProtocolError, PermissionDenied, Unavailable
 from ..logcontext import LOGGER
 from .proxies import TrustedProxies
 
@@ -176,7 +176,7 @@ def basic(
     cache: float = 60.0,
     failed: float = 5.0,
     entries: int = 1024,
-    at_once: int = 4,
+    at_once: int = 2,
 ) -> Identify:
     """Return an identity that verifies the user and password of HTTP Basic authentication (RFC 7617).
 
@@ -187,7 +187,8 @@ def basic(
         cache: seconds during which a correct password is not verified again.  A removed user can log in until then.
         failed: seconds during which the same wrong password is refused without being verified.
         entries: maximum number of results in each of the two caches.
-        at_once: maximum number of calls of ``verify`` at the same time; others wait up to 2 seconds, then get 503.
+        at_once: maximum number of calls of ``verify`` at the same time in this process.  As many requests wait, for up
+            to 2 seconds; any other gets 503, so that wrong passwords cannot occupy all threads.
     """
     return _Basic(f'Basic realm="{_quoted(realm)}", charset="UTF-8"', cache, failed, entries, at_once, verify)
 
@@ -199,7 +200,7 @@ def bearer(
     cache: float = 60.0,
     failed: float = 5.0,
     entries: int = 1024,
-    at_once: int = 4,
+    at_once: int = 2,
 ) -> Identify:
     """Return an identity that verifies the token of Bearer authentication (RFC 6750).
 
@@ -255,6 +256,8 @@ class _Verified(abc.ABC):
         self._bad = _Recent(failed, entries)
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(at_once)
+        # Those who verify, and those who wait.
+        self._places = threading.BoundedSemaphore(2 * at_once)
 
     def __call__(self, request: IdentityRequest) -> str | None:
         # No variable of this frame holds the credentials, because exceptions are raised from here.
@@ -276,14 +279,26 @@ class _Verified(abc.ABC):
         known = self._recent(key)
         if known is not None:
             return known
+        if not self._places.acquire(blocking=False):
+            return self._busy()
+        try:
+            return self._wait_and_ask(key, parsed)
+        finally:
+            self._places.release()
+
+    def _wait_and_ask(self, key: bytes, parsed: tuple[str, ...]) -> str | HgWireError:
         if not self._turns.acquire(timeout=_PATIENCE):
-            return LoginUnavailable("too many logins at once; try again", headers=[("Retry-After", "2")])
+            return self._busy()
         try:
             # Another request may have had the same credentials verified in the meantime.
             known = self._recent(key)
             return self._ask(key, parsed) if known is None else known
         finally:
             self._turns.release()
+
+    @staticmethod
+    def _busy() -> Unavailable:
+        return Unavailable("too many logins at once; try again", retry_after=2)
 
     def _recent(self, key: bytes) -> str | HgWireError | None:
         with self._lock:
@@ -299,7 +314,7 @@ class _Verified(abc.ABC):
             # Its message, and the variables in its frames, may contain the password.
             places = "".join(traceback.format_tb(error.__traceback__))
             LOGGER.error("a verifier of passwords failed with %s\n%s", type(error).__name__, places)
-            return LoginUnavailable("logins cannot be verified now; try again later", headers=[("Retry-After", "60")])
+            return Unavailable("logins cannot be verified now; try again later", retry_after=60)
         with self._lock:
             (self._bad if user is None else self._good).put(key, user or "")
         return self._denied(self.wrong) if user is None else user

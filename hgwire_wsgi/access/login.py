@@ -13,7 +13,7 @@ from collections.abc import Collection
 import attrs
 
 from ..errors import PermissionDenied
-from .request import AccessRequest, Policy
+from .request import AccessRequest, Policy, ask
 
 __all__ = ["login_first"]
 
@@ -31,13 +31,21 @@ def login_first(policy: Policy, commands: Collection[str] = ("capabilities",)) -
             repository.
     """
 
-    def ask(request: AccessRequest) -> None:
-        policy(request)
+    def asking(request: AccessRequest) -> None:
+        ask(policy, request)
         if request.user is None and request.permission == "pull" and not set(commands).isdisjoint(request.commands):
-            try:
-                policy(attrs.evolve(request, permission="push", method="POST", commands=("unbundle",)))
-            except PermissionDenied as denied:
-                if denied.http_status == 401:
-                    raise
+            _ask_for_push(policy, request)
 
-    return ask
+    return asking
+
+
+def _ask_for_push(policy: Policy, request: AccessRequest) -> None:
+    """Raise the 401 that a push would get.  Any other answer is for the push itself."""
+    try:
+        # The arguments of a push are not known.
+        ask(policy, attrs.evolve(request, permission="push", method="POST", commands=("unbundle",), read_calls=tuple))
+    except PermissionDenied as denied:
+        if denied.http_status == 401:
+            raise
+    except Exception:
+        return

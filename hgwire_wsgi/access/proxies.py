@@ -131,18 +131,20 @@ def _forwarded(value: str) -> Iterator[tuple[str, str]]:
     quote of the client cannot reach into what a proxy has appended.
     """
     while value:
-        comma = len(value)
-        while comma > 0:
-            comma = value.rfind(",", max(0, len(value) - _LONGEST_ELEMENT), comma)
-            element = value[comma + 1 :]
-            if _ELEMENT.fullmatch(element):
-                break
-        else:
-            yield "", ""
-            return
+        value, element = _split_last(value)
         pairs = {name.lower(): _unquoted(text) for name, text in reversed(_PAIR.findall(element))}
         yield pairs.get("for", ""), pairs.get("proto", "")
-        value = value[:comma] if comma > 0 else ""
+
+
+def _split_last(value: str) -> tuple[str, str]:
+    """Split off the last element of ``Forwarded``; it is empty, as is the rest, if it is malformed."""
+    comma = len(value)
+    while comma > 0:
+        comma = value.rfind(",", max(0, len(value) - _LONGEST_ELEMENT), comma)
+        element = value[comma + 1 :]
+        if _ELEMENT.fullmatch(element):
+            return value[: max(comma, 0)], element
+    return "", ""
 
 
 def _unquoted(text: str) -> str:

@@ -17,7 +17,7 @@ import attrs
 
 from ..repositories.base import Repository
 
-__all__ = ["AccessRequest", "CommandCall", "Policy", "ask"]
+__all__ = ["AccessRequest", "CommandCall", "Policy", "View", "ask"]
 
 
 @attrs.frozen
@@ -64,7 +64,7 @@ class AccessRequest:
     method: str
     scheme: str
     address: str
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     upload: bool = False
     _read_calls: Callable[[], tuple[CommandCall, ...]] = attrs.field(default=_no_calls, eq=False, repr=False)
 
@@ -90,14 +90,19 @@ class AccessRequest:
 
 Policy = Callable[[AccessRequest], None]
 
+View = Callable[[AccessRequest], str | None]
+"""Names a user's view of a repository: two users with the same one get the same replies.  ``None`` if the replies to
+this user must not be cached.  The question names no commands, because it is asked before their arguments are read."""
 
-def ask(policy: Policy, request: AccessRequest) -> None:
-    """Ask a policy.
+
+def ask(request: AccessRequest, *policies: Policy) -> None:
+    """Ask policies, in order.
 
     Raises:
-        TypeError: if it returns anything other than ``None``.
-        Exception: whatever the policy raises.
+        TypeError: if one returns anything other than ``None``.
+        Exception: whatever a policy raises.
     """
-    answer: object = policy(request)  # type: ignore[func-returns-value]  # a policy that returns something is a bug
-    if answer is not None:
-        raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")
+    for policy in policies:
+        answer: object = policy(request)
+        if answer is not None:
+            raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")

@@ -21,6 +21,8 @@ from typing import Any
 
 import attrs
 
+from ..cache.settings import CacheSettings
+from ..cache.stores.folder import FolderStore
 from . import CommandLineError
 from .address import check_address, read_address, shown_address
 from .demo import hg_command, make_demonstration
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandLineError: if something cannot be served, or a required distribution is not installed.
     """
-    for module, extra in _EXTRAS.items():
+    for module, extra in (_EXTRAS if args.htpasswd is None else {**_EXTRAS, "passlib": "htpasswd"}).items():
         if importlib.util.find_spec(module) is None:
             raise CommandLineError(f'{module} is not installed; run: pip install "hgwire-wsgi[{extra}]"', code=1)
     identity = _identity(args.htpasswd)
@@ -133,8 +135,6 @@ def _identity(path: str | None) -> dict[str, Any]:
     """The argument of the application that verifies passwords."""
     if path is None:
         return {}
-    if importlib.util.find_spec("passlib") is None:
-        raise CommandLineError('libpass is not installed; run: pip install "hgwire-wsgi[htpasswd]"', code=1)
     from ..access.htpasswd import HtpasswdFile
     from ..access.identity import basic
 
@@ -154,6 +154,7 @@ def _serve(
     def ready(listener: object) -> None:
         print(banner(shown_address(listener)), flush=True)
 
+    _check_cache(served.cache)
     observers = () if quiet else _printers(served)
     try:
         Server(partial(served.app, observers=observers, **identity), settings, ready).run()
@@ -166,6 +167,15 @@ def _serve(
             Path(settings["pidfile"]).unlink(missing_ok=True)
         return int(failure.exit_status)
     return 0
+
+
+def _check_cache(settings: CacheSettings) -> None:
+    """Print a warning if bundles cannot be cached.  Each worker logs it, too, when it makes its first bundle."""
+    if settings.disk and settings.folder is not None:
+        try:
+            FolderStore(settings.folder, settings.disk)
+        except OSError as error:
+            print(f"hgwire: bundles are not cached: {error.filename}: {error.strerror}", file=sys.stderr)
 
 
 def _printers(served: Served) -> tuple[OperationPrinter, ...]:

@@ -20,7 +20,7 @@ from ..access.admission import Admission
 from ..access.combine import default_policy
 from ..access.identity import Identify
 from ..access.proxies import TrustedProxies
-from ..access.request import Policy
+from ..access.request import Policy, View
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
 from ..commands.classify import WireRequest, named_command
@@ -63,6 +63,8 @@ class WireApp:
         provider: finds the repositories.
         commands: the registry (default: the standard commands).  A copy is taken.
         policy: the access policy (default: hgweb's rules, and the file ``.hg/hgwire-readonly``).
+        view: names what identifies a user's view of a repository, if not all users get the same replies.  It becomes
+            part of the cache keys; with ``None`` for a user, no reply to that user is cached.
         capabilities: the capabilities to negotiate (default: those of the provider).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
@@ -82,6 +84,7 @@ class WireApp:
         *,
         commands: CommandRegistry | None = None,
         policy: Policy = default_policy,
+        view: View | None = None,
         capabilities: ServerCapabilities | None = None,
         limits: Limits | None = None,
         challenge: str | None = 'Basic realm="Mercurial"',
@@ -110,7 +113,7 @@ class WireApp:
         self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
         self.challenge = challenge
         self._dispatcher = Dispatcher(
-            commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
+            commands=self.commands, policy=policy, view=view, server=self.capabilities, limits=self.limits
         )
         self._router = Router(provider, self.commands, self.api)
         self._v1 = V1Transport(
@@ -195,14 +198,13 @@ class WireApp:
     def _authorize(self, request: Request) -> None:
         route = self._router.route(request)
         request.repository = route.name
-        command = named_command(request.query)
         if route.kind == "nothing":
             raise RepositoryNotFound
         if route.kind == "index":
             return
         with self.provider.lease(route.name) as repository:
             if route.kind == "command":
-                self._v1.decide(request, command, route.name, repository)
+                self._v1.decide(request, route.name, repository)
                 return
             permission = "pull" if request.method in ("GET", "HEAD") else "push"
             if route.kind == "api":
@@ -231,18 +233,20 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        command = named_command(request.query)
-        if command:
-            request.commands = (command,)
-        if route.kind == "nothing":
-            raise RepositoryNotFound
-        if route.kind == "index":
-            return self._list(request)
+        if route.kind == "command":
+            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
+        else:
+            command = named_command(request.query)
+            if command:
+                request.commands = (command,)
+            if route.kind == "nothing":
+                raise RepositoryNotFound
+            if route.kind == "index":
+                return self._list(request)
+            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            if route.kind == "command":
-                return self._v1.respond(request, command, route.name, lease)
-            return self._other(request, route, lease)
+            return respond(lease)
         except BaseException:
             lease.release()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..commands.classify import names_command
 from ..errors import HgWireError, LocalProtocolError, PermissionDenied, RequestError, UnsupportedMediaType
 from ..logcontext import LOGGER
+from ..negotiation import ANY_BYTES
 from .message import NO_STORE, NOSNIFF, Request, Response, text_response
 from .v1.renderers import render_error, status_line
 
@@ -67,9 +68,11 @@ def refuse(error: Exception, request: Request, challenge: str | None) -> Respons
 def refuse_cross_site(request: Request) -> None:
     """Refuse a push that a web page made a browser send with the user's ambient credentials.
 
-    Mercurial sends its own media type and no ``Origin``.  A page can send that media type, or an ``X-HgArg`` header, to
-    another site only after a successful preflight request, which this package never allows.  Clients before 2.3 send
-    ``pushkey`` as a form with ``X-HgArg`` headers.
+    Mercurial sends its own media type and no ``Origin``; other programs send ``application/octet-stream``.  A page can
+    send one of these media types, or an ``X-HgArg`` header, to another site only after a successful preflight request,
+    which this package never allows: the only media types that need none are those of forms and plain text (Fetch
+    standard, "CORS-safelisted request-header").  Clients before 2.3 send ``pushkey`` as a form with ``X-HgArg``
+    headers.
 
     Raises:
         UnsupportedMediaType: for a media type that any page can send.
@@ -80,6 +83,7 @@ def refuse_cross_site(request: Request) -> None:
     if (
         content_type
         and not content_type.lower().startswith("application/mercurial-")
+        and content_type.partition(";")[0].strip().lower() != ANY_BYTES
         and not (content_type.startswith("application/x-www-form-urlencoded") and "X-HgArg-1" in request.headers)
     ):
         raise UnsupportedMediaType("a push must be sent as application/mercurial-0.1 or application/mercurial-0.2")

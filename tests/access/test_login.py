@@ -43,10 +43,50 @@ def test_other_commands_are_answered(commands: tuple[str, ...]) -> None:
     assert outcome(LOGIN, *commands) == "ok"
 
 
+def test_only_none_allows() -> None:
+    """A policy that returns something is a bug, which must not let everybody in."""
+    request = AccessRequest(
+        permission="pull",
+        user="alice",
+        name="",
+        repository=MemoryRepository(),
+        commands=("heads",),
+        method="GET",
+        scheme="http",
+        address="",
+        environ={},
+    )
+    with pytest.raises(TypeError):
+        login_first(lambda request: False)(request)  # type: ignore[arg-type,return-value]  # that is the bug
+
+
+def test_a_policy_that_cannot_answer_for_a_push_is_asked_again_then() -> None:
+    def protects_bookmarks(request: AccessRequest) -> None:
+        if request.permission == "push" and request.arguments["namespace"] == b"bookmarks":
+            raise PermissionDenied("no", status=401)
+
+    settings = AccessRequest(
+        permission="pull",
+        user=None,
+        name="",
+        repository=MemoryRepository(),
+        commands=("capabilities",),
+        method="GET",
+        scheme="http",
+        address="",
+        environ={},
+    )
+    login_first(protects_bookmarks)(settings)
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"allow-push": "*", "push_ssl": "no"}, {"allow-push": "alice", "push_ssl": "yes"}],
-    ids=["anyone", "needs TLS"],
+    [
+        {"allow-push": "*", "push_ssl": "no"},
+        {"allow-push": "", "push_ssl": "no"},
+        {"allow-push": "alice", "push_ssl": "yes"},
+    ],
+    ids=["anyone", "nobody", "needs TLS"],
 )
 def test_nobody_is_asked_where_a_login_does_not_help(settings: dict[str, str]) -> None:
     assert outcome(settings, "capabilities") == "ok"

@@ -27,15 +27,15 @@ def question(**given: Any) -> AccessRequest:
 
 
 def test_only_none_allows() -> None:
-    assert ask(lambda request: None, question()) is None
+    assert ask(question(), lambda request: None) is None
     for answer in (False, True, 0, "", NotImplemented):
         with pytest.raises(TypeError, match=f"not {type(answer).__name__}"):
-            ask(lambda request, answer=answer: answer, question())
+            ask(question(), lambda request, answer=answer: answer)
 
 
 def test_exceptions_of_a_policy_pass() -> None:
     with pytest.raises(ZeroDivisionError):
-        ask(lambda request: 1 / 0, question())
+        ask(question(), lambda request: 1 / 0)
 
 
 def test_arguments_are_read_when_they_are_used() -> None:

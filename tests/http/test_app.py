@@ -21,6 +21,7 @@ from hgwire_wsgi import (
     CommandContext,
     CommandRegistry,
     Lease,
+    PermissionDenied,
     ServerCapabilities,
     StreamResponse,
     WireApp,
@@ -76,9 +77,12 @@ def test_middleware_hands_on_what_is_not_its_own() -> None:
     app = WireTestApp(WireMiddleware(pages, wire=WireApp(FakeProvider())))
     assert app.wire("/repo", "heads").data == b"11" * 20 + b"\n"
     assert seen == []
-    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=heads", "/other?cmd=heads"]
+    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=file", "/other?cmd=more"]
     for url in others:
         assert app.get(url).body == b"page"
+    assert seen == others
+    for url in ("/repo/file?cmd=heads", "/repo/nested?cmd=nosuch", "/other?cmd=unbundle"):
+        assert app.post(url, b"", expect_errors=True).status_int == 404
     assert seen == others
     assert app.get("/repo?cmd=heads&cmd=changelog", expect_errors=True).status_int == 400
 
@@ -380,6 +384,16 @@ def unanswered(query: str, **environ: Any) -> dict[str, Any]:
     return Exchange(lambda environ, start_response: [], query, **environ).environ
 
 
+def test_a_request_that_is_refused_on_its_arrival_is_not_decided_on() -> None:
+    def identify(request: Any) -> str | None:
+        raise PermissionDenied("wrong password", status=401)
+
+    app = WireApp(Hiding(), policy=lambda request: None, identify=identify)
+    assert Exchange(app, "cmd=heads").status == "401 wrong password"
+    with pytest.raises(PermissionDenied, match="wrong password"):
+        app.authorize(unanswered("cmd=heads"))
+
+
 def test_posted_arguments_that_a_policy_wants_to_see_cannot_be_decided_on() -> None:
     def policy(request: AccessRequest) -> None:
         assert request.calls
@@ -434,6 +448,22 @@ def test_a_backend_serves_files_below_a_repository() -> None:
     exchange.close()
     assert (provider.held, chunks.closed) == (0, 1)
     assert seen == [("/hg/repo", "/files/x", "files/x", b"body")]
+
+
+@pytest.mark.parametrize(
+    ("own", "status", "environ", "expected"),
+    [
+        ((), "200 OK", {}, "private, no-cache"),
+        ((), "404 Not Found", {}, "no-store"),
+        ((), "200 OK", {"REQUEST_METHOD": "PUT"}, "no-store"),
+        ((("cache-control", "max-age=9"),), "200 OK", {}, "max-age=9"),
+    ],
+)
+def test_who_may_keep_a_file_is_up_to_the_backend(own: Any, status: str, environ: Any, expected: str) -> None:
+    provider = Files(lambda request: SubresourceReply(status, own, [b"x"]))
+    exchange = Exchange(WireApp(provider), path="/repo/files/x", **environ)
+    exchange.read()
+    assert {name.lower(): value for name, value in exchange.headers.items()} == {"cache-control": expected}
 
 
 def test_a_backend_that_has_no_such_file() -> None:

@@ -32,6 +32,7 @@ from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody, Request
 from .renderers import RENDERERS, Encodings, Rendered
+from .usual import client_of, is_usual
 
 __all__ = ["LONG", "LongReplies", "render"]
 
@@ -76,6 +77,7 @@ class _Producer:
     lease: Lease | None
     enter: Callable[[], Slot | None]
     family: str | None = None
+    may_be_cached: Callable[[], bool] = bool
 
     def index(self, key: str) -> IndexEntry | None:
         """Return the index entry for the bundle, if it is one of the whole repository."""
@@ -99,7 +101,7 @@ class _Producer:
                 bound.require_unchanged(lease.repository)
                 bound = bound.on(lease.repository)
             rendered = render(bound, self.encodings)
-            body = rendered.body
+            body, self.may_be_cached = rendered.body, rendered.may_be_cached
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
@@ -154,17 +156,26 @@ class LongReplies:
         if bundles is None:
             return self._make_alone(request, bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
-        key = bundle_key(token=bound.token, **_identity(bound, name, encodings))
-        stored = bundles.open(key) or self._older(bundles, bound, name, encodings, client)
+        token = bound.repository.bundle_token(bound.command.name, bound.arguments)
+        key = bundle_key(token=token, **_identity(bound, name, encodings))
+        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
+        stored = open_bundle(key)
+        if stored is None and (older := self._older_key(bundles, bound, name, encodings, client)) is not None:
+            stored = open_bundle(older)
         if stored is not None:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored))
 
         producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making)
-        label = f"{bound.command.name} of {name or 'the repository at /'}"
         try:
             bundle = bundles.join_or_make(
-                key, producer, partial(self._is_current, bound, name), index=partial(producer.index, key), label=label
+                key,
+                producer,
+                partial(self._is_current, producer),
+                index=partial(producer.index, key),
+                label=label,
+                usual=is_usual(bound.command.name, bound.arguments),
             )
         except Uncacheable as error:
             rendered: Rendered = error.result
@@ -172,7 +183,23 @@ class LongReplies:
         if bundle.outcome != "uncached":
             request.cache = bundle.outcome
         body = bundle.body
-        return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
+        if isinstance(body, (StoredFile, StoredUrl)):
+            return Rendered(media_type, self._stored(body))
+        return Rendered(media_type, body, may_be_cached=producer.may_be_cached)
+
+    def _is_current(self, producer: _Producer) -> bool:
+        """Whether a complete bundle may be cached.
+
+        The repository must be in the same state as before, its replies must still be the same for all users, only
+        ``pull`` may have been granted, and the bundle must not contain a failure.
+        """
+        bound = producer.bound
+        return (
+            not bound.granted - {"pull"}
+            and bound.is_shared
+            and producer.may_be_cached()
+            and self.provider.change_stamp(producer.name) == bound.stamp
+        )
 
     def _make_alone(self, request: Request, bound: BoundCommand, encodings: Encodings) -> Rendered:
         """Make a reply that is not cached."""
@@ -190,14 +217,10 @@ class LongReplies:
             rendered = attrs.evolve(rendered, source=_Held(rendered.source, slot))
         return rendered
 
-    def _is_current(self, bound: BoundCommand, name: str) -> bool:
-        """True if the repository is in the same state as before, and only ``pull`` was granted."""
-        return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
-
-    def _older(
+    def _older_key(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
-    ) -> StoredFile | StoredUrl | None:
-        """Return the bundle of an older state, if the client can request the rest and the bundle is worth sending."""
+    ) -> str | None:
+        """Return the key of an older bundle that is worth sending, if the client can request the rest."""
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
@@ -205,7 +228,7 @@ class LongReplies:
         entry = None if family is None else bundles.read_index(family)
         if entry is None or not repository.is_worth_sending(entry.heads, bound.arguments.get("heads", ())):
             return None
-        return bundles.open(entry.bundle_key)
+        return entry.bundle_key
 
     def _stored(self, stored: StoredFile | StoredUrl) -> FileBody | FrontEndBody:
         header = self.settings.accel_header
@@ -230,6 +253,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
     return {
         "version": __version__,
         "repository": name,
+        "view": bound.view,
         "command": command.name,
         "handler": command.handler_name,
         "arguments": {

@@ -11,6 +11,7 @@ checked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -20,7 +21,7 @@ from ..._version import __version__
 from ...access.request import CommandCall
 from ...cache.keys import digest
 from ...cache.responses import CachedResponse, ResponseCache
-from ...commands.classify import WireRequest
+from ...commands.classify import WireRequest, named_command
 from ...commands.registry import Command
 from ...dispatch import BoundCommand, Dispatcher, Resolved
 from ...errors import RequestError
@@ -38,6 +39,10 @@ __all__ = ["V1Transport"]
 _BATCH = "batch"
 _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
+
+
+def _read_calls(dispatcher: Dispatcher, request: Request, repository: Repository) -> tuple[CommandCall, ...]:
+    return _Asked(dispatcher, request, repository).calls()
 
 
 def _unseen() -> tuple[CommandCall, ...]:
@@ -101,31 +106,31 @@ class V1Transport:
         handlers = {name: command.handler_name for name, command in self.dispatcher.commands.items()}
         return digest("application", __version__, server.capabilities(), engines, handlers)
 
-    def respond(self, request: Request, command: str, name: str, lease: Lease) -> Response:
+    def respond(self, request: Request, name: str, lease: Lease) -> Response:
         """Answer a command, from the cache if possible.
 
         Args:
-            request: the HTTP request.
-            command: the command that its query string names.
+            request: the HTTP request; its query string names a command.
             name: of the repository.
             lease: of the repository; the response releases it, unless this raises.
 
         Raises:
             HgWireError: if the request is refused, or fails before its response begins.
         """
-        asked = _Asked(self.dispatcher, request, lease.repository)
-        known = self._known(request, name, lease.repository)
+        repository = lease.repository
+        known = self._known(request, name, repository)
         if known is not None:
-            self.dispatcher.authorize(request, name, lease.repository, known.commands, "pull", asked.calls)
+            calls = partial(_read_calls, self.dispatcher, request, repository)
+            self.dispatcher.authorize(request, name, repository, known.commands, "pull", calls)
             lease.release()
             return Response(OK, [*known.headers], known.body)
-        found = self.authorize(request, command, name, lease.repository, asked.own_call)
+        asked = _Asked(self.dispatcher, request, repository)
+        found = self.authorize(request, name, repository, asked.own_call)
         return self._run(request, asked, found, name, lease)
 
     def authorize(
         self,
         request: Request,
-        command: str,
         name: str,
         repository: Repository,
         own_call: Callable[[], tuple[CommandCall, ...]],
@@ -134,7 +139,6 @@ class V1Transport:
 
         Args:
             request: the HTTP request.
-            command: the command's name.
             name: of the repository.
             repository: leased for the request.
             own_call: reads the arguments, if the policy wants them.
@@ -142,6 +146,7 @@ class V1Transport:
         Raises:
             HgWireError: if it may not.
         """
+        command = named_command(request.query)
         request.commands = (command,)
         found = self.dispatcher.require(request, command, name, repository)
         self.dispatcher.authorize(request, name, repository, (command,), found.permission, own_call)
@@ -149,14 +154,13 @@ class V1Transport:
             refuse_cross_site(request)
         return found
 
-    def decide(self, request: Request, command: str, name: str, repository: Repository) -> None:
+    def decide(self, request: Request, name: str, repository: Repository) -> None:
         """Decide whether a command may run, without reading the body.
 
         Posted arguments may hold anything, so a ``batch`` that has them needs ``push``.
 
         Args:
-            request: the HTTP request.
-            command: the command that its query string names.
+            request: the HTTP request; its query string names a command.
             name: of the repository.
             repository: leased for the request.
 
@@ -165,8 +169,8 @@ class V1Transport:
         """
         asked = _Asked(self.dispatcher, request, repository)
         posted = "X-HgArgs-Post" in request.headers
-        self.authorize(request, command, name, repository, _unseen if posted else asked.own_call)
-        if command != _BATCH:
+        found = self.authorize(request, name, repository, _unseen if posted else asked.own_call)
+        if found.name != _BATCH:
             return
         names, permission, calls = request.commands, "push", _unseen
         if not posted:
@@ -178,7 +182,7 @@ class V1Transport:
 
     def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
         """Find the reply to the same request in the repository's present state."""
-        question = self._question(request)
+        question = self._question(request, self.dispatcher.view_of(request, name, repository))
         if question is None:
             return None
         known = self.responses.get((name, repository.content_token(), question))
@@ -222,7 +226,7 @@ class V1Transport:
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         private = NO_STORE if rendered.error or bound.permission == "push" else PRIVATE
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), private, NOSNIFF]
-        if isinstance(rendered.body, bytes) and not rendered.error:
+        if isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
             self._remember(request, bound, name, headers, rendered.body)
         return self._response(headers, rendered, lease)
 
@@ -243,7 +247,7 @@ class V1Transport:
         self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
     ) -> None:
         """Cache a short reply, if that is allowed and the repository has not changed."""
-        question = self._question(request)
+        question = self._question(request, bound.view)
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
@@ -251,16 +255,16 @@ class V1Transport:
             (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
         )
 
-    def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
+    def _question(self, request: Request, view: tuple[str, ...] | None) -> tuple[tuple[str, ...], ...] | None:
         """Everything that a reply can depend on, except the repository.
 
         Returns:
-            Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+            Plain values; ``None`` if the request is not cacheable (not ``GET``, has a body, or has no view).
         """
-        if not request.is_plain_get:
+        if view is None or not request.is_plain_get:
             return None
         numbered = request.headers.numbered
-        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-")
+        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-"), view
 
 
 def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:

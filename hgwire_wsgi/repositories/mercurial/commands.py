@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-from mercurial import extensions, wireprotoserver, wireprototypes, wireprotov1server
+from mercurial import extensions, repoview, wireprotoserver, wireprototypes, wireprotov1server
 
 from ...commands.arguments import Argument, ArgumentType
 from ...commands.context import CommandContext
@@ -27,10 +27,11 @@ from ...commands.responses import (
     StreamResponse,
 )
 from ...commands.standard import STANDARD_COMMANDS
-from ...errors import CommandFailed, LocalProtocolError
+from ...errors import CommandFailed, LocalProtocolError, RepositoryUnusable
 from ..base import RepositorySettings
+from .bundle2 import BundleFollower
 from .checks import check, check_bundle
-from .errors import Report, translated_chunks, translated_request
+from .errors import Report, text, translated_chunks, translated_request
 from .hooks import kept_output
 from .transactions import observed
 
@@ -112,7 +113,9 @@ def _convert(result: Any, report: Report) -> Response:
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
-        return StreamResponse(translated_chunks(result.gen, report), prefer_uncompressed=result.prefer_uncompressed)
+        follower = BundleFollower()
+        chunks = translated_chunks(follower.watch(result.gen), report)
+        return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
         return LegacyStreamResponse(translated_chunks(result.gen, report))
     if isinstance(result, wireprototypes.pushres):
@@ -186,13 +189,26 @@ def _handler(name: str) -> Callable[..., Response]:
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
-            check(name, repo, arguments)
-            response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+            with _known_view(repo, report):
+                check(name, repo, arguments)
+                response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name
     run.__qualname__ = f"mercurial.{name}"
     return run
+
+
+@contextlib.contextmanager
+def _known_view(repo: Any, report: Report) -> Iterator[None]:
+    """Report a view of ``server.view`` that does not exist; only commands that look at changesets need it."""
+    try:
+        yield
+    except KeyError as failure:
+        if repo.filtername in repoview.filtertable or failure.args != (repo.filtername,):
+            raise
+        report(f"server.view names no view that Mercurial has: {text(repo.filtername)}")
+        raise RepositoryUnusable from failure
 
 
 def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from mercurial import error
+
 from .errors import message_of
 
-__all__ = ["files_of", "read_bounded"]
+__all__ = ["files_of", "read_bounded", "uses_pull_bundles"]
 
 Check = Callable[[Any], object]
 
@@ -40,8 +42,8 @@ def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
             entry = _parse_entry(line)
             for node in (node for key in keys if key in entry for node in entry[key].split(b";")):
                 changelog.rev(binascii.unhexlify(node))
-        except Exception as error:
-            raise ValueError(f"line {number}: {message_of(error)}") from error
+        except Exception as failure:
+            raise ValueError(f"line {number}: {message_of(failure)}") from failure
 
 
 def read_bounded(path: bytes, size: int) -> bytes | None:
@@ -82,6 +84,14 @@ _PULL: Mapping[str, Check] = {
 _CLONE: Mapping[str, Check] = {**_ALWAYS, _CLONE_BUNDLES: lambda repo: _check_manifest(repo, _CLONE_BUNDLES)}
 
 
+def uses_pull_bundles(ui: Any) -> bool:
+    """Whether pull bundles are on, or the setting is invalid, which ``getbundle`` reports to its client."""
+    try:
+        return bool(ui.configbool(b"server", b"pullbundle"))
+    except error.ConfigError:
+        return True
+
+
 def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Check]:
     """The files that a command reads.
 
@@ -94,6 +104,6 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Che
         Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception
         if the file is broken.
     """
-    if command == "getbundle" and "partial-pull" in tokens and ui.configbool(b"server", b"pullbundle"):
+    if command == "getbundle" and "partial-pull" in tokens and uses_pull_bundles(ui):
         return _PULL
     return _CLONE if command == "clonebundles" else _ALWAYS

@@ -26,7 +26,9 @@ from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .hooks import PushLimits
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
+from .permissions import is_command
+from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
+from .sharing import SafeExtensions
 from .state import StateReader
 
 __all__ = ["MercurialProvider"]
@@ -55,6 +57,8 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
+            another one is loaded, this process caches nothing (see ``docs/caching.rst``).
         lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
             ``ui.timeout`` if it is set, otherwise 10.
         hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
@@ -73,6 +77,7 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        safe_extensions: Iterable[str] = (),
         lock_timeout: int | None = None,
         hook_timeout: float | None = 300.0,
         hook_output: int = 1024 * 1024,
@@ -89,6 +94,7 @@ class MercurialProvider(RepositoryProvider):
                     _parse_setting(item)
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
+        self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
 
@@ -102,7 +108,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state)
+            facts = known.facts = Facts(name, known.found, state, self._safe)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -129,10 +135,13 @@ class MercurialProvider(RepositoryProvider):
         return known
 
     def is_subresource(self, rest: str) -> bool:
-        return rest.startswith((".hg/", ".git/"))
+        return is_lfs_path(rest)
 
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
+
+    def is_command(self, name: str) -> bool:
+        return is_command(name)
 
     def known_permissions(self) -> Mapping[str, Permission]:
         return KNOWN_PERMISSIONS

@@ -25,7 +25,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.cache.stores.memory import MemoryStore
 from hgwire_wsgi.compression import Engine
-from hgwire_wsgi.errors import CommandFailed
+from hgwire_wsgi.errors import CommandFailed, RequestError
 from hgwire_wsgi.testing import WireTestApp
 
 
@@ -413,6 +413,34 @@ def test_no_shared_cache_keeps_a_reply_and_none_repeats_it(name: str, options: A
     for _ in range(2):
         reply = app.wire("/repo", name, options.get("args"), **{k: v for k, v in options.items() if k != "args"})
         assert reply.response.headers["Cache-Control"] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "environ", "questions"),
+    [
+        ("cmd=heads", {}, [(("heads",), "pull", True)]),
+        ("cmd=known&nodes=", {"HTTP_X_HGARGS_POST": "9"}, [(("known",), "pull", False)]),
+        (
+            "cmd=batch&cmds=heads+",
+            {"HTTP_X_HGARGS_POST": "9", "REQUEST_METHOD": "POST"},
+            [(("batch",), "pull", False), (("batch",), "push", False)],
+        ),
+        ("cmd=batch&cmds=heads+", {}, [(("batch",), "pull", True), (("batch", "heads"), "pull", True)]),
+    ],
+)
+def test_a_decision_takes_the_worst_of_what_it_cannot_see(query: str, environ: Any, questions: Any) -> None:
+    asked: list[Any] = []
+
+    def policy(request: AccessRequest) -> None:
+        try:
+            seen = len(request.calls) == len(request.commands)
+        except RequestError:
+            seen = False
+        asked.append((request.commands, request.permission, seen))
+
+    app = WireApp(FakeProvider(), policy=policy)
+    app.authorize(Exchange(lambda *given: [], query, **environ).environ)
+    assert asked == questions
 
 
 def test_observers_learn_that_a_remembered_reply_is_a_clone() -> None:

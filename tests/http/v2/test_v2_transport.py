@@ -16,7 +16,7 @@ from hgwire_wsgi import (
     StreamResponse,
     default_policy,
 )
-from hgwire_wsgi.errors import RepositoryBusy
+from hgwire_wsgi.errors import RepositoryBusy, RepositoryNotFound
 from hgwire_wsgi.framing import ZLIB, ZSTD_8MB
 
 
@@ -119,7 +119,29 @@ def test_urls_that_inform_need_no_permission() -> None:
     exchange = Exchange(make_app(provider=provider), path="/repo/api/exp-http-v2-0001")
     assert exchange.read() == b"HTTP version 2 API handler"
     assert exchange.status == "200 OK"
+    unknown = Exchange(make_app(provider=provider), path="/repo/api/none")
+    assert (unknown.status, unknown.read()[:17]) == ("404 Not Found", b"Unknown API: none")
     assert provider.held == 0
+
+
+@pytest.mark.parametrize("path", ["", "/none", "/exp-http-v2-0001", "/exp-http-v2-0001/ro/heads"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_hidden_repository_has_no_api(path: str, method: str) -> None:
+    def policy(request: AccessRequest) -> None:
+        raise RepositoryNotFound("secret")
+
+    provider = FakeProvider(OPEN)
+    app = make_app(provider=provider, policy=policy)
+    exchange = Exchange(app, path=f"/repo/api{path}", REQUEST_METHOD=method, CONTENT_LENGTH="0")
+    assert (exchange.status, exchange.read()) == ("404 Not Found", b"no such repository\n")
+    assert exchange.headers["Cache-Control"] == "no-store"
+    assert provider.held == 0
+
+
+def test_no_cache_stores_what_was_posted() -> None:
+    exchange = begin(make_app(), "ro/heads", commands("heads"))
+    assert (exchange.status, exchange.headers["Cache-Control"]) == ("200 OK", "no-store")
+    exchange.read()
 
 
 @pytest.mark.parametrize(
