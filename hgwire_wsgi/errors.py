@@ -29,6 +29,7 @@ The tree::
     │   └── CommandFailed
     ├── BackendError
     │   ├── RepositoryNotFound
+    │   ├── RepositoryMoved
     │   ├── RepositoryBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
@@ -69,6 +70,7 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RepositoryBusy",
+    "RepositoryMoved",
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
@@ -231,8 +233,22 @@ class RepositoryNotFound(BackendError):
     http_status = 404
 
 
+class RepositoryMoved(BackendError):
+    """The repository has a new name; an HTTP transport redirects the client.
+
+    Args:
+        path: the new path below the mount point, without a leading slash; bytes as latin-1 characters.
+    """
+
+    http_status = 301
+
+    def __init__(self, path: str) -> None:
+        super().__init__("the repository has moved")
+        self.path = path
+
+
 class RepositoryBusy(BackendError):
-    """All leases of the repository are in use, and none became free in time."""
+    """The repository cannot be leased, opened or found in time."""
 
     http_status = 503
 

@@ -114,7 +114,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "cache": _own("cache", "streams", "errors", "limits"),
     "repositories": _own(
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
-        *("streams", "errors", "events", "limits"),
+        *("streams", "errors", "events", "limits", "logcontext"),
     ),
     "access": _own("access", "repositories.base", "errors"),
     "dispatch": _own(

@@ -25,6 +25,7 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
+from .loading import LOADING, load_extensions
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
 from .state import StateReader
 
@@ -50,10 +51,11 @@ class MercurialProvider(RepositoryProvider):
         source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, including
             those added later; a mapping from names to paths; a function that returns the path of a name, or ``None``;
             or a custom finder.  Mappings and functions may give a :class:`Found` for a path, with settings for that
-            repository alone.  A function is called for every request.
+            repository alone.  A function is called once per request and name; it may also give :class:`Moved`.
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        open_timeout: seconds that a request waits for a repository to open.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,6 +69,7 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        open_timeout: float = 10.0,
     ) -> None:
         try:
             self._ui = _load_ui(config)
@@ -80,7 +83,7 @@ class MercurialProvider(RepositoryProvider):
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
-        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
+        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
 
     def locate(self, path: str) -> tuple[str, str] | None:
         return self._finder.locate(path)
@@ -138,7 +141,12 @@ class MercurialProvider(RepositoryProvider):
             ui = self._ui.copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state)
+            try:
+                return OpenRepository(ui, found, state)
+            except RuntimeError:
+                # An extension that another thread loads may change a set over which Mercurial iterates here.
+                with LOADING:
+                    return OpenRepository(ui, found, state)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not _is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure
@@ -179,7 +187,7 @@ def _configure(ui: Any, config: Iterable[str]) -> None:
     """Apply settings, and load the extensions that they enable."""
     for item in config:
         ui.setconfig(*_parse_setting(item), b"--config")
-    extensions.loadall(ui)
+    load_extensions(ui)
     extensions.populateui(ui)
 
 
