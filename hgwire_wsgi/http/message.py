@@ -65,6 +65,7 @@ class Request:
     """
 
     __slots__ = (
+        "__weakref__",
         "_body",
         "_limits",
         "_request_id",

@@ -7,6 +7,7 @@ the type of its response decides whether it can be batched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -201,9 +202,23 @@ def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
 
 def _declare(key: bytes, entry: Any) -> Command:
     """Convert Mercurial's declaration of a command; for a standard command, extend our own declaration."""
+    known = tuple(wireprototypes.GETBUNDLE_ARGUMENTS.items()) if key == b"getbundle" else ()
+    return _declaration(key, entry.permission, entry.args, known)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declaration(key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes, bytes], ...]) -> Command:
+    """Make a declaration that all repositories share.
+
+    Args:
+        key: the name of the command.
+        asked: the permission that Mercurial asks for.
+        spec: its arguments, separated by spaces.
+        known: those of ``getbundle``, with their types.
+    """
     name = key.decode("latin-1")
     # Mercurial allows only two, and refuses unknown ones.
-    permission: Permission = "pull" if entry.permission == b"pull" else "push"
+    permission: Permission = "pull" if asked == b"pull" else "push"
     handler = _handler(name)
     if standard := _STANDARD.get(name):
         permission = stricter(permission, standard.permission)
@@ -215,11 +230,10 @@ def _declare(key: bytes, entry: Any) -> Command:
             return command
         # Extensions may add arguments; all others are dropped.
         arguments = tuple(
-            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False)
-            for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
+            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False) for key, kind in known
         )
         return attrs.evolve(command, arguments=arguments, rest=False)
-    words = entry.args.decode("latin-1").split()
+    words = spec.decode("latin-1").split()
     return Command(
         name=name,
         handler=handler,

@@ -16,7 +16,7 @@ import attrs
 from mercurial import encoding, error, extensions, util
 from mercurial import ui as uimod
 
-from ...cache.stores.memory import MemoryStore
+from ...cache.stores.memory import ENTRY_OVERHEAD, MemoryStore
 from ...commands.registry import Command, Permission
 from ...errors import RepositoryNotFound, RepositoryUnusable
 from ...negotiation import ServerCapabilities
@@ -31,8 +31,9 @@ from .state import StateReader
 
 __all__ = ["MercurialProvider"]
 
-_KNOWN_REPOSITORIES = 4096 * 200
-"""Maximum size of the cache of facts: about four thousand repositories, at 200 bytes of overhead each."""
+_KNOWN_REPOSITORIES = 10_000
+"""Maximum number of repositories whose facts are cached: about 20 KiB each.  Clients that poll more than these make each
+request open a repository."""
 
 
 @attrs.define(eq=False)
@@ -82,7 +83,7 @@ class MercurialProvider(RepositoryProvider):
                     _parse_setting(item)
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
-        self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
+        self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
 
     def locate(self, path: str) -> tuple[str, str] | None:
