@@ -32,8 +32,8 @@ from .state import StateReader
 __all__ = ["MercurialProvider"]
 
 _KNOWN_REPOSITORIES = 10_000
-"""Maximum number of repositories whose facts are cached: about 20 KiB each.  Clients that poll more than these make each
-request open a repository."""
+"""Maximum number of repositories whose facts are cached, about 20 KiB each.  If clients poll more than these, each
+request opens a repository."""
 
 
 @attrs.define(eq=False)
