@@ -26,7 +26,7 @@ from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_
 from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
-from ..errors import HgWireError, RepositoryNotFound, RequestError, Unavailable
+from ..errors import HgWireError, RepositoryMoved, RepositoryNotFound, RequestError, Unavailable
 from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
@@ -222,11 +222,12 @@ class WireApp:
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
 
-        True if it names a command, a large file or an API of one of its repositories, even if it is malformed.
+        True if it names a command, a large file or an API of one of its repositories, even if it is malformed,
+        and if the repository has moved or cannot be found at the moment.
         """
         try:
             return self._router.handles(Request(environ, self.limits))
-        except RequestError:
+        except HgWireError:
             return True
 
     @property
@@ -235,7 +236,10 @@ class WireApp:
         return self._bundles.get()
 
     def _respond(self, request: Request) -> Response:
-        route = self._router.route(request)
+        try:
+            route = self._router.route(request)
+        except RepositoryMoved as moved:
+            return _redirect(request, moved.path)
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
@@ -327,6 +331,21 @@ def _with_cache_control(request: Request, reply: SubresourceReply) -> list[tuple
         return [*reply.headers]
     reads = request.method in ("GET", "HEAD") and reply.status.startswith("2")
     return [*reply.headers, PRIVATE if reads else NO_STORE]
+
+
+def _redirect(request: Request, path: str) -> Response:
+    """Redirect a client to the new name of a repository, with the same query string.
+
+    All versions of Mercurial follow 301, and send the rest of their requests, pushes included, to the new URL.  Few
+    follow 308.  But a POST that gets 301 is repeated as a GET, so a push whose repository moved midway gets 308, which
+    every version reports as an error.
+    """
+    environ = request.environ
+    status = "301 Moved Permanently" if request.method in ("GET", "HEAD") else "308 Permanent Redirect"
+    location = quote(f"{environ.get('SCRIPT_NAME') or ''}/{path}", encoding="latin-1")
+    if query := environ.get("QUERY_STRING"):
+        location += "?" + quote(query, safe="!$%&'()*+,-./:;=?@_~", encoding="latin-1")
+    return text_response(status, "the repository has moved\n", [("Location", location)])
 
 
 def _greet(request: Request) -> Response:

@@ -108,6 +108,7 @@ class Request:
     """
 
     __slots__ = (
+        "__weakref__",
         "_allowance",
         "_body",
         "_limits",
