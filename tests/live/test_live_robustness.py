@@ -113,7 +113,7 @@ def test_what_changes_on_disk_is_seen_on_the_same_connection(server: Server, wor
         workshop.hg("phase", "-s", "-f", "-r", "tip", repo=repo)
         assert node.encode() not in wire.command("heads").body
         (repo / ".hg" / "hgrc").write_text("[web]\nallow-pull = no\n")
-        assert wire.command("heads").status == 401
+        assert wire.command("heads").status == 403
         (repo / ".hg" / "hgrc").write_text("")
         assert wire.command("heads").status == 200
         # The repository is replaced by another one.
