@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hgwire_wsgi.cli.demo import make_demonstration
+from hgwire_wsgi.logcontext import LOGGER, FloodFilter
 
 # Under --import-mode=importlib the folder of a test is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -20,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
 
 MARKS = {
-    "live": ("cli", "conf", "docs/test_documentation.py", "live", "testing/test_memory_live.py"),
-    "slow": ("fuzz", "repositories", "testing/test_history.py"),
+    "live": ("cli", "conf", "docs/test_documentation.py", "live", "testing/test_memory_live.py", "torture"),
+    "slow": ("fuzz", "repositories", "testing/test_history.py", "torture"),
 }
 """Marker: the tests below these paths have it.
 
@@ -80,6 +81,14 @@ def cache_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hgwire-cache-", ignore_cleanup_errors=True) as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_lines_counted() -> None:
+    """The log lines of one test do not suppress those of the next."""
+    for each in LOGGER.filters:
+        if isinstance(each, FloodFilter):
+            each._counters.clear()
 
 
 @pytest.fixture(scope="session")

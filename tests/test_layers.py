@@ -105,6 +105,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "limits": (),
     "logcontext": (),
+    "stops": (),
     "events": (),
     "observers": _own("events", "logcontext"),
     "streams": _own("errors", "limits"),
@@ -115,11 +116,12 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "cache": _own("cache", "streams", "errors", "limits"),
     "repositories": _own(
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
-        *("streams", "errors", "events", "limits"),
+        *("streams", "errors", "events", "limits", "logcontext"),
     ),
     "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(
-        *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+        *("access", "commands", "repositories.base", "negotiation", "stops", "streams"),
+        *("errors", "events", "limits"),
         "logcontext",
     ),
 }

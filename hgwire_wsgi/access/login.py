@@ -32,7 +32,7 @@ def login_first(policy: Policy, commands: Collection[str] = ("capabilities",)) -
     """
 
     def asking(request: AccessRequest) -> None:
-        ask(request, policy)
+        ask(policy, request)
         if request.user is None and request.permission == "pull" and not set(commands).isdisjoint(request.commands):
             _ask_for_push(policy, request)
 
@@ -43,7 +43,7 @@ def _ask_for_push(policy: Policy, request: AccessRequest) -> None:
     """Raise the 401 that a push would get.  Any other answer is for the push itself."""
     try:
         # The arguments of a push are not known.
-        ask(attrs.evolve(request, permission="push", method="POST", commands=("unbundle",), read_calls=tuple), policy)
+        ask(policy, attrs.evolve(request, permission="push", method="POST", commands=("unbundle",), read_calls=tuple))
     except PermissionDenied as denied:
         if denied.http_status == 401:
             raise

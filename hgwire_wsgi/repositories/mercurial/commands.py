@@ -7,6 +7,7 @@ the type of its response decides whether it can be batched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from .bundle2 import BundleFollower
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
 from .hooks import kept_output
-from .transactions import observed
+from .transactions import has_journal, observed, roll_back_abandoned
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
 
@@ -65,6 +66,10 @@ commands.  A command without a declared permission needs ``push``.  The tests co
 """
 
 _STANDARD = {command.name: command for command in STANDARD_COMMANDS}
+_UNBOUNDED = {"between": wireprotov1server.between, "branches": wireprotov1server.branches}
+"""Commands whose functions in Mercurial walk through the history without a limit: ours run, unless an extension has
+replaced them."""
+
 _TRANSPORT = b"http-v1"
 _READ_SIZE = 32 * 1024
 
@@ -166,8 +171,27 @@ class _Environ(Mapping[bytes, Any]):
 _TYPES: Mapping[bytes, ArgumentType] = {b"nodes": "nodes", b"csv": "csv", b"scsv": "csv", b"boolean": "boolean"}
 
 
-def _handler(name: str) -> Callable[..., Response]:
-    """Make a handler that runs Mercurial's own function for a command."""
+def _streams(name: str, arguments: Mapping[str, bytes]) -> bool:
+    """Whether a command sends the files of the store as they are."""
+    return name == "stream_out" or (name == "getbundle" and arguments.get("stream", b"0") not in (b"", b"0"))
+
+
+def _recover(local: Any, protocol: _Protocol, context: CommandContext, report: Report) -> None:
+    with protocol.mayberedirectstdio():
+        if not roll_back_abandoned(local):
+            return
+    report("an abandoned transaction was found and rolled back")
+    if context.report_recovery is not None:
+        context.report_recovery()
+
+
+def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
+    """Make a handler that runs Mercurial's own function for a command.
+
+    Args:
+        name: of the command.
+        writes: whether it may change the repository.
+    """
     key = name.encode("latin-1")
 
     def run(context: CommandContext, **_: Any) -> Response:
@@ -189,6 +213,8 @@ def _handler(name: str) -> Callable[..., Response]:
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
+            if (writes or _streams(name, arguments)) and has_journal(local):
+                _recover(local, protocol, context, report)
             with _known_view(repo, report):
                 check(name, repo, arguments)
                 response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
@@ -229,11 +255,31 @@ def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
 
 def _declare(key: bytes, entry: Any) -> Command:
     """Convert Mercurial's declaration of a command; for a standard command, extend our own declaration."""
+    known = tuple(wireprototypes.GETBUNDLE_ARGUMENTS.items()) if key == b"getbundle" else ()
+    unbounded = entry.func is _UNBOUNDED.get(key.decode("latin-1"))
+    return _declaration(key, entry.permission, entry.args, known, unbounded)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declaration(
+    key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes, bytes], ...], unbounded: bool
+) -> Command:
+    """Make a declaration that all repositories share.
+
+    Args:
+        key: the name of the command.
+        asked: the permission that Mercurial asks for.
+        spec: its arguments, separated by spaces.
+        known: those of ``getbundle``, with their types.
+        unbounded: whether it is Mercurial's own function for a command whose cost it does not bound.
+    """
     name = key.decode("latin-1")
     # Mercurial allows only two, and refuses unknown ones.
-    permission: Permission = "pull" if entry.permission == b"pull" else "push"
-    handler = _handler(name)
+    permission: Permission = "pull" if asked == b"pull" else "push"
+    handler = _handler(name, writes=permission == "push")
     if standard := _STANDARD.get(name):
+        if unbounded:
+            return attrs.evolve(standard, permission=stricter(permission, standard.permission))
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
         command = attrs.evolve(
@@ -243,11 +289,10 @@ def _declare(key: bytes, entry: Any) -> Command:
             return command
         # Extensions may add arguments; all others are dropped.
         arguments = tuple(
-            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False)
-            for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
+            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False) for key, kind in known
         )
         return attrs.evolve(command, arguments=arguments, rest=False)
-    words = entry.args.decode("latin-1").split()
+    words = spec.decode("latin-1").split()
     return Command(
         name=name,
         handler=handler,
