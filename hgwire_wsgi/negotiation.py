@@ -17,6 +17,7 @@ from .compression import DEFAULT_ENGINES, NONE, ZLIB, Engine
 from .errors import BodyTooLarge, NotAcceptable, RequestError, UnsupportedMediaType
 
 __all__ = [
+    "ANY_BYTES",
     "HG_ERROR",
     "MEDIA_TYPE_01",
     "MEDIA_TYPE_02",
