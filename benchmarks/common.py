@@ -32,7 +32,7 @@ OPEN = ("web.push_ssl=no", "web.allow-push=*")
 """Server settings that allow anyone to push."""
 
 APP = """
-import json, sys
+import json, os, sys
 sys.path.insert(0, {root!r})
 with open("app.json") as file:
     settings = json.load(file)
@@ -52,7 +52,9 @@ elif kind == "hgweb":
         ui.setconfig(section.encode(), name.encode(), value.encode())
     extensions.loadall(ui)
     extensions.populateui(ui)
-    application = hgweb(path.encode(), baseui=ui)
+    # A folder of repositories is served at their paths; by default hgweb looks for new ones every 20 seconds.
+    repository = os.path.isdir(os.path.join(path, ".hg"))
+    application = hgweb(path.encode() if repository else {{b"/": path.encode() + b"/**"}}, baseui=ui)
 else:
     # The limit: the same bytes with the same headers, and nothing else; a long response is a file.
     answers = {{}}

@@ -317,7 +317,7 @@ class Dispatcher:
             HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
         try:
-            ask(_access_request(caller, name, repository, commands, permission, calls), self.policy)
+            ask(self.policy, _access_request(caller, name, repository, commands, permission, calls))
             _check_method(caller, permission)
             repository.check_access(permission, commands, caller.user, caller.environ)
         except RepositoryNotFound:

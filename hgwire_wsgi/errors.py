@@ -31,6 +31,7 @@ The tree::
     │   └── CommandCrashed            a bug in a command or hook, which would have ended the server
     ├── BackendError
     │   ├── RepositoryNotFound
+    │   ├── RepositoryMoved
     │   ├── RepositoryBusy
     │   ├── ServerBusy
     │   ├── StreamChanged
@@ -80,6 +81,7 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RepositoryBusy",
+    "RepositoryMoved",
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
@@ -260,8 +262,22 @@ class RepositoryNotFound(BackendError):
         super().__init__(message, headers=headers)
 
 
+class RepositoryMoved(BackendError):
+    """The repository has a new name; an HTTP transport redirects the client.
+
+    Args:
+        path: the new path below the mount point, without a leading slash; bytes as latin-1 characters.
+    """
+
+    http_status = 301
+
+    def __init__(self, path: str) -> None:
+        super().__init__("the repository has moved")
+        self.path = path
+
+
 class RepositoryBusy(BackendError):
-    """The repository is locked, or all its leases are in use, and this did not change in time."""
+    """The repository is locked, or cannot be leased, opened or found in time."""
 
     http_status = 503
 

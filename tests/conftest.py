@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 pytest.register_assert_rewrite("live_herd", "live_hg", "live_pair", "live_wait")
 
 MARKS = {
-    "live": ("cli", "conf", "docs/test_documentation.py", "live", "testing/test_memory_live.py"),
-    "slow": ("fuzz", "repositories", "testing/test_history.py"),
+    "live": ("cli", "conf", "docs/test_documentation.py", "live", "testing/test_memory_live.py", "torture"),
+    "slow": ("fuzz", "repositories", "testing/test_history.py", "torture"),
 }
 """Marker: the tests below these paths have it.
 

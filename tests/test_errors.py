@@ -45,8 +45,14 @@ def test_class_says_how_transports_answer(name: str) -> None:
     each = CLASSES[name]
     assert each.__doc__
     assert each.wire_kind == ("protocol" if issubclass(each, errors.ProtocolError) else "application")
-    if name not in ABSTRACT | {"HgWireError", "LocalProtocolError", "RepositoryUnusable", "CommandCrashed"}:
+    own = {"HgWireError", "LocalProtocolError", "RepositoryMoved", "RepositoryUnusable", "CommandCrashed"}
+    if name not in ABSTRACT | own:
         assert 400 <= each.http_status < 600 and each.http_status != 500
+
+
+def test_a_repository_that_moved_is_a_redirect() -> None:
+    moved = errors.RepositoryMoved("new/name")
+    assert (moved.http_status, moved.path) == (301, "new/name")
 
 
 def test_only_faults_of_this_side_are_500() -> None:

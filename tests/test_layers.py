@@ -116,7 +116,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "cache": _own("cache", "streams", "errors", "limits"),
     "repositories": _own(
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
-        *("streams", "errors", "events", "limits"),
+        *("streams", "errors", "events", "limits", "logcontext"),
     ),
     "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(

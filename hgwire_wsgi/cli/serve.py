@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "port 0 picks a free one",
     )
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
-    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 8)")
+    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 32)")
     add_options(parser)
     add(
         "--recover",

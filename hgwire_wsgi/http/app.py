@@ -26,7 +26,7 @@ from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_
 from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
-from ..errors import HgWireError, RepositoryNotFound, RequestError
+from ..errors import HgWireError, RepositoryMoved, RepositoryNotFound, RequestError, Unavailable
 from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
@@ -222,11 +222,12 @@ class WireApp:
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
 
-        True if it names a command, a large file or an API of one of its repositories, even if it is malformed.
+        True if it names a command, a large file or an API of one of its repositories, even if it is malformed,
+        and if the repository has moved or cannot be found at the moment.
         """
         try:
             return self._router.handles(Request(environ, self.limits))
-        except RequestError:
+        except HgWireError:
             return True
 
     @property
@@ -235,13 +236,14 @@ class WireApp:
         return self._bundles.get()
 
     def _respond(self, request: Request) -> Response:
-        route = self._router.route(request)
+        try:
+            route = self._router.route(request)
+        except RepositoryMoved as moved:
+            return _redirect(request, moved.path)
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command":
-            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
-        else:
+        if route.kind != "command":
             command = named_command(request.query)
             if command:
                 request.commands = (command,)
@@ -249,10 +251,11 @@ class WireApp:
                 raise RepositoryNotFound
             if route.kind == "index":
                 return self._list(request)
-            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            return respond(lease)
+            if route.kind == "command":
+                return self._v1.respond(request, route.name, lease)
+            return self._other(request, route, lease)
         except BaseException:
             lease.release()
             raise
@@ -286,22 +289,21 @@ class WireApp:
         if request.method not in ("GET", "HEAD"):
             raise RequestError("the request names no command")
         base = request.webob.application_url
-        lines = [
-            f"{base}/{quote(name, encoding='latin-1')}\n"
-            for name in self.provider.names(_LISTED)
-            if self._shows(request, name)
-        ]
+        lines: list[str] = []
+        nothing: HgWireError = RepositoryNotFound()
+        for name in self.provider.names(_LISTED):
+            try:
+                with self.provider.lease(name) as repository:
+                    self._dispatcher.authorize(request, name, repository, (), "pull")
+            except Unavailable as error:
+                nothing = error
+            except HgWireError:
+                continue
+            else:
+                lines.append(f"{base}/{quote(name, encoding='latin-1')}\n")
         if not lines:
-            raise RepositoryNotFound
+            raise nothing
         return text_response("200 OK", "".join(lines))
-
-    def _shows(self, request: Request, name: str) -> bool:
-        try:
-            with self.provider.lease(name) as repository:
-                self._dispatcher.authorize(request, name, repository, (), "pull")
-        except HgWireError:
-            return False
-        return True
 
 
 def _enter_to_send(request: Request, response: Response) -> None:
@@ -331,6 +333,21 @@ def _with_cache_control(request: Request, reply: SubresourceReply) -> list[tuple
     return [*reply.headers, PRIVATE if reads else NO_STORE]
 
 
+def _redirect(request: Request, path: str) -> Response:
+    """Redirect a client to the new name of a repository, with the same query string.
+
+    All versions of Mercurial follow 301, and send the rest of their requests, pushes included, to the new URL.  Few
+    follow 308.  But a POST that gets 301 is repeated as a GET, so a push whose repository moved midway gets 308, which
+    every version reports as an error.
+    """
+    environ = request.environ
+    status = "301 Moved Permanently" if request.method in ("GET", "HEAD") else "308 Permanent Redirect"
+    location = quote(f"{environ.get('SCRIPT_NAME') or ''}/{path}", encoding="latin-1")
+    if query := environ.get("QUERY_STRING"):
+        location += "?" + quote(query, safe="!$%&'()*+,-./:;=?@_~", encoding="latin-1")
+    return text_response(status, "the repository has moved\n", [("Location", location)])
+
+
 def _greet(request: Request) -> Response:
     if request.method not in ("GET", "HEAD"):
         raise RequestError("the request names no command")
@@ -354,10 +371,11 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
 class WireMiddleware:
     """Serves wire protocol requests, and passes all others on to another application unchanged.
 
-    The other application may be hgweb, for its pages.
+    The other application may be hgweb, for its pages.  No request that names a command reaches it; see
+    :meth:`Router.handles`.
 
     Args:
-        app: serves all other requests, including unknown commands.
+        app: serves all other requests.
         wire: serves the wire protocol requests.
     """
 

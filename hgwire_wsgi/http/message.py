@@ -108,6 +108,7 @@ class Request:
     """
 
     __slots__ = (
+        "__weakref__",
         "_allowance",
         "_body",
         "_limits",
@@ -246,12 +247,10 @@ class Request:
         client that waits for permission to send its body gets the answer instead.
 
         Returns:
-            True if the connection can be used again.
+            True if the connection can be used again, or if the server itself takes care of the rest.
         """
-        if self.is_read:
+        if self.is_read or (self.bytes_in == 0 and self._is_held_back):
             return True
-        if self.bytes_in == 0 and self._is_held_back:
-            return False
         if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
             self._slot = control.enter_now("receive", self._clients)
@@ -323,7 +322,8 @@ class Request:
         """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
 
         PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
-        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.  Observed: if the client sends
+        the body after the answer, gevent drops it, and uWSGI closes the connection; neither takes it for a request.
         """
         environ = self.environ
         return (self.headers.get("Expect") or "").lower() == "100-continue" and (

@@ -14,15 +14,27 @@ Names are those of :class:`~hgwire_wsgi.repositories.base.RepositoryProvider`: b
 from __future__ import annotations
 
 import abc
-import logging
 import os
+import weakref
 from collections.abc import Callable, Container, Mapping
+from contextvars import ContextVar
 
 import attrs
 
-__all__ = ["Found", "Place", "RepositoryFinder", "Source", "find_longest", "make_finder", "split_path", "wsgi_name"]
+from ..errors import HgWireError, RepositoryBusy, RepositoryMoved
+from ..logcontext import CURRENT, LOGGER, Described, printable
 
-_log = logging.getLogger("hgwire_wsgi")
+__all__ = [
+    "Found",
+    "Moved",
+    "Place",
+    "RepositoryFinder",
+    "Source",
+    "find_longest",
+    "make_finder",
+    "split_path",
+    "wsgi_name",
+]
 
 MAX_CALLS = 16
 """Maximum number of calls of a callable for one path, and therefore of the parts of a repository's name."""
@@ -64,7 +76,18 @@ class Found:
         return os.fsencode(self.path)
 
 
-Source = Place | Mapping[str, Place | Found] | Callable[[str], Place | Found | None]
+@attrs.frozen
+class Moved:
+    """The answer of a callable for a repository that has a new name: clients are redirected to it.
+
+    Attributes:
+        name: the new name, as text, relative to the place where the repositories are mounted.
+    """
+
+    name: str
+
+
+Source = Place | Mapping[str, Place | Found] | Callable[[str], Place | Found | Moved | None]
 """Sources of finders: a path, a mapping, or a function from names (as text) to paths."""
 
 
@@ -209,7 +232,7 @@ class _Named(RepositoryFinder):
             return found
         if name not in self._warned and len(self._warned) < _MAX_WARNED:
             self._warned.add(name)
-            _log.warning("repository %s: no repository at %s", name or "/", os.fspath(found.path))
+            LOGGER.warning("repository %s: no repository at %s", name or "/", os.fspath(found.path))
         return None
 
 
@@ -237,24 +260,61 @@ class _Mapping(_Named):
 
 
 class _Callable(_Named):
-    """Repositories found by a function of the host."""
+    """Repositories found by a function of the host, which is called once per name and request."""
 
-    def __init__(self, find: Callable[[str], Place | Found | None], is_repository: IsRepository) -> None:
+    def __init__(self, find: Callable[[str], Place | Found | Moved | None], is_repository: IsRepository) -> None:
         super().__init__(is_repository)
         self._find = find
 
     def locate(self, path: str) -> tuple[str, str] | None:
-        return find_longest(path, self, MAX_CALLS - 1)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._find(_text(name)) is not None
+        parts = split_path(path)
+        if parts is None:
+            return None
+        for count in range(min(len(parts), MAX_CALLS - 1), -1, -1):
+            name, rest = "/".join(parts[:count]), "/".join(parts[count:])
+            place = self._ask(name)
+            if isinstance(place, Moved):
+                raise RepositoryMoved("/".join(filter(None, (wsgi_name(place.name), rest))))
+            if place is not None:
+                return name, rest
+        return None
 
     def find(self, name: str) -> Found | None:
-        place = self._find(_text(name))
-        return None if place is None else self._check(name, Found.of(place))
+        place = self._ask(name)
+        return None if place is None or isinstance(place, Moved) else self._check(name, Found.of(place))
 
     def names(self, limit: int) -> list[str]:
         return []
+
+    def _ask(self, name: str) -> Place | Found | Moved | None:
+        """Call the function, unless it was already called for the request that this thread serves."""
+        request, answers = CURRENT.get(), _answers.get()
+        if request is None:
+            return self._call(name)
+        if answers is None or answers[0]() is not request:
+            answers = weakref.ref(request), {}
+            _answers.set(answers)
+        key = self, name
+        if key not in answers[1]:
+            answers[1][key] = self._call(name)
+        return answers[1][key]
+
+    def _call(self, name: str) -> Place | Found | Moved | None:
+        try:
+            return self._find(_text(name))
+        except HgWireError:
+            raise
+        except Exception as failure:
+            LOGGER.error("finding repository %s failed: %s: %s", printable(name), type(failure).__name__, failure)
+            raise RepositoryBusy(
+                "the repository cannot be found at the moment; try again later", headers=[("Retry-After", "5")]
+            ) from failure
+
+
+_Answers = tuple["weakref.ref[Described]", dict[tuple[_Callable, str], Place | Found | Moved | None]]
+
+_answers: ContextVar[_Answers | None] = ContextVar("hgwire_wsgi.found", default=None)
+"""The answers of callables for one request."""
 
 
 def _text(name: str) -> str:
@@ -267,7 +327,7 @@ def make_finder(source: Source | RepositoryFinder, is_repository: IsRepository) 
     Args:
         source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it; a mapping
             from names to paths; a function that returns the path of a name or ``None``; or a finder.  Mappings and
-            functions may give :class:`Found` for a path.
+            functions may give :class:`Found` for a path, functions also :class:`Moved`.
         is_repository: returns whether there is a repository at a path.
 
     Raises:

@@ -1,8 +1,9 @@
 """A bounded pool of open repositories, which are reopened when a repository changes.
 
 Each object belongs to one request from :meth:`Pool.acquire` to :meth:`Pool.release`; the pool owns the unused ones.
-Objects are opened by the threads of the requests, one at a time, because opening may load code.  One condition guards
-the counters and the unused objects, and nothing is opened while it is held.
+Opening runs in a thread of its own, one at a time for each repository, while the request waits for a bounded time.  A
+repository that never opens, because its file system hangs for example, costs one thread; its requests are refused, and
+those of other repositories notice nothing.  One condition guards everything; nothing is opened while it is held.
 
 What is always true: at most ``leases`` objects of a repository are in use, and at most ``idle`` objects are unused.
 A request never gets an object in another state than it asked for.  A forked process starts with an empty pool and
@@ -13,9 +14,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Generic, TypeVar
+
+import attrs
 
 from ..errors import RepositoryBusy
 
@@ -26,15 +31,36 @@ _R = TypeVar("_R")
 _S = TypeVar("_S")
 
 
+@attrs.define(eq=False)
+class _Opening(Generic[_R]):
+    """One attempt to open a repository.
+
+    Attributes:
+        started: when, in seconds of the monotonic clock.
+        wanted: whether its request still waits for it.
+        repository, failure: the result; both ``None`` until there is one.
+    """
+
+    started: float = attrs.Factory(time.monotonic)
+    wanted: bool = True
+    repository: _R | None = None
+    failure: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.repository is not None or self.failure is not None
+
+
 class Pool(Generic[_R, _S]):
     """Open repositories by name, for all threads of a process.
 
     Args:
-        opener: opens a repository by name, in a state.
+        opener: opens a repository by name, in a state; called in a thread that may be another one than the request's.
         is_current: returns whether an open repository is in a given state; must be cheap.
         leases: maximum number of objects of one repository that are in use.  Further requests wait.
         idle: maximum total number of unused objects; the least recently used ones are dropped.
         timeout: seconds that a request waits for a lease.
+        patience: seconds that opening a repository may take.
     """
 
     def __init__(
@@ -45,18 +71,20 @@ class Pool(Generic[_R, _S]):
         leases: int = 64,
         idle: int = 64,
         timeout: float = 60.0,
+        patience: float = 10.0,
     ) -> None:
         self._open = opener
         self._is_current = is_current
         self._leases = leases
         self._max_idle = idle
         self._timeout = timeout
+        self._patience = patience
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._opening = threading.Lock()
         self._changed = threading.Condition()
+        self._openings: dict[str, _Opening[_R]] = {}
         self._used: Counter[str] = Counter()
         self._idle: OrderedDict[str, list[_R]] = OrderedDict()
         self._idle_count = 0
@@ -65,7 +93,7 @@ class Pool(Generic[_R, _S]):
         """Take an object that has the repository in a given state; :meth:`release` must follow.
 
         Raises:
-            RepositoryBusy: if none became free in time.
+            RepositoryBusy: if none became free in time, or the repository takes too long to open.
             Exception: any exception of the opener.
         """
         if self._pid != os.getpid():
@@ -73,8 +101,7 @@ class Pool(Generic[_R, _S]):
         repository = self._take(name)
         try:
             if repository is None or not self._is_current(repository, state):
-                with self._opening:
-                    repository = self._open(name, state)
+                repository = self._reopen(name, state)
         except BaseException:
             self.release(name, None)
             raise
@@ -94,6 +121,49 @@ class Pool(Generic[_R, _S]):
                 del self._idle[name]
             return repository
 
+    def _reopen(self, name: str, state: _S) -> _R:
+        opening = self._begin(name)
+        context = copy_context()
+        threading.Thread(
+            target=context.run, args=(self._run, name, state, opening), name="hgwire-open", daemon=True
+        ).start()
+        with self._changed:
+            self._changed.wait_for(lambda: opening.done, self._patience)
+            opening.wanted = False
+        if opening.failure is not None:
+            raise opening.failure
+        if opening.repository is None:
+            raise _too_slow()
+        return opening.repository
+
+    def _begin(self, name: str) -> _Opening[_R]:
+        """Wait until nobody opens the repository, but not for one that already takes too long."""
+        with self._changed:
+            while (other := self._openings.get(name)) is not None:
+                left = other.started + self._patience - time.monotonic()
+                if left <= 0:
+                    raise _too_slow()
+                self._changed.wait(left)
+            opening = self._openings[name] = _Opening[_R]()
+            return opening
+
+    def _run(self, name: str, state: _S, opening: _Opening[_R]) -> None:
+        """Open the repository; the body of the thread."""
+        repository, failure = None, None
+        try:
+            repository = self._open(name, state)
+        except BaseException as error:
+            failure = error
+        with self._changed:
+            if self._openings.get(name) is opening:
+                del self._openings[name]
+            if opening.wanted:
+                opening.repository, opening.failure = repository, failure
+            elif repository is not None:
+                # Nobody waits any more, but the next request will want it.
+                self._store(name, repository)
+            self._changed.notify_all()
+
     def release(self, name: str, repository: _R | None) -> None:
         """Return an object from :meth:`acquire`; ``None`` for an object that must not be used again."""
         if self._pid != os.getpid():
@@ -103,13 +173,20 @@ class Pool(Generic[_R, _S]):
             if not self._used[name]:
                 del self._used[name]
             if repository is not None:
-                self._idle.setdefault(name, []).append(repository)
-                self._idle.move_to_end(name)
-                self._idle_count += 1
-                while self._idle_count > self._max_idle:
-                    oldest = next(iter(self._idle))
-                    self._idle[oldest].pop(0)
-                    self._idle_count -= 1
-                    if not self._idle[oldest]:
-                        del self._idle[oldest]
+                self._store(name, repository)
             self._changed.notify_all()
+
+    def _store(self, name: str, repository: _R) -> None:
+        self._idle.setdefault(name, []).append(repository)
+        self._idle.move_to_end(name)
+        self._idle_count += 1
+        while self._idle_count > self._max_idle:
+            oldest = next(iter(self._idle))
+            self._idle[oldest].pop(0)
+            self._idle_count -= 1
+            if not self._idle[oldest]:
+                del self._idle[oldest]
+
+
+def _too_slow() -> RepositoryBusy:
+    return RepositoryBusy("the repository takes too long to open; try again later", headers=[("Retry-After", "30")])

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from hgwire_wsgi.errors import RepositoryBusy, RepositoryMoved, RepositoryUnusable
+from hgwire_wsgi.logcontext import CURRENT
 from hgwire_wsgi.repositories import finder
-from hgwire_wsgi.repositories.finder import Found, RepositoryFinder, make_finder
+from hgwire_wsgi.repositories.finder import Found, Moved, RepositoryFinder, make_finder
 
 
 def is_repository(path: bytes) -> bool:
@@ -146,6 +148,65 @@ def test_a_function(root: Path) -> None:
     assert asked == ["ü/a/x/y", "ü/a/x", "ü/a"], "names are text"
     assert found.find("\xc3\xbc/a") == Found(root / "a") and found.find("x") is None and found.names(5) == []
     assert not found.fixed and make(root).fixed
+
+
+def test_a_function_redirects(root: Path) -> None:
+    found = make(lambda name: {"old": Moved("ü/new"), "a": root / "a"}.get(name))
+    assert found.locate("/a/x") == ("a", "x")
+    with pytest.raises(RepositoryMoved) as moved:
+        found.locate("/old/x/y")
+    assert moved.value.path == "\xc3\xbc/new/x/y"
+    with pytest.raises(RepositoryMoved) as moved:
+        found.locate("/old")
+    assert moved.value.path == "\xc3\xbc/new"
+    assert found.find("old") is None
+
+
+class Served:
+    def describe(self) -> str:
+        return ""
+
+
+def test_a_function_is_called_once_per_request(root: Path) -> None:
+    asked: list[str] = []
+
+    def find(name: str) -> Path | None:
+        asked.append(name)
+        return root / "a" if name == "a" else None
+
+    found, other = make(find), make(find)
+    for _ in range(2):
+        request = Served()
+        token = CURRENT.set(request)
+        for _ in range(3):
+            assert found.locate("/a/x") == ("a", "x") and found.find("a") is not None
+        CURRENT.reset(token)
+        assert asked == ["a/x", "a"]
+        asked.clear()
+    CURRENT.set(request)
+    assert other.find("a") is not None and asked == ["a"], "each finder asks its own function"
+    CURRENT.set(None)
+
+
+def test_a_function_that_fails_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def find(name: str) -> None:
+        raise KeyError("no connection")
+
+    for call in (lambda: make(find).locate("/a\nb"), lambda: make(find).find("a")):
+        caplog.clear()
+        with pytest.raises(RepositoryBusy) as refused:
+            call()
+        assert dict(refused.value.headers) == {"Retry-After": "5"} and "no connection" not in str(refused.value)
+        assert len(caplog.records) == 1 and caplog.records[0].exc_info is None
+        assert "KeyError" in caplog.text and "\n" not in caplog.messages[0]
+
+
+def test_a_function_may_refuse_by_itself() -> None:
+    def find(name: str) -> None:
+        raise RepositoryUnusable("closed on Sundays")
+
+    with pytest.raises(RepositoryUnusable):
+        make(find).locate("/a")
 
 
 @pytest.mark.parametrize("source", ["folder", "mapping", "function"])

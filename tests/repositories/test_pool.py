@@ -3,10 +3,12 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import threading
+import time
 
 import pytest
 
 from hgwire_wsgi.errors import RepositoryBusy, RepositoryNotFound
+from hgwire_wsgi.logcontext import CURRENT
 from hgwire_wsgi.repositories.pool import Pool
 
 
@@ -165,6 +167,123 @@ def test_threads_never_hold_more_than_the_bound() -> None:
         thread.join(60)
     assert held == 0
     assert 1 <= most <= 3
+
+
+class Slow:
+    """Opens the repository ``slow`` only after ``go`` is set, and all others at once."""
+
+    def __init__(self, patience: float) -> None:
+        self.go = threading.Event()
+        self.began = threading.Semaphore(0)
+        self.opened: list[str] = []
+        self.pool = Leasing(self.open, lambda repository, state: repository.current, patience=patience, timeout=0)
+
+    def end(self) -> None:
+        """Let it open, and wait until its thread has ended."""
+        self.go.set()
+        deadline = time.monotonic() + 30
+        while any(thread.name == "hgwire-open" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def open(self, name: str, state: bytes) -> Opened:
+        self.began.release()
+        if name == "slow":
+            assert self.go.wait(30)
+        self.opened.append(name)
+        return Opened(name)
+
+
+def test_a_repository_that_does_not_open_is_refused_and_disturbs_no_other() -> None:
+    slow = Slow(patience=0.2)
+    for _ in range(3):
+        with pytest.raises(RepositoryBusy, match="too long to open"):
+            slow.pool.acquire("slow", b"")
+    slow.pool.lease("other").release()
+    assert slow.opened == ["other"]
+    slow.end()
+
+
+def test_only_the_first_request_waits_for_a_repository_that_hangs() -> None:
+    before = threading.active_count()
+    slow = Slow(patience=1)
+    with pytest.raises(RepositoryBusy):
+        slow.pool.acquire("slow", b"")
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(RepositoryBusy) as refused:
+            slow.pool.acquire("slow", b"")
+    assert time.monotonic() - started < 1
+    assert dict(refused.value.headers)["Retry-After"]
+    assert threading.active_count() == before + 1
+    slow.end()
+
+
+def test_what_opened_too_late_serves_the_next_request() -> None:
+    slow = Slow(patience=0.1)
+    with pytest.raises(RepositoryBusy):
+        slow.pool.acquire("slow", b"")
+    slow.end()
+    slow.pool.lease("slow").release()
+    assert slow.opened == ["slow"]
+
+
+def test_a_failure_that_comes_too_late_is_forgotten() -> None:
+    go = threading.Event()
+
+    def fail(name: str, state: bytes) -> Opened:
+        go.wait(30)
+        raise RepositoryNotFound(name)
+
+    pool = Pool(fail, lambda repository, state: True, patience=0.1)
+    with pytest.raises(RepositoryBusy):
+        pool.acquire("a", b"")
+    go.set()
+    deadline = time.monotonic() + 30
+    while pool._openings and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not pool._openings and not pool._idle and not pool._used
+
+
+def test_requests_for_one_repository_open_it_one_after_the_other() -> None:
+    slow = Slow(patience=30)
+    done: list[Opened] = []
+    threads = [threading.Thread(target=lambda: done.append(slow.pool.acquire("slow", b""))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert slow.began.acquire(timeout=30) and not slow.began.acquire(timeout=0.1)
+    slow.go.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(set(map(id, done))) == 3
+
+
+def test_opening_has_the_context_of_its_request() -> None:
+    class Described:
+        def describe(self) -> str:
+            return "request 7"
+
+    request, seen = Described(), []
+
+    def opener(name: str, state: bytes) -> Opened:
+        seen.append(CURRENT.get())
+        return Opened(name)
+
+    token = CURRENT.set(request)
+    try:
+        Pool(opener, lambda repository, state: True).acquire("a", b"")
+    finally:
+        CURRENT.reset(token)
+    assert seen == [request]
+
+
+def test_a_repository_that_opened_before_a_fork_is_not_in_the_way() -> None:
+    slow = Slow(patience=0.1)
+    with pytest.raises(RepositoryBusy):
+        slow.pool.acquire("slow", b"")
+    slow.pool._start()
+    slow.end()
+    assert slow.pool.acquire("slow", b"").name == "slow"
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -7,6 +7,7 @@ the type of its response decides whether it can be batched.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -254,12 +255,30 @@ def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
 
 def _declare(key: bytes, entry: Any) -> Command:
     """Convert Mercurial's declaration of a command; for a standard command, extend our own declaration."""
+    known = tuple(wireprototypes.GETBUNDLE_ARGUMENTS.items()) if key == b"getbundle" else ()
+    unbounded = entry.func is _UNBOUNDED.get(key.decode("latin-1"))
+    return _declaration(key, entry.permission, entry.args, known, unbounded)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declaration(
+    key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes, bytes], ...], unbounded: bool
+) -> Command:
+    """Make a declaration that all repositories share.
+
+    Args:
+        key: the name of the command.
+        asked: the permission that Mercurial asks for.
+        spec: its arguments, separated by spaces.
+        known: those of ``getbundle``, with their types.
+        unbounded: whether it is Mercurial's own function for a command whose cost it does not bound.
+    """
     name = key.decode("latin-1")
     # Mercurial allows only two, and refuses unknown ones.
-    permission: Permission = "pull" if entry.permission == b"pull" else "push"
+    permission: Permission = "pull" if asked == b"pull" else "push"
     handler = _handler(name, writes=permission == "push")
     if standard := _STANDARD.get(name):
-        if entry.func is _UNBOUNDED.get(name):
+        if unbounded:
             return attrs.evolve(standard, permission=stricter(permission, standard.permission))
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
@@ -270,11 +289,10 @@ def _declare(key: bytes, entry: Any) -> Command:
             return command
         # Extensions may add arguments; all others are dropped.
         arguments = tuple(
-            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False)
-            for key, kind in wireprototypes.GETBUNDLE_ARGUMENTS.items()
+            Argument(key.decode("ascii"), _TYPES.get(kind, "bytes"), required=False) for key, kind in known
         )
         return attrs.evolve(command, arguments=arguments, rest=False)
-    words = entry.args.decode("latin-1").split()
+    words = spec.decode("latin-1").split()
     return Command(
         name=name,
         handler=handler,

@@ -16,7 +16,7 @@ import attrs
 from mercurial import encoding, error, extensions, util
 from mercurial import ui as uimod
 
-from ...cache.stores.memory import MemoryStore
+from ...cache.stores.memory import ENTRY_OVERHEAD, MemoryStore
 from ...commands.registry import Command, Permission
 from ...errors import RepositoryNotFound, RepositoryUnusable
 from ...negotiation import ServerCapabilities
@@ -26,6 +26,7 @@ from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .hooks import PushLimits
+from .loading import LOADING, load_extensions
 from .permissions import is_command
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
 from .sharing import SafeExtensions
@@ -34,8 +35,9 @@ from .transactions import RECOVER
 
 __all__ = ["MercurialProvider"]
 
-_KNOWN_REPOSITORIES = 4096 * 200
-"""Maximum size of the cache of facts: about four thousand repositories, at 200 bytes of overhead each."""
+_KNOWN_REPOSITORIES = 10_000
+"""Maximum number of repositories whose facts are cached, about 20 KiB each.  If clients poll more than these, each
+request opens a repository."""
 
 
 @attrs.define(eq=False)
@@ -54,7 +56,7 @@ class MercurialProvider(RepositoryProvider):
         source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, including
             those added later; a mapping from names to paths; a function that returns the path of a name, or ``None``;
             or a custom finder.  Mappings and functions may give a :class:`Found` for a path, with settings for that
-            repository alone.  A function is called for every request.
+            repository alone.  A function is called once per request and name; it may also give :class:`Moved`.
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
@@ -68,6 +70,7 @@ class MercurialProvider(RepositoryProvider):
         hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
             limit.  Python hooks run inside the server and cannot be stopped.
         hook_output: bytes of the output of hooks that are kept for the client.
+        open_timeout: seconds that a request waits for a repository to open.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -86,6 +89,7 @@ class MercurialProvider(RepositoryProvider):
         lock_timeout: int | None = None,
         hook_timeout: float | None = 300.0,
         hook_output: int = 1024 * 1024,
+        open_timeout: float = 10.0,
     ) -> None:
         self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
@@ -102,8 +106,8 @@ class MercurialProvider(RepositoryProvider):
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
         self._safe = SafeExtensions(safe_extensions)
-        self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
-        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
+        self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
+        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
 
     def locate(self, path: str) -> tuple[str, str] | None:
         return self._finder.locate(path)
@@ -164,7 +168,12 @@ class MercurialProvider(RepositoryProvider):
             ui = self._ui.copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state, self._push_limits)
+            try:
+                return OpenRepository(ui, found, state, self._push_limits)
+            except RuntimeError:
+                # An extension that another thread loads may change a set over which Mercurial iterates here.
+                with LOADING:
+                    return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not _is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure
@@ -205,7 +214,7 @@ def _configure(ui: Any, config: Iterable[str]) -> None:
     """Apply settings, and load the extensions that they enable."""
     for item in config:
         ui.setconfig(*_parse_setting(item), b"--config")
-    extensions.loadall(ui)
+    load_extensions(ui)
     extensions.populateui(ui)
 
 

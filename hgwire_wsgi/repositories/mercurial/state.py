@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
@@ -253,7 +254,7 @@ def _included(path: bytes) -> list[bytes]:
     while waiting:
         including = waiting.pop()
         try:
-            with open(including, "rb") as file:
+            with open(including, "rb", opener=_open_regular) as file:
                 names = _INCLUDE.findall(file.read())
         except OSError:
             continue
@@ -264,6 +265,15 @@ def _included(path: bytes) -> list[bytes]:
                 found.append(included)
                 waiting.append(included)
     return found
+
+
+def _open_regular(path: str | bytes, flags: int) -> int:
+    """Open a regular file; anything else could block, such as a named pipe without a writer."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return descriptor
 
 
 def _look(paths: tuple[bytes, ...]) -> tuple[tuple[object, ...], int]:
@@ -299,7 +309,7 @@ def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool) -> _Di
         None if there is no such file.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_regular) as file:
             found = os.fstat(file.fileno())
             stamp = found.st_ctime_ns, found.st_size, found.st_ino, found.st_uid, found.st_gid
             if known is not None and known.settled and known.stamp == stamp:
