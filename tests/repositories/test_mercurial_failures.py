@@ -5,7 +5,6 @@ In each case: a failed request with a reason, a repository that verifies, and a 
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import subprocess
@@ -87,8 +86,15 @@ def pushes_again(repo: Path, bundle: bytes, app: WireTestApp | None = None) -> b
     return reply.status == 200 and hg("-R", repo, "log", "-T", "x") == "xxxx"
 
 
-@pytest.mark.parametrize("statement", ["sys.exit(3)", "raise KeyboardInterrupt", "exit()", "raise MemoryError"])
-@pytest.mark.parametrize("hook", ["pretxnchangegroup", "pretxnclose", "prechangegroup"])
+@pytest.mark.parametrize(
+    ("statement", "hook"),
+    [
+        ("sys.exit(3)", "pretxnchangegroup"),
+        ("raise KeyboardInterrupt", "pretxnclose"),
+        ("exit()", "prechangegroup"),
+        ("raise MemoryError", "pretxnchangegroup"),
+    ],
+)
 def test_a_hook_that_exits_fails_its_push(
     repo: Path, bundle: bytes, statement: str, hook: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,8 +199,10 @@ def test_what_is_refused_amid_an_abandoned_transaction(
     assert pushes_again(abandoned, bundle)
 
 
-@pytest.mark.parametrize("allowed", ["argument", "hgrc"])
-@pytest.mark.parametrize(("command", "arguments"), [*WRITES, *STREAMS])
+@pytest.mark.parametrize(
+    ("command", "arguments", "allowed"),
+    [*((*each, "argument") for each in (*WRITES, *STREAMS)), (*WRITES[0], "hgrc")],
+)
 def test_an_abandoned_transaction_is_rolled_back_where_that_is_allowed(
     abandoned: Path,
     bundle: bytes,
@@ -322,7 +330,6 @@ def test_a_batch_of_the_same_is_one_computation(repo: Path) -> None:
 
 
 def test_many_nodes_take_time_in_proportion(repo: Path) -> None:
-    logging.getLogger("hgwire_wsgi")
     app = serve(repo)
     (head,) = app.wire("/", "heads").data.split()
     many = b" ".join(os.urandom(20).hex().encode() for _ in range(100_000))
