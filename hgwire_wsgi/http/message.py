@@ -27,6 +27,7 @@ from .body import RequestBody
 from .deadlines import Watchdog, client_socket, stop_receiving
 from .environ import mend
 from .headers import Headers
+from .uwsgi import disconnect
 
 __all__ = [
     "NOSNIFF",
@@ -264,9 +265,10 @@ class Request:
     def stop_receiving(self) -> bool:
         """Let the server find the end of the body, so that it closes the connection; False if it cannot be done."""
         connection = self.connection
-        if connection is not None:
-            stop_receiving(connection)
-        return connection is not None
+        if connection is None:
+            return disconnect()
+        stop_receiving(connection)
+        return True
 
     # Admission
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["chunked_input", "thread_count"]
+__all__ = ["chunked_input", "disconnect", "thread_count"]
 
 
 def thread_count() -> int | None:
@@ -21,6 +21,16 @@ def thread_count() -> int | None:
         return None
     count = uwsgi.opt.get("threads", b"1")
     return int(count) if isinstance(count, bytes) and count.isdigit() else 1
+
+
+def disconnect() -> bool:
+    """Close the connection of the present request without an error in uWSGI's log; False elsewhere."""
+    try:
+        import uwsgi  # exists only inside uWSGI
+    except ImportError:
+        return False
+    uwsgi.disconnect()
+    return True
 
 
 def chunked_input(environ: Mapping[str, Any]) -> ChunkedInput | None:

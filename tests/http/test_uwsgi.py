@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hgwire_wsgi.http.body import RequestBody
-from hgwire_wsgi.http.uwsgi import ChunkedInput, chunked_input, thread_count
+from hgwire_wsgi.http.uwsgi import ChunkedInput, chunked_input, disconnect, thread_count
 from hgwire_wsgi.limits import Limits
 
 
@@ -36,3 +36,11 @@ def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, options: dict[st
     assert thread_count() is None
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
     assert thread_count() == count
+
+
+def test_the_connection_is_closed_by_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not disconnect()
+    calls: list[None] = []
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(disconnect=lambda: calls.append(None)))
+    assert disconnect()
+    assert calls == [None]
