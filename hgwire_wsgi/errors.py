@@ -17,6 +17,7 @@ The tree::
     ├── RequestError                  the HTTP request itself is malformed
     │   ├── LengthRequired
     │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
     │   ├── BodyTruncated
     │   └── DecodeError               a compressed body that does not decompress
     ├── NegotiationError
@@ -31,8 +32,10 @@ The tree::
     │   ├── RepositoryNotFound
     │   ├── RepositoryMoved
     │   ├── RepositoryBusy
+    │   ├── ServerBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
+    ├── Unavailable                   the server does not serve the request at present
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -51,6 +54,7 @@ __all__ = [
     "BadRequestId",
     "BadStream",
     "BodyTooLarge",
+    "BodyTooSlow",
     "BodyTruncated",
     "CommandError",
     "CommandFailed",
@@ -74,8 +78,10 @@ __all__ = [
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "ServerBusy",
     "StreamChanged",
     "TruncatedFrame",
+    "Unavailable",
     "UnexpectedFrame",
     "UnknownCommand",
     "UnsupportedMediaType",
@@ -165,6 +171,12 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class BodyTooSlow(RequestError):
+    """The client sends the body more slowly than ``Deadlines`` allows."""
+
+    http_status = 408
+
+
 class BodyTruncated(RequestError):
     """The client disconnected before it had sent the whole body."""
 
@@ -228,9 +240,12 @@ class BackendError(HgWireError):
 
 
 class RepositoryNotFound(BackendError):
-    """The provider has no repository of that name."""
+    """The provider has no repository of that name, or the policy hides it."""
 
     http_status = 404
+
+    def __init__(self, message: str = "no such repository", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message, headers=headers)
 
 
 class RepositoryMoved(BackendError):
@@ -248,7 +263,14 @@ class RepositoryMoved(BackendError):
 
 
 class RepositoryBusy(BackendError):
-    """The repository cannot be leased, opened or found in time."""
+    """The repository is locked, all its leases are in use, or it cannot be opened or found, and this did not change in
+    time."""
+
+    http_status = 503
+
+
+class ServerBusy(BackendError):
+    """The server is serving too many other requests; ``Retry-After`` says when to try again."""
 
     http_status = 503
 
@@ -274,6 +296,24 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class Unavailable(HgWireError):
+    """The server does not serve the request at present, for example because of maintenance.
+
+    Args:
+        message: the reason; it becomes the HTTP reason phrase.
+        retry_after: seconds until the client should try again (``Retry-After``); ``None`` if unknown.
+        headers: as for :class:`HgWireError`.
+    """
+
+    http_status = 503
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
+        super().__init__(message, headers=(*retry, *headers))
 
 
 class ConnectionFailed(HgWireError):
