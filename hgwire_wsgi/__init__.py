@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .access.admission import Admission
     from .access.combine import all_of, default_policy, maintenance, read_only, repository_read_only
     from .access.hgweb import hgweb_policy
     from .access.identity import Identify, IdentityRequest, basic, bearer, first_of, remote_user, trusted_header
     from .access.login import login_first
     from .access.proxies import TrustedProxies
-    from .access.request import AccessRequest, CommandCall, Policy
+    from .access.request import AccessRequest, CommandCall, Policy, View
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
-    from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
+    from .events import CommandReport, PushChanges, RepositoryRecovered, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
     from .http.authorize import AuthorizeApp
+    from .http.deadlines import Deadlines
     from .http.v1.input import classify
     from .http.v2.api import ApiSettings
     from .limits import Limits
@@ -48,6 +50,7 @@ __all__ = [
     "ZLIB",
     "ZSTD",
     "AccessRequest",
+    "Admission",
     "ApiSettings",
     "Argument",
     "AuthorizeApp",
@@ -58,6 +61,7 @@ __all__ = [
     "CommandContext",
     "CommandRegistry",
     "CommandReport",
+    "Deadlines",
     "Engine",
     "HgWireError",
     "Identify",
@@ -74,12 +78,14 @@ __all__ = [
     "Repository",
     "RepositoryNotFound",
     "RepositoryProvider",
+    "RepositoryRecovered",
     "RequestClosed",
     "RequestStarted",
     "ServerCapabilities",
     "StreamResponse",
     "TrustedProxies",
     "Unavailable",
+    "View",
     "WireApp",
     "WireMiddleware",
     "WireRequest",
@@ -101,6 +107,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "access.admission": ("Admission",),
     "access.combine": (
         "all_of",
         "default_policy",
@@ -124,6 +131,7 @@ _MODULES = {
         "AccessRequest",
         "CommandCall",
         "Policy",
+        "View",
     ),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),
@@ -157,6 +165,7 @@ _MODULES = {
     "events": (
         "CommandReport",
         "PushChanges",
+        "RepositoryRecovered",
         "RequestClosed",
         "RequestStarted",
     ),
@@ -165,6 +174,7 @@ _MODULES = {
         "WireMiddleware",
     ),
     "http.authorize": ("AuthorizeApp",),
+    "http.deadlines": ("Deadlines",),
     "http.v1.input": ("classify",),
     "http.v2.api": ("ApiSettings",),
     "limits": ("Limits",),

@@ -23,7 +23,7 @@ import attrs
 from .access.request import AccessRequest, CommandCall, Policy, View, ask
 from .commands.arguments import TEXT, Codec
 from .commands.classify import WireRequest
-from .commands.context import CommandContext
+from .commands.context import Allowance, CommandContext
 from .commands.registry import Command, CommandRegistry, Permission, ProtocolVersion, stricter
 from .commands.responses import RESPONSE_TYPES, BytesResponse, Response
 from .commands.standard import is_clone
@@ -41,6 +41,7 @@ from .limits import Limits
 from .logcontext import LOGGER
 from .negotiation import ClientProtocol, ServerCapabilities
 from .repositories.base import Repository
+from .stops import FAILURES, is_from_signal
 from .streams import Readable
 
 __all__ = ["BoundCommand", "Caller", "Dispatcher", "Resolved"]
@@ -78,7 +79,13 @@ class Caller(Protocol):
     def user(self) -> str | None: ...
 
     @property
+    def allowance(self) -> Allowance: ...
+
+    @property
     def report_changes(self) -> Callable[[PushChanges], None] | None: ...
+
+    @property
+    def report_recovery(self) -> Callable[[], None] | None: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -163,7 +170,9 @@ class BoundCommand:
 
     def on(self, repository: Repository) -> BoundCommand:
         """The same command on another lease of its repository."""
-        batch = tuple(each.on(repository) for each in self.batch)
+        moved = {id(each): each for each in self.batch}
+        moved = {key: each.on(repository) for key, each in moved.items()}
+        batch = tuple([moved[id(each)] for each in self.batch])
         authorize = self.authorizer(repository)
         context = attrs.evolve(self.context, repository=repository, authorize=authorize, batch=batch)
         return attrs.evolve(self, repository=repository, context=context, batch=batch)
@@ -245,13 +254,16 @@ class Resolved:
                     raise InvalidArgument(f"batch: {command.name} cannot be batched")
             own = self.request.arguments
             shared = {key: own[key] for key in _SHARED_WITH_BATCH if key in own}
-            subs = zip(self.batch, self.request.batch, strict=True)
-            encoded = [(self.command, own), *((command, {**sub.arguments, **shared}) for command, sub in subs)]
-            self._prepared = tuple(
-                (command, arguments, CommandCall(command.name, command.decode(arguments, self.codec)))
-                for command, arguments in encoded
-            )
+            # Equal sub-commands are one object, here and in what follows.
+            known: dict[int, _Prepared] = {}
+            for command, sub in zip(self.batch, self.request.batch, strict=True):
+                if id(sub) not in known:
+                    known[id(sub)] = self._prepare(command, {**sub.arguments, **shared})
+            self._prepared = (self._prepare(self.command, own), *[known[id(sub)] for sub in self.request.batch])
         return self._prepared
+
+    def _prepare(self, command: Command, arguments: Mapping[str, Any]) -> _Prepared:
+        return command, arguments, CommandCall(command.name, command.decode(arguments, self.codec))
 
     def calls(self) -> tuple[CommandCall, ...]:
         """The command and its sub-commands with their decoded arguments, for policies.
@@ -305,14 +317,16 @@ class Dispatcher:
             HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
         try:
-            ask(_access_request(caller, name, repository, commands, permission, calls), self.policy)
+            ask(self.policy, _access_request(caller, name, repository, commands, permission, calls))
             _check_method(caller, permission)
             repository.check_access(permission, commands, caller.user, caller.environ)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:
             raise
-        except (Exception, SystemExit) as error:
+        except FAILURES as error:
+            if is_from_signal(error):
+                raise
             self._report(error)
             raise PermissionDenied("refused by the access policy") from None
 
@@ -476,7 +490,9 @@ class Dispatcher:
                 batch=batch,
                 offers_batch="batch" in self.commands,
                 limits=self.limits,
+                allowance=caller.allowance,
                 report_changes=caller.report_changes,
+                report_recovery=caller.report_recovery,
             )
             return BoundCommand(
                 command=command,
@@ -498,7 +514,11 @@ class Dispatcher:
             return _run(command, attrs.evolve(context, arguments={}, batch=()), command.decode({}, resolved.codec))
 
         own, *subs = resolved.prepared()
-        return bound(*own, tuple(bound(*sub) for sub in subs))
+        known: dict[int, BoundCommand] = {}
+        for sub in subs:
+            if id(sub) not in known:
+                known[id(sub)] = bound(*sub)
+        return bound(*own, tuple([known[id(sub)] for sub in subs]))
 
 
 def _unknown(name: str) -> UnknownCommand:

@@ -27,13 +27,17 @@ The tree::
     │   ├── UnknownCommand
     │   ├── InvalidArgument
     │   ├── PermissionDenied
-    │   └── CommandFailed
+    │   ├── CommandFailed
+    │   └── CommandCrashed            a bug in a command or hook, which would have ended the server
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryMoved
     │   ├── RepositoryBusy
     │   ├── ServerBusy
     │   ├── StreamChanged
+    │   ├── AbandonedTransaction
+    │   ├── OutOfMemory
+    │   ├── StorageFull
     │   └── RepositoryUnusable
     ├── Unavailable                   the server does not serve the request at present
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
@@ -49,6 +53,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AbandonedTransaction",
     "BackendError",
     "BadEncoding",
     "BadRequestId",
@@ -56,6 +61,7 @@ __all__ = [
     "BodyTooLarge",
     "BodyTooSlow",
     "BodyTruncated",
+    "CommandCrashed",
     "CommandError",
     "CommandFailed",
     "CommandRefused",
@@ -70,6 +76,7 @@ __all__ = [
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
+    "OutOfMemory",
     "PermissionDenied",
     "ProtocolError",
     "RemoteProtocolError",
@@ -79,6 +86,7 @@ __all__ = [
     "RepositoryUnusable",
     "RequestError",
     "ServerBusy",
+    "StorageFull",
     "StreamChanged",
     "TruncatedFrame",
     "Unavailable",
@@ -235,6 +243,12 @@ class CommandFailed(CommandError):
     """The backend refused the command for a reason that the client's user should see."""
 
 
+class CommandCrashed(CommandError):
+    """A command or hook tried to end the server, or recursed without end."""
+
+    http_status = 500
+
+
 class BackendError(HgWireError):
     """A repository cannot be served."""
 
@@ -263,8 +277,7 @@ class RepositoryMoved(BackendError):
 
 
 class RepositoryBusy(BackendError):
-    """The repository is locked, all its leases are in use, or it cannot be opened or found, and this did not change in
-    time."""
+    """The repository is locked, or cannot be leased, opened or found in time."""
 
     http_status = 503
 
@@ -279,6 +292,24 @@ class StreamChanged(BackendError):
     """A restarted stream differs from the bytes already sent; the transfer must be aborted."""
 
     http_status = 503
+
+
+class AbandonedTransaction(BackendError):
+    """A process ended in the middle of a transaction.  The repository can be read; nothing can be pushed."""
+
+    http_status = 503
+
+
+class OutOfMemory(BackendError):
+    """The server has not enough memory for the request."""
+
+    http_status = 503
+
+
+class StorageFull(BackendError):
+    """The server has no space left to write to: its disk, a quota, or a limit on the size of files."""
+
+    http_status = 507
 
 
 class RepositoryUnusable(BackendError):

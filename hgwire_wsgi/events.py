@@ -1,4 +1,4 @@
-"""Events for observers: one when a request starts, one when its response is closed.
+"""Events for observers: when a request starts, when its response is closed, and when a repository is recovered.
 
 An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
 fast; its exceptions are logged and have no other effect.  Events are values: they stay valid after the request.
@@ -18,6 +18,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "PushChanges",
+    "RepositoryRecovered",
     "RequestClosed",
     "RequestStarted",
 ]
@@ -134,6 +135,22 @@ class RequestClosed:
     reports: tuple[CommandReport, ...] = ()
 
 
-Event = RequestStarted | RequestClosed
+@attrs.frozen(kw_only=True)
+class RepositoryRecovered:
+    """A push found the transaction of a process that had died, and rolled it back before it ran.
+
+    Attributes:
+        request_id, path, user, address: of the push, as in :class:`RequestStarted`.
+        repository: the repository's name.
+    """
+
+    request_id: str
+    path: str
+    user: str | None
+    address: str
+    repository: str
+
+
+Event = RequestStarted | RequestClosed | RepositoryRecovered
 
 Observer = Callable[[Event], object]

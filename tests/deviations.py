@@ -156,10 +156,14 @@ def _comma(asked: Recorded) -> Expected | None:
     return Expected(says=("X-HgArg", "comma")) if not asked.posted and "," in asked.numbered("X-HgArg-") else None
 
 
+def _is_for_pushes(media_type: str) -> bool:
+    return media_type.startswith(("application/mercurial-", "application/octet-stream"))
+
+
 def _foreign_push(asked: Recorded) -> Expected | None:
     media_type = asked.header("Content-Type")
     pushes = any(call.command in (b"pushkey", b"unbundle") for call in asked.calls)
-    if asked.method != "POST" or not pushes or not media_type or media_type.startswith("application/mercurial-"):
+    if asked.method != "POST" or not pushes or not media_type or _is_for_pushes(media_type):
         return None
     if media_type.startswith("application/x-www-form-urlencoded") and asked.numbered("X-HgArg-"):
         return None
@@ -271,7 +275,8 @@ V1_RULES = (
         "pages",
         "no command, an unknown command, or one of hgweb's own",
         "a page of HTML",
-        "``WireMiddleware`` passes the request to the wrapped application. Alone, an unknown command is 400 with "
+        "``WireMiddleware`` passes the request to the wrapped application, unless it names a command that the "
+        "application has removed, or may name one of a nested repository. Alone, an unknown command is 400 with "
         "``application/hg-error``, and the URL of a repository names itself in plain text.",
         "Pages are not part of the wire protocol.",
         _page,
@@ -321,9 +326,9 @@ V1_RULES = (
         "foreign-push",
         "a push with a ``Content-Type`` that is not Mercurial's",
         "accepted",
-        "415; a form that has its arguments in ``X-HgArg`` comes from an old client and is accepted",
-        "A web page can make a browser send a form with the user's credentials, but neither that media type nor that "
-        "header.",
+        "415; accepted are ``application/octet-stream``, and a form of an old client with its arguments in ``X-HgArg``",
+        "A web page can make a browser send a form with the user's credentials, but neither one of those media types "
+        "nor that header.",
         _foreign_push,
     ),
     Deviation(

@@ -45,7 +45,8 @@ def test_class_says_how_transports_answer(name: str) -> None:
     each = CLASSES[name]
     assert each.__doc__
     assert each.wire_kind == ("protocol" if issubclass(each, errors.ProtocolError) else "application")
-    if name not in ABSTRACT | {"HgWireError", "LocalProtocolError", "RepositoryMoved", "RepositoryUnusable"}:
+    own = {"HgWireError", "LocalProtocolError", "RepositoryMoved", "RepositoryUnusable", "CommandCrashed"}
+    if name not in ABSTRACT | own:
         assert 400 <= each.http_status < 600 and each.http_status != 500
 
 
@@ -56,6 +57,7 @@ def test_a_repository_that_moved_is_a_redirect() -> None:
 
 def test_only_faults_of_this_side_are_500() -> None:
     assert errors.HgWireError.http_status == errors.LocalProtocolError.http_status == 500
+    assert errors.CommandCrashed("x").http_status == 500
     assert errors.RepositoryUnusable().http_status == 500 and "log of the server" in str(errors.RepositoryUnusable())
 
 

@@ -105,6 +105,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "limits": (),
     "logcontext": (),
+    "stops": (),
     "events": (),
     "observers": _own("events", "logcontext"),
     "streams": _own("errors", "limits"),
@@ -119,7 +120,8 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
     ),
     "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(
-        *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+        *("access", "commands", "repositories.base", "negotiation", "stops", "streams"),
+        *("errors", "events", "limits"),
         "logcontext",
     ),
 }

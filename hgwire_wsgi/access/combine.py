@@ -21,7 +21,8 @@ def all_of(*policies: Policy) -> Policy:
         raise ValueError("all_of() requires at least one policy")
 
     def policy(request: AccessRequest) -> None:
-        ask(request, *policies)
+        for each in policies:
+            ask(each, request)
 
     return policy
 
@@ -88,5 +89,12 @@ def repository_read_only(request: AccessRequest) -> None:
         raise PermissionDenied(" ".join(reason.split()) or "this repository is read-only")
 
 
-default_policy = all_of(hgweb_policy, repository_read_only)
-"""hgweb's rules, and repositories that are read-only because of a file."""
+def default_policy(request: AccessRequest) -> None:
+    """Apply :func:`hgweb_policy`, and then :func:`repository_read_only`.
+
+    Raises:
+        PermissionDenied: by one of them.
+    """
+    hgweb_policy(request)
+    if request.permission != "pull":
+        repository_read_only(request)

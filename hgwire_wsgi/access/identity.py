@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import abc
 import base64
-import hashlib
 import hmac
 import re
 import secrets
@@ -271,14 +270,16 @@ class _Verified(abc.ABC):
     def _user(self, request: IdentityRequest) -> str | HgWireError:
         """The user of the credentials, or the error to raise."""
         header = request.header("Authorization") or ""
-        given = header[len(self.scheme) + 1 :].strip(" ")
-        parsed = self._parse(given) if len(header) <= _LONGEST else None
-        if parsed is None:
+        if len(header) > _LONGEST:
             return self._denied("malformed credentials")
-        key = hmac.digest(self._key, given.encode("ascii"), hashlib.sha256)
+        given = header[len(self.scheme) + 1 :].strip(" ")
+        key = hmac.digest(self._key, given.encode("utf-8", "surrogatepass"), "sha256")
         known = self._recent(key)
         if known is not None:
             return known
+        parsed = self._parse(given)
+        if parsed is None:
+            return self._denied("malformed credentials")
         if not self._places.acquire(blocking=False):
             return self._busy()
         try:

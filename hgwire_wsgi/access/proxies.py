@@ -7,6 +7,7 @@ that is not trusted is the client.  What stands to the left of it was written by
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,7 @@ def _networks(addresses: Iterable[str]) -> tuple[_Network | None, ...]:
     return tuple(None if each == "unix" else ipaddress.ip_network(each) for each in addresses)
 
 
+@functools.lru_cache(maxsize=4096)
 def _normal(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Parse an address; an IPv4 address in IPv6 notation is an IPv4 address."""
     try:
@@ -52,6 +54,13 @@ def _normal(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped
+
+
+def _is_among(networks: tuple[_Network | None, ...], address: str) -> bool:
+    if address in _UNIX:
+        return None in networks
+    found = _normal(address)
+    return found is not None and any(each is not None and found in each for each in networks)
 
 
 @attrs.frozen
@@ -71,13 +80,16 @@ class TrustedProxies:
     header: Literal["X-Forwarded", "Forwarded"] = attrs.field(
         default="X-Forwarded", validator=attrs.validators.in_(("X-Forwarded", "Forwarded"))
     )
+    _trusts: Callable[[str], bool] = attrs.field(init=False, eq=False, repr=False)
+
+    @_trusts.default
+    def _(self) -> Callable[[str], bool]:
+        # Hashing networks takes longer than comparing them, so they are no part of the key.
+        return functools.lru_cache(maxsize=4096)(functools.partial(_is_among, self.addresses))
 
     def trusts(self, address: str) -> bool:
         """Whether an address, as in ``REMOTE_ADDR``, is that of a trusted proxy."""
-        if address in _UNIX:
-            return None in self.addresses
-        found = _normal(address)
-        return found is not None and any(each is not None and found in each for each in self.addresses)
+        return self._trusts(address)
 
     def client(self, peer: str, scheme: str, header: Callable[[str], str | None]) -> tuple[str, str]:
         """Find the address and the scheme of the client.

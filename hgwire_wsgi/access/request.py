@@ -95,14 +95,13 @@ View = Callable[[AccessRequest], str | None]
 this user must not be cached.  The question names no commands, because it is asked before their arguments are read."""
 
 
-def ask(request: AccessRequest, *policies: Policy) -> None:
-    """Ask policies, in order.
+def ask(policy: Policy, request: AccessRequest) -> None:
+    """Ask a policy.
 
     Raises:
-        TypeError: if one returns anything other than ``None``.
-        Exception: whatever a policy raises.
+        TypeError: if it returns anything other than ``None``.
+        Exception: whatever the policy raises.
     """
-    for policy in policies:
-        answer: object = policy(request)
-        if answer is not None:
-            raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")
+    answer: object = policy(request)  # type: ignore[func-returns-value]  # a policy that returns something is a bug
+    if answer is not None:
+        raise TypeError(f"an access policy must raise an exception or return None, not {type(answer).__name__}")

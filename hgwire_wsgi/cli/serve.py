@@ -56,8 +56,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "port 0 picks a free one",
     )
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
-    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 8)")
+    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 32)")
     add_options(parser)
+    add(
+        "--recover",
+        dest="config",
+        action="append_const",
+        const="hgwire.recover=yes",
+        help="roll back the transaction of a push that was killed, before the next push; by default, an administrator "
+        "must run hg recover",
+    )
     add("--htpasswd", metavar="FILE", help="verify users and passwords with FILE, written by Apache's htpasswd")
     add("-q", "--quiet", action="store_true", help="do not print who cloned, pulled and pushed")
     add("--access-log", metavar="FILE", help="log every request to FILE; - for standard output")

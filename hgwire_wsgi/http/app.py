@@ -26,12 +26,13 @@ from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_
 from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
-from ..errors import HgWireError, RepositoryMoved, RepositoryNotFound, RequestError
+from ..errors import HgWireError, RepositoryMoved, RepositoryNotFound, RequestError, Unavailable
 from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
 from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
+from ..stops import FAILURES
 from ..streams import close_source
 from .arrival import Arrivals
 from .deadlines import Deadlines, Watchdog
@@ -133,14 +134,19 @@ class WireApp:
             request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
-            if request.refusal is not None:
-                raise request.refusal
-            response = self._respond(request)
-            if not (response.is_short or request.has_slot):
-                _enter_to_send(request, response)
-        except Exception as error:
-            response = refuse(error, request, self.challenge)
-        return send(request, response, start_response, observation=observation)
+            try:
+                if request.refusal is not None:
+                    raise request.refusal
+                response = self._respond(request)
+                if not (response.is_short or request.has_slot):
+                    _enter_to_send(request, response)
+            except FAILURES as error:
+                response = refuse(error, request, self.challenge)
+            return send(request, response, start_response, observation=observation)
+        except BaseException as stop:
+            if observation is not None:
+                observation.interrupt(stop)
+            raise
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
         """Answer a WebOb request with a WebOb response, for hosts that route requests themselves.
@@ -237,9 +243,7 @@ class WireApp:
         request.repository = route.name
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
-        if route.kind == "command":
-            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
-        else:
+        if route.kind != "command":
             command = named_command(request.query)
             if command:
                 request.commands = (command,)
@@ -247,10 +251,11 @@ class WireApp:
                 raise RepositoryNotFound
             if route.kind == "index":
                 return self._list(request)
-            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            return respond(lease)
+            if route.kind == "command":
+                return self._v1.respond(request, route.name, lease)
+            return self._other(request, route, lease)
         except BaseException:
             lease.release()
             raise
@@ -284,22 +289,21 @@ class WireApp:
         if request.method not in ("GET", "HEAD"):
             raise RequestError("the request names no command")
         base = request.webob.application_url
-        lines = [
-            f"{base}/{quote(name, encoding='latin-1')}\n"
-            for name in self.provider.names(_LISTED)
-            if self._shows(request, name)
-        ]
+        lines: list[str] = []
+        nothing: HgWireError = RepositoryNotFound()
+        for name in self.provider.names(_LISTED):
+            try:
+                with self.provider.lease(name) as repository:
+                    self._dispatcher.authorize(request, name, repository, (), "pull")
+            except Unavailable as error:
+                nothing = error
+            except HgWireError:
+                continue
+            else:
+                lines.append(f"{base}/{quote(name, encoding='latin-1')}\n")
         if not lines:
-            raise RepositoryNotFound
+            raise nothing
         return text_response("200 OK", "".join(lines))
-
-    def _shows(self, request: Request, name: str) -> bool:
-        try:
-            with self.provider.lease(name) as repository:
-                self._dispatcher.authorize(request, name, repository, (), "pull")
-        except HgWireError:
-            return False
-        return True
 
 
 def _enter_to_send(request: Request, response: Response) -> None:
@@ -367,10 +371,11 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
 class WireMiddleware:
     """Serves wire protocol requests, and passes all others on to another application unchanged.
 
-    The other application may be hgweb, for its pages.
+    The other application may be hgweb, for its pages.  No request that names a command reaches it; see
+    :meth:`Router.handles`.
 
     Args:
-        app: serves all other requests, including unknown commands.
+        app: serves all other requests.
         wire: serves the wire protocol requests.
     """
 

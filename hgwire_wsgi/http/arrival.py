@@ -15,6 +15,8 @@ from ..access.identity import Identify, IdentityRequest, wsgi_text
 from ..access.proxies import TrustedProxies
 from ..errors import LocalProtocolError
 from ..limits import Limits
+from ..stops import FAILURES, is_from_signal
+from .environ import mend
 from .headers import Headers
 from .message import Request
 
@@ -37,6 +39,8 @@ class Arrivals:
 
     def __call__(self, environ: dict[str, Any], limits: Limits) -> Request:
         """Make a request.  If the identity refuses it, the error is in ``Request.refusal``."""
+        # Mended here: a request would make a copy of it, and what is removed below must not be in that copy.
+        environ, _ = mend(environ)
         shown = dict(environ)
         if self.proxies is not None:
             self._locate(self.proxies, shown)
@@ -47,7 +51,9 @@ class Arrivals:
             shown.pop("REMOTE_USER", None)
             try:
                 user = self._user(self.identify, request, environ)
-            except Exception as error:
+            except FAILURES as error:
+                if is_from_signal(error):
+                    raise
                 request.refusal = error
             else:
                 if user:

@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 from ..errors import HgWireError, RepositoryNotFound, RequestError
 from .app import WireApp
+from .failures import public
 from .headers import Headers
 from .message import NO_STORE, NOSNIFF
-from .refusals import challenged, public
+from .refusals import challenged
 from .v1.renderers import status_line
 from .wsgi import StartResponse
 

@@ -19,11 +19,13 @@ from webob import BaseRequest
 
 from ..access.admission import AdmissionControl, Lane, Slot
 from ..access.identity import user_text
+from ..commands.context import Allowance
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import LOGGER, printable, short_list
 from .body import RequestBody
 from .deadlines import Watchdog, client_socket, stop_receiving
+from .environ import mend
 from .headers import Headers
 
 __all__ = [
@@ -60,6 +62,10 @@ _LARGEST_BODY = 1 << 63
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
+_URL_DEFAULTS = {"wsgi.url_scheme": "http", "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+"""What WSGI requires, and WebOb makes URLs from."""
+
+
 @attrs.define(eq=False)
 class Observed:
     """Facts collected for observers while a request is served.
@@ -68,11 +74,13 @@ class Observed:
         clone: whether the client asked for the whole history.
         changes: the changes made by pushes, one item for each transaction.
         reports: how the commands of a ``multirequest`` ended.
+        recovered: called when an abandoned transaction was rolled back.
     """
 
     clone: bool = False
     changes: list[PushChanges] = attrs.Factory(list)
     reports: list[CommandReport] = attrs.Factory(list)
+    recovered: Callable[[], None] | None = None
 
 
 class Request:
@@ -84,6 +92,7 @@ class Request:
 
     Attributes:
         environ: the environ, to be passed to policies, hooks and backends as a value.
+        fault: why the environ cannot be a request; ``None`` if it can.
         headers: the headers by name.
         method: the HTTP method.
         path: the URL path below the mount point; bytes as latin-1 characters, as in WSGI.
@@ -100,6 +109,7 @@ class Request:
 
     __slots__ = (
         "__weakref__",
+        "_allowance",
         "_body",
         "_limits",
         "_request_id",
@@ -109,6 +119,7 @@ class Request:
         "control",
         "credentials",
         "environ",
+        "fault",
         "headers",
         "method",
         "observed",
@@ -120,6 +131,7 @@ class Request:
     )
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
+        environ, self.fault = mend(environ)
         self.environ = environ
         self.headers = Headers(environ)
         self.method: str = environ.get("REQUEST_METHOD") or "GET"
@@ -130,11 +142,12 @@ class Request:
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
         self.credentials: Mapping[str, str] = _NO_CREDENTIALS
-        self.refusal: Exception | None = None
+        self.refusal: BaseException | None = None
         self.control: Callable[[], AdmissionControl | None] | None = None
         self.watchdog: Callable[[], Watchdog] | None = None
         self._slot: Slot | None = None
         self._limits = limits
+        self._allowance: Allowance | None = None
         self._body: RequestBody | None = None
         self._request_id: str | None = None
 
@@ -155,6 +168,18 @@ class Request:
         return None if self.observed is None else self.observed.changes.append
 
     @property
+    def allowance(self) -> Allowance:
+        """The walks through the history that all commands of the request may still make."""
+        if self._allowance is None:
+            self._allowance = Allowance(self._limits.walk)
+        return self._allowance
+
+    @property
+    def report_recovery(self) -> Callable[[], None] | None:
+        """Reports that an abandoned transaction was rolled back; ``None`` without observers."""
+        return None if self.observed is None else self.observed.recovered
+
+    @property
     def scheme(self) -> str:
         """``http`` or ``https``."""
         return self.environ.get("wsgi.url_scheme") or "http"
@@ -163,7 +188,7 @@ class Request:
     def client(self) -> str:
         """Scheme, address and user as hooks get them: ``remote:<scheme>:<address>:<user>``, quoted."""
         address = self.environ.get("REMOTE_HOST") or self.address
-        return f"remote:{self.scheme}:{quote(address)}:{quote(self.user or '')}"
+        return f"remote:{self.scheme}:{_quote(address)}:{_quote(self.user or '')}"
 
     @property
     def request_id(self) -> str:
@@ -176,7 +201,7 @@ class Request:
     @property
     def webob(self) -> BaseRequest:
         """The request as a WebOb request, for URLs; names in any encoding keep their bytes."""
-        return BaseRequest({**self.environ, "webob.url_encoding": "latin-1"})
+        return BaseRequest({**_URL_DEFAULTS, **self.environ, "webob.url_encoding": "latin-1"})
 
     @property
     def body(self) -> RequestBody:
@@ -222,12 +247,10 @@ class Request:
         client that waits for permission to send its body gets the answer instead.
 
         Returns:
-            True if the connection can be used again.
+            True if the connection can be used again, or if the server itself takes care of the rest.
         """
-        if self.is_read:
+        if self.is_read or (self.bytes_in == 0 and self._is_held_back):
             return True
-        if self.bytes_in == 0 and self._is_held_back:
-            return False
         if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
             self._slot = control.enter_now("receive", self._clients)
@@ -299,10 +322,11 @@ class Request:
         """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
 
         PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
-        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.  Observed: if the client sends
+        the body after the answer, gevent drops it, and uWSGI closes the connection; neither takes it for a request.
         """
         environ = self.environ
-        return environ.get("HTTP_EXPECT", "").lower() == "100-continue" and (
+        return (self.headers.get("Expect") or "").lower() == "100-continue" and (
             "uwsgi.version" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent/")
         )
 
@@ -316,6 +340,11 @@ class Request:
             "request": self.request_id,
         }
         return " ".join(f"{name}={printable(value) or '-'}" for name, value in facts.items())
+
+
+def _quote(value: str) -> str:
+    # A server may have put anything here, and hooks read it.
+    return quote(value.encode("utf-8", "surrogatepass"))
 
 
 @attrs.frozen

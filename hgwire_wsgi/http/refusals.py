@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from ..commands.classify import names_command
-from ..errors import HgWireError, LocalProtocolError, PermissionDenied, RequestError, UnsupportedMediaType
-from ..logcontext import LOGGER
+from ..errors import HgWireError, PermissionDenied, RequestError, UnsupportedMediaType
 from ..negotiation import ANY_BYTES
+from .failures import public
 from .message import NO_STORE, NOSNIFF, Request, Response, text_response
 from .v1.renderers import render_error, status_line
 
-__all__ = ["challenged", "public", "refuse", "refuse_cross_site"]
-
-
-def public(error: Exception) -> HgWireError:
-    """Return the error to report to the client.
-
-    That is the error itself if it is from :mod:`hgwire_wsgi.errors` and not a bug.  Otherwise it is a generic error,
-    and the log has a traceback.
-    """
-    if isinstance(error, HgWireError) and not isinstance(error, LocalProtocolError):
-        return error
-    LOGGER.error("a command failed", exc_info=error)
-    return HgWireError("internal server error")
+__all__ = ["challenged", "refuse", "refuse_cross_site"]
 
 
 def challenged(error: HgWireError, challenge: str | None) -> tuple[int, list[tuple[str, str]]]:
@@ -48,13 +36,16 @@ def _is_for_hg(request: Request) -> bool:
         return True
 
 
-def refuse(error: Exception, request: Request, challenge: str | None) -> Response:
+def refuse(error: BaseException, request: Request, challenge: str | None) -> Response:
     """Make the answer to a failed request, in the form that clients of version 1 expect, or as text for a browser.
 
     Args:
         error: the error.
         request: the request; one that names no command comes from a browser.
         challenge: the ``WWW-Authenticate`` header of a 401; ``None`` for none.
+
+    Raises:
+        BaseException: the error, if it must end the server.
     """
     known = public(error)
     status, headers = challenged(known, challenge)

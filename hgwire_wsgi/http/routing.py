@@ -81,8 +81,10 @@ class Router:
         """Find the route of a request.
 
         Raises:
-            RequestError: for a malformed query string.
+            RequestError: for a malformed environ or query string.
         """
+        if request.fault is not None:
+            raise request.fault
         located = self.provider.locate(request.path)
         if located is None:
             root = not request.path.strip("/") and not names_command(request.query)

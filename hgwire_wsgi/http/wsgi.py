@@ -24,9 +24,11 @@ from typing import Any
 import attrs
 
 from ..errors import BodyTooLarge
-from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
+from ..events import Event, Observer, Outcome, RepositoryRecovered, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
+from ..stops import FAILURES
 from .deadlines import Transfer
+from .failures import public
 from .message import FileBody, FrontEndBody, Observed, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
@@ -46,10 +48,12 @@ class Observation:
     cpu: float = attrs.Factory(time.thread_time)
     thread: int = attrs.Factory(get_ident)
     observed: Observed = attrs.Factory(Observed)
+    closed: bool = False
 
     def __attrs_post_init__(self) -> None:
         request = self.request
         request.observed = self.observed
+        self.observed.recovered = self._report_recovery
         self._tell(
             RequestStarted(
                 request_id=request.request_id,
@@ -61,13 +65,16 @@ class Observation:
         )
 
     def close(self, response: Response, sent: int, failure: str) -> None:
-        """Report the end of the request.
+        """Report the end of the request, once.
 
         Args:
             response: the response.
             sent: bytes of its body that were sent.
             failure: why the transfer was interrupted; empty if it was not.
         """
+        if self.closed:
+            return
+        self.closed = True
         request = self.request
         self._tell(
             RequestClosed(
@@ -92,6 +99,23 @@ class Observation:
                 reports=tuple(self.observed.reports),
             )
         )
+
+    def _report_recovery(self) -> None:
+        request = self.request
+        self._tell(
+            RepositoryRecovered(
+                request_id=request.request_id,
+                path=request.path,
+                user=request.user,
+                address=request.address,
+                repository=request.repository,
+            )
+        )
+
+    def interrupt(self, stop: BaseException) -> None:
+        """Report a request that ends with the server, before it has a response."""
+        response = Response("500 Internal Server Error", [], b"", error="the server is stopping")
+        self.close(response, 0, f"the server is stopping: {type(stop).__name__}")
 
     def _tell(self, event: Event) -> None:
         for observer in self.observers:
@@ -190,10 +214,13 @@ class _Chunks:
             self._complete = True
             self._end_request()
             raise
-        except Exception as error:
+        except FAILURES as error:
             self._ending.failure = str(error) or type(error).__name__
-            LOGGER.exception("a response failed after it had begun; closing the connection")
-            raise
+            if isinstance(error, Exception):
+                LOGGER.exception("a response failed after it had begun; closing the connection")
+                raise
+            # It ends the server, or only this response.
+            raise public(error) from error
         self._ending.sent += len(chunk)
         self._ending.wait()
         return chunk

@@ -27,15 +27,15 @@ def question(**given: Any) -> AccessRequest:
 
 
 def test_only_none_allows() -> None:
-    assert ask(question(), lambda request: None) is None
+    assert ask(lambda request: None, question()) is None
     for answer in (False, True, 0, "", NotImplemented):
         with pytest.raises(TypeError, match=f"not {type(answer).__name__}"):
-            ask(question(), lambda request, answer=answer: answer)
+            ask(lambda request, answer=answer: answer, question())
 
 
 def test_exceptions_of_a_policy_pass() -> None:
     with pytest.raises(ZeroDivisionError):
-        ask(question(), lambda request: 1 / 0)
+        ask(lambda request: 1 / 0, question())
 
 
 def test_arguments_are_read_when_they_are_used() -> None:

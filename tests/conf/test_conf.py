@@ -139,6 +139,60 @@ def test_nginx_in_front_of_gunicorn(hg: HG, start: Start, beside: Beside, projec
     assert not list((project / "client_body").iterdir()), "a push was written to disk first"
 
 
+EAGER = """\
+proxy_cache_path {folder}/kept keys_zone=kept:1m;
+server {{
+    listen 127.0.0.1:{port};
+    client_max_body_size 0;
+    large_client_header_buffers 64 8k;
+    location / {{
+        proxy_pass http://127.0.0.1:{backend};
+        proxy_set_header Host $http_host;
+        proxy_set_header X-User $http_x_user;
+        proxy_cache kept;
+        proxy_cache_key $request_method$uri$is_args$args;
+        proxy_cache_valid any 1h;
+        add_header X-Kept $upstream_cache_status always;
+    }}
+}}
+"""
+
+USERS = """\
+from project import app as wire
+
+def app(environ, start_response):
+    if "HTTP_X_USER" in environ:
+        environ["REMOTE_USER"] = environ["HTTP_X_USER"]
+    return wire(environ, start_response)
+"""
+
+
+def test_a_cache_in_between_repeats_nothing(hg: HG, start: Start, beside: Beside, project: Path) -> None:
+    """It is told to keep everything for an hour that does not forbid it, whoever asks."""
+    nginx, port, backend = beside("nginx"), free_port(), free_port()
+    write_nginx(project, EAGER.format(folder=project, port=port, backend=backend))
+    (project / "users.py").write_text(USERS)
+    hg("clone", "-U", project / "repos" / "demo", project / "repos" / "closed")
+    (project / "repos" / "closed" / ".hg" / "hgrc").write_text("[web]\nallow_read = alice\n")
+    start([*gunicorn_command(beside, backend)[:-1], "users:app"], backend)
+    start([nginx, "-p", str(project), "-c", "nginx.conf", "-e", "stderr"], port)
+    clone_and_push(hg, f"http://127.0.0.1:{port}/demo", project)
+
+    def ask(target: str, **headers: str) -> tuple[int, str | None]:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("GET", target, headers=headers)
+            response = connection.getresponse()
+            response.read()
+            return response.status, response.getheader("X-Kept")
+
+    for target in ("/closed?cmd=heads", "/closed?cmd=getbundle", "/closed", "/closed?cmd=listkeys&namespace=bookmarks"):
+        for user, status in (("alice", 200), ("bob", 403), ("alice", 200)):
+            assert ask(target, **{"X-User": user}) == (status, "MISS")
+        assert ask(target) == (401, "MISS")
+    for target in ("/", "/none?cmd=heads", "/demo?cmd=nosuch", "/demo?cmd=capabilities"):
+        assert [ask(target)[1] for _ in range(2)] == ["MISS"] * 2
+
+
 GUARDED = """\
 from hgwire_wsgi import AuthorizeApp, WireApp
 from project import app

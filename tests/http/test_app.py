@@ -26,6 +26,7 @@ from hgwire_wsgi import (
     StreamResponse,
     WireApp,
     WireMiddleware,
+    maintenance,
 )
 from hgwire_wsgi.errors import HgWireError, RepositoryNotFound, RepositoryUnusable, RequestError
 from hgwire_wsgi.logcontext import CURRENT, LOGGER
@@ -198,6 +199,11 @@ def test_the_root_of_a_folder_lists_what_the_user_may_pull_from() -> None:
 @pytest.mark.parametrize("names", [(), ("private", "broken")])
 def test_a_list_with_nothing_in_it_is_not_there(names: tuple[str, ...]) -> None:
     assert listed(Folder(*names)) == ("404 Not Found", TEXT, b"no such repository\n")
+
+
+def test_a_list_under_maintenance_is_not_empty() -> None:
+    exchange = Exchange(WireApp(Folder("x", "y"), policy=maintenance("later")), path="/")
+    assert (exchange.status[:3], exchange.headers["Retry-After"], exchange.read()) == ("503", "600", b"later\n")
 
 
 def test_a_list_is_only_read() -> None:

@@ -48,7 +48,8 @@ class Unread:
 @pytest.mark.parametrize("server", [{"uwsgi.version": b"2.0.31"}, {"SERVER_SOFTWARE": "gevent/26 Python/3.11"}])
 def test_a_body_that_the_client_holds_back_is_not_read_for_a_refusal(server: dict[str, Any]) -> None:
     held: dict[str, Any] = {"CONTENT_LENGTH": "9", "HTTP_EXPECT": "100-Continue", "wsgi.input": Unread(), **server}
-    assert not request(**held).drain()
+    refused = request(**held)
+    assert refused.drain() and refused.bytes_in == 0
     # A command that has read it asked for it.
     reading = {**held, "wsgi.input": io.BytesIO(b"123456789")}
     made = request(**reading)
@@ -182,3 +183,31 @@ def test_who_asks_and_from_where(user: str | None, environ: dict[str, str], clie
 )
 def test_a_plain_get_has_everything_in_its_url_and_headers(environ: dict[str, str], plain: bool) -> None:
     assert Request({"REQUEST_METHOD": "GET", **environ}, Limits()).is_plain_get is plain
+
+
+def test_one_allowance_for_all_commands_of_a_request() -> None:
+    made = request()
+    assert made.allowance is made.allowance
+    assert made.allowance.total == Limits().walk
+
+
+def test_recovery_is_reported_where_somebody_listens() -> None:
+    made, told = request(), []
+    assert made.report_recovery is None
+    made.observed = Observed(recovered=lambda: told.append(1))
+    assert made.report_recovery is not None
+    made.report_recovery()
+    assert told == [1]
+
+
+def test_urls_without_the_variables_of_the_server() -> None:
+    assert Request({"PATH_INFO": "/a"}, Limits()).webob.path_url == "http://localhost/a"
+
+
+def test_an_environ_that_cannot_be_a_request() -> None:
+    made = Request({"PATH_INFO": "/\u20ac", "REMOTE_ADDR": None}, Limits())
+    assert made.fault is not None and made.address == ""
+
+
+def test_a_client_for_hooks_whatever_its_name() -> None:
+    assert request(REMOTE_ADDR="\udcff ", REMOTE_USER="a:b").client.startswith("remote:http:%ED%B3%BF%20:a%3Ab")

@@ -18,8 +18,9 @@ from hgwire_wsgi import (
     WireApp,
 )
 from hgwire_wsgi.errors import CommandFailed, LocalProtocolError, RepositoryBusy, RequestError, UnsupportedMediaType
+from hgwire_wsgi.http.failures import public
 from hgwire_wsgi.http.message import Request
-from hgwire_wsgi.http.refusals import challenged, public, refuse, refuse_cross_site
+from hgwire_wsgi.http.refusals import challenged, refuse, refuse_cross_site
 from hgwire_wsgi.testing import WireTestApp
 
 

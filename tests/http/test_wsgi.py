@@ -15,7 +15,7 @@ import pytest
 from fakes import OPEN, Exchange, FakeProvider, Watch, returning
 
 from hgwire_wsgi import LegacyStreamResponse, Limits, StreamResponse, WireApp
-from hgwire_wsgi.errors import BodyTooLarge
+from hgwire_wsgi.errors import BodyTooLarge, CommandCrashed
 from hgwire_wsgi.http import wsgi
 from hgwire_wsgi.http.message import FileBody, FrontEndBody, Request, Response
 from hgwire_wsgi.logcontext import CURRENT
@@ -404,3 +404,39 @@ def test_without_observers_nothing_is_measured(
     finally:
         sys.setprofile(previous)
     assert called == measured
+
+
+def test_an_observation_of_a_repository_that_was_recovered() -> None:
+    watch = Watch()
+    commands = returning(b"x")
+    commands.command("recovering", permission="pull")(lambda context: context.report_recovery() or b"done")
+    assert (
+        Exchange(WireApp(FakeProvider(OPEN), commands=commands, observers=[watch]), "cmd=recovering").read() == b"done"
+    )
+    assert [type(event).__name__ for event in watch.events] == [
+        "RequestStarted",
+        "RepositoryRecovered",
+        "RequestClosed",
+    ]
+    assert (watch.events[1].repository, watch.events[1].path) == ("repo", "/repo")
+
+
+def test_a_request_that_ends_with_the_server_is_reported_once() -> None:
+    watch = Watch()
+    environ = Exchange(lambda environ, start: [], "cmd=heads").environ
+    observation = wsgi.Observation(Request(environ, Limits()), [watch])
+    observation.interrupt(SystemExit())
+    observation.interrupt(SystemExit())
+    assert [type(event).__name__ for event in watch.events] == ["RequestStarted", "RequestClosed"]
+    assert (watch.events[1].outcome, watch.events[1].error) == ("cut", "the server is stopping: SystemExit")
+
+
+def test_a_stream_that_exits_ends_only_its_response(provider: FakeProvider) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise SystemExit
+
+    exchange = Exchange(WireApp(provider, commands=returning(LegacyStreamResponse(chunks()))), "cmd=x")
+    with pytest.raises(CommandCrashed):
+        exchange.read()
+    assert provider.held == 0

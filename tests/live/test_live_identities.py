@@ -354,6 +354,7 @@ def test_a_refused_push_that_waits_for_permission(place: Place, serve: Serve, ki
     answer = raw(port, (head + media).encode(), patience=2)
     assert (b" 401 " in answer.splitlines()[0]) is decides
     assert answer.startswith(b"HTTP/1.1 100 ") is not decides
+    assert not decides or "Traceback" not in (place.folder / "server.log").read_text()
 
 
 def test_our_own_client_logs_in(place: Place, serve: Serve) -> None:

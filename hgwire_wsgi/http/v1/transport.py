@@ -41,6 +41,10 @@ _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
 
 
+_LONGEST_QUESTION = 64 * 1024
+"""Maximum length of a query string whose reply is cached: it is part of the key."""
+
+
 def _read_calls(dispatcher: Dispatcher, request: Request, repository: Repository) -> tuple[CommandCall, ...]:
     return _Asked(dispatcher, request, repository).calls()
 
@@ -259,9 +263,10 @@ class V1Transport:
         """Everything that a reply can depend on, except the repository.
 
         Returns:
-            Plain values; ``None`` if the request is not cacheable (not ``GET``, has a body, or has no view).
+            Plain values; ``None`` if the request is not cacheable: it is no ``GET``, has a body or no view, or a query
+            string that no client sends.
         """
-        if view is None or not request.is_plain_get:
+        if view is None or not request.is_plain_get or len(request.query) > _LONGEST_QUESTION:
             return None
         numbered = request.headers.numbered
         return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-"), view

@@ -41,6 +41,7 @@ from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol, ServerCapabilities
 from ...repositories.base import Lease, RepositoryProvider
+from ...stops import FAILURES
 from ...streams import BoundedReader, Readable
 from ..message import Request
 from .api import PlainRefusal, Target
@@ -87,7 +88,7 @@ class _Job:
         try:
             response = self.work.run()
             return RENDERERS[type(response)](response)
-        except Exception as error:
+        except FAILURES as error:
             return Framed.failure(error)
 
 
@@ -279,7 +280,7 @@ class MultiRequest:
                     repository = stack.enter_context(self.provider.lease(self.name))
                     job = attrs.evolve(job, work=job.work.on(repository))
                 framed = job.run()
-            except Exception as error:
+            except FAILURES as error:
                 framed = Framed.failure(error)
             yield from self._chunks(job, framed, stopwatch, self._stream(stream_id), end_stream=True)
 

@@ -22,8 +22,10 @@ from ...errors import (
 from ...framing import Profile
 from ...negotiation import ClientProtocol, read_client_protocol
 from ...repositories.base import Repository, RepositoryProvider
+from ...stops import FAILURES
+from ..failures import public
 from ..message import NO_STORE, NOSNIFF, Request, Response
-from ..refusals import challenged, public, refuse_cross_site
+from ..refusals import challenged, refuse_cross_site
 from ..v1.renderers import status_line
 from .api import ApiSettings, PlainRefusal, Target, plain, route
 from .debugreflect import reflect
@@ -75,7 +77,7 @@ class V2Transport:
             except RepositoryNotFound:
                 # Answered like a URL without a repository.
                 raise
-            except Exception as error:
+            except FAILURES as error:
                 return self._refuse(error)
             response.release = (*response.release, stack.pop_all().close)
             return response
@@ -153,7 +155,7 @@ class V2Transport:
             return None
         return next((profile for profile in self.settings.encodings if profile.name in client.engines), None)
 
-    def _refuse(self, error: Exception) -> Response:
+    def _refuse(self, error: BaseException) -> Response:
         """Answer with a status and text."""
         known = public(error)
         code, headers = challenged(known, self.challenge)

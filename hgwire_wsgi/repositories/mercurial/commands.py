@@ -34,7 +34,7 @@ from .bundle2 import BundleFollower
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
 from .hooks import kept_output
-from .transactions import observed
+from .transactions import has_journal, observed, roll_back_abandoned
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
 
@@ -66,6 +66,10 @@ commands.  A command without a declared permission needs ``push``.  The tests co
 """
 
 _STANDARD = {command.name: command for command in STANDARD_COMMANDS}
+_UNBOUNDED = {"between": wireprotov1server.between, "branches": wireprotov1server.branches}
+"""Commands whose functions in Mercurial walk through the history without a limit: ours run, unless an extension has
+replaced them."""
+
 _TRANSPORT = b"http-v1"
 _READ_SIZE = 32 * 1024
 
@@ -167,8 +171,27 @@ class _Environ(Mapping[bytes, Any]):
 _TYPES: Mapping[bytes, ArgumentType] = {b"nodes": "nodes", b"csv": "csv", b"scsv": "csv", b"boolean": "boolean"}
 
 
-def _handler(name: str) -> Callable[..., Response]:
-    """Make a handler that runs Mercurial's own function for a command."""
+def _streams(name: str, arguments: Mapping[str, bytes]) -> bool:
+    """Whether a command sends the files of the store as they are."""
+    return name == "stream_out" or (name == "getbundle" and arguments.get("stream", b"0") not in (b"", b"0"))
+
+
+def _recover(local: Any, protocol: _Protocol, context: CommandContext, report: Report) -> None:
+    with protocol.mayberedirectstdio():
+        if not roll_back_abandoned(local):
+            return
+    report("an abandoned transaction was found and rolled back")
+    if context.report_recovery is not None:
+        context.report_recovery()
+
+
+def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
+    """Make a handler that runs Mercurial's own function for a command.
+
+    Args:
+        name: of the command.
+        writes: whether it may change the repository.
+    """
     key = name.encode("latin-1")
 
     def run(context: CommandContext, **_: Any) -> Response:
@@ -190,6 +213,8 @@ def _handler(name: str) -> Callable[..., Response]:
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
+            if (writes or _streams(name, arguments)) and has_journal(local):
+                _recover(local, protocol, context, report)
             with _known_view(repo, report):
                 check(name, repo, arguments)
                 response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
@@ -231,11 +256,14 @@ def _positional(spec: bytes, arguments: Mapping[str, bytes]) -> list[Any]:
 def _declare(key: bytes, entry: Any) -> Command:
     """Convert Mercurial's declaration of a command; for a standard command, extend our own declaration."""
     known = tuple(wireprototypes.GETBUNDLE_ARGUMENTS.items()) if key == b"getbundle" else ()
-    return _declaration(key, entry.permission, entry.args, known)
+    unbounded = entry.func is _UNBOUNDED.get(key.decode("latin-1"))
+    return _declaration(key, entry.permission, entry.args, known, unbounded)
 
 
 @functools.lru_cache(maxsize=1024)
-def _declaration(key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes, bytes], ...]) -> Command:
+def _declaration(
+    key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes, bytes], ...], unbounded: bool
+) -> Command:
     """Make a declaration that all repositories share.
 
     Args:
@@ -243,12 +271,15 @@ def _declaration(key: bytes, asked: bytes, spec: bytes, known: tuple[tuple[bytes
         asked: the permission that Mercurial asks for.
         spec: its arguments, separated by spaces.
         known: those of ``getbundle``, with their types.
+        unbounded: whether it is Mercurial's own function for a command whose cost it does not bound.
     """
     name = key.decode("latin-1")
     # Mercurial allows only two, and refuses unknown ones.
     permission: Permission = "pull" if asked == b"pull" else "push"
-    handler = _handler(name)
+    handler = _handler(name, writes=permission == "push")
     if standard := _STANDARD.get(name):
+        if unbounded:
+            return attrs.evolve(standard, permission=stricter(permission, standard.permission))
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
         command = attrs.evolve(

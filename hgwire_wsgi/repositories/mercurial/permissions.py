@@ -86,7 +86,7 @@ def ask_hooks(
         shown[b"REMOTE_USER"] = user.encode("utf-8", "surrogateescape")
     request = hgwebrequest.parserequestfromenv(shown, reponame=path or None)
     response = hgwebrequest.wsgiresponse(request, lambda *_: None)
-    context = hgweb_mod.requestcontext(SimpleNamespace(reponame=path, websubtable=[]), local, request, response)
+    context = hgweb_mod.requestcontext(SimpleNamespace(reponame=None, websubtable=[]), local, request, response)
     # hgweb asks for a batch, which needs pull, and then for each of its commands.
     operations = ("pull", permission) if commands[:1] == ("batch",) else (permission,)
     before, local.ui.environ = local.ui.environ, request.rawenv

@@ -31,6 +31,7 @@ from .permissions import is_command
 from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
 from .sharing import SafeExtensions
 from .state import StateReader
+from .transactions import RECOVER
 
 __all__ = ["MercurialProvider"]
 
@@ -59,7 +60,9 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
-        open_timeout: seconds that a request waits for a repository to open.
+        recover: roll back the transaction of a process that has died, before the next push or stream clone; by default,
+            these are refused with 503.  Observers get a :class:`~hgwire_wsgi.events.RepositoryRecovered`.  The setting
+            ``hgwire.recover`` does the same, also in the ``hgrc`` of a repository.
         safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
             another one is loaded, this process caches nothing (see ``docs/caching.rst``).
         lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
@@ -67,6 +70,7 @@ class MercurialProvider(RepositoryProvider):
         hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
             limit.  Python hooks run inside the server and cannot be stopped.
         hook_output: bytes of the output of hooks that are kept for the client.
+        open_timeout: seconds that a request waits for a repository to open.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -80,15 +84,18 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
-        open_timeout: float = 10.0,
+        recover: bool = False,
         safe_extensions: Iterable[str] = (),
         lock_timeout: int | None = None,
         hook_timeout: float | None = 300.0,
         hook_output: int = 1024 * 1024,
+        open_timeout: float = 10.0,
     ) -> None:
         self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
             self._ui = _load_ui(config)
+            if recover:
+                self._ui.setconfig(*RECOVER, True, b"hgwire")
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure

@@ -195,6 +195,7 @@ class MercurialRepository(Repository):
         self._facts = facts
         self._acquire = acquire
         self._open: OpenRepository | None = None
+        self._parents: Callable[[bytes], tuple[bytes, bytes]] | None = None
         self.report = facts.report
 
     @property
@@ -206,7 +207,7 @@ class MercurialRepository(Repository):
 
     def take_open(self) -> OpenRepository | None:
         """End the use of Mercurial's object, and return it if there is one."""
-        opened, self._open = self._open, None
+        opened, self._open, self._parents = self._open, None, None
         return opened
 
     def check_files(self, command: str, tokens: tuple[str, ...]) -> None:
@@ -400,9 +401,17 @@ class MercurialRepository(Repository):
         return list(self.local.heads())
 
     def parents(self, node: bytes) -> tuple[bytes, bytes]:
-        with translated(self.report):
-            first, second = self.local.changelog.parents(node)
-        return first, second
+        if self._parents is None:
+            self._parents = self.local.changelog.parents
+        try:
+            parents: tuple[bytes, bytes] = self._parents(node)
+        except ValueError as failure:
+            # A node of another hash function.
+            raise CommandFailed(f"unknown revision '{node.hex()}'") from failure
+        except Exception:
+            with translated(self.report):
+                raise
+        return parents
 
     def known(self, nodes: Sequence[bytes]) -> Sequence[bool]:
         return list(self.local.known(nodes))

@@ -451,3 +451,27 @@ def test_observers_learn_that_a_remembered_reply_is_a_clone() -> None:
     for cache in ("miss", "hit"):
         assert app.wire("/repo", "getbundle").data == b"bundle"
         assert (events[-1].cache, events[-1].clone) == (cache, True)
+
+
+def test_short_replies_by_view() -> None:
+    commands = CommandRegistry.standard()
+    ran: list[str] = []
+
+    @commands.command("x", permission="pull", cacheable=True)
+    def mine(context: CommandContext) -> bytes:
+        ran.append(context.user or "")
+        return (context.user or "nobody").encode()
+
+    def view(request: AccessRequest) -> str | None:
+        return {"alice": "staff", "carol": "staff", "bob": "guest"}.get(request.user or "")
+
+    provider = FakeProvider()
+    provider.repository.is_same_for_all = lambda: False  # type: ignore[method-assign]  # as a backend would
+    app = WireTestApp(WireApp(provider, commands=commands, view=view))
+    users = ["alice", "bob", "carol", "bob", None, None]
+    assert [app.wire("/repo", "x", user=user).data for user in users] == [b"alice", b"bob", b"alice", b"bob"] + [
+        b"nobody"
+    ] * 2
+    assert ran == ["alice", "bob", "", ""]
+    plain = WireTestApp(WireApp(provider, commands=commands))
+    assert [plain.wire("/repo", "x", user=user).data for user in users[:3]] == [b"alice", b"bob", b"carol"]

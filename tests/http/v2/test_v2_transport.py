@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,12 +56,27 @@ def test_start_response_that_fails_releases_everything() -> None:
 
 def test_what_no_exception_handler_catches_releases_everything() -> None:
     def interrupt() -> Any:
-        raise KeyboardInterrupt
+        raise GeneratorExit
 
     provider = FakeProvider(OPEN)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(GeneratorExit):
         begin(make_app(registry(x=interrupt), provider=provider), "ro/x", commands("x"))
     assert provider.leased == provider.released == 1
+
+
+def test_a_command_that_exits_has_failed() -> None:
+    def leave() -> Any:
+        raise SystemExit(3)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+        raise KeyboardInterrupt
+
+    message = "a command or hook on the server called exit: "
+    app = make_app(registry(x=leave, y=lambda: StreamResponse(chunks())))
+    for name, words in (("x", "SystemExit(3)"), ("y", "KeyboardInterrupt()")):
+        for target in (f"ro/{name}", "ro/multirequest"):
+            assert (message + words).encode() in ask(app, target, commands(name)).body
 
 
 @pytest.mark.parametrize("headers", [{"HTTP_ORIGIN": "https://evil"}, {"HTTP_SEC_FETCH_SITE": "cross-site"}])
