@@ -17,6 +17,7 @@ The tree::
     ├── RequestError                  the HTTP request itself is malformed
     │   ├── LengthRequired
     │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
     │   ├── BodyTruncated
     │   └── DecodeError               a compressed body that does not decompress
     ├── NegotiationError
@@ -26,12 +27,18 @@ The tree::
     │   ├── UnknownCommand
     │   ├── InvalidArgument
     │   ├── PermissionDenied
-    │   └── CommandFailed
+    │   ├── CommandFailed
+    │   └── CommandCrashed            a bug in a command or hook, which would have ended the server
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryBusy
+    │   ├── ServerBusy
     │   ├── StreamChanged
+    │   ├── AbandonedTransaction
+    │   ├── OutOfMemory
+    │   ├── StorageFull
     │   └── RepositoryUnusable
+    ├── Unavailable                   the server does not serve the request at present
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -45,12 +52,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "AbandonedTransaction",
     "BackendError",
     "BadEncoding",
     "BadRequestId",
     "BadStream",
     "BodyTooLarge",
+    "BodyTooSlow",
     "BodyTruncated",
+    "CommandCrashed",
     "CommandError",
     "CommandFailed",
     "CommandRefused",
@@ -65,6 +75,7 @@ __all__ = [
     "MalformedFrame",
     "NegotiationError",
     "NotAcceptable",
+    "OutOfMemory",
     "PermissionDenied",
     "ProtocolError",
     "RemoteProtocolError",
@@ -72,8 +83,11 @@ __all__ = [
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "ServerBusy",
+    "StorageFull",
     "StreamChanged",
     "TruncatedFrame",
+    "Unavailable",
     "UnexpectedFrame",
     "UnknownCommand",
     "UnsupportedMediaType",
@@ -163,6 +177,12 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class BodyTooSlow(RequestError):
+    """The client sends the body more slowly than ``Deadlines`` allows."""
+
+    http_status = 408
+
+
 class BodyTruncated(RequestError):
     """The client disconnected before it had sent the whole body."""
 
@@ -221,18 +241,33 @@ class CommandFailed(CommandError):
     """The backend refused the command for a reason that the client's user should see."""
 
 
+class CommandCrashed(CommandError):
+    """A command or hook tried to end the server, or recursed without end."""
+
+    http_status = 500
+
+
 class BackendError(HgWireError):
     """A repository cannot be served."""
 
 
 class RepositoryNotFound(BackendError):
-    """The provider has no repository of that name."""
+    """The provider has no repository of that name, or the policy hides it."""
 
     http_status = 404
 
+    def __init__(self, message: str = "no such repository", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message, headers=headers)
+
 
 class RepositoryBusy(BackendError):
-    """All leases of the repository are in use, and none became free in time."""
+    """The repository is locked, or all its leases are in use, and this did not change in time."""
+
+    http_status = 503
+
+
+class ServerBusy(BackendError):
+    """The server is serving too many other requests; ``Retry-After`` says when to try again."""
 
     http_status = 503
 
@@ -241,6 +276,24 @@ class StreamChanged(BackendError):
     """A restarted stream differs from the bytes already sent; the transfer must be aborted."""
 
     http_status = 503
+
+
+class AbandonedTransaction(BackendError):
+    """A process ended in the middle of a transaction.  The repository can be read; nothing can be pushed."""
+
+    http_status = 503
+
+
+class OutOfMemory(BackendError):
+    """The server has not enough memory for the request."""
+
+    http_status = 503
+
+
+class StorageFull(BackendError):
+    """The server has no space left to write to: its disk, a quota, or a limit on the size of files."""
+
+    http_status = 507
 
 
 class RepositoryUnusable(BackendError):
@@ -258,6 +311,24 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class Unavailable(HgWireError):
+    """The server does not serve the request at present, for example because of maintenance.
+
+    Args:
+        message: the reason; it becomes the HTTP reason phrase.
+        retry_after: seconds until the client should try again (``Retry-After``); ``None`` if unknown.
+        headers: as for :class:`HgWireError`.
+    """
+
+    http_status = 503
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
+        super().__init__(message, headers=(*retry, *headers))
 
 
 class ConnectionFailed(HgWireError):

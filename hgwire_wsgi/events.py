@@ -1,4 +1,4 @@
-"""Events for observers: one when a request starts, one when its response is closed.
+"""Events for observers: when a request starts, when its response is closed, and when a repository is recovered.
 
 An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
 fast; its exceptions are logged and have no other effect.  Events are values: they stay valid after the request.
@@ -18,6 +18,7 @@ __all__ = [
     "Observer",
     "Outcome",
     "PushChanges",
+    "RepositoryRecovered",
     "RequestClosed",
     "RequestStarted",
 ]
@@ -26,8 +27,8 @@ CacheOutcome = Literal["", "hit", "miss", "followed"]
 """The cache outcome: not used, the reply was cached, this request made it, or another request was making it."""
 
 Outcome = Literal["ok", "refused", "failed", "cut"]
-"""How a request ended: answered; refused with a 4xx, or an error that the client caused; failed because of a server
-error (5xx); cut, because the transfer was interrupted."""
+"""How a request ended: answered; refused with a 4xx or because the server is busy (503), or with an error that the
+client caused; failed because of a server error (other 5xx); cut, because the transfer was interrupted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +135,22 @@ class RequestClosed:
     reports: tuple[CommandReport, ...] = ()
 
 
-Event = RequestStarted | RequestClosed
+@attrs.frozen(kw_only=True)
+class RepositoryRecovered:
+    """A push found the transaction of a process that had died, and rolled it back before it ran.
+
+    Attributes:
+        request_id, path, user, address: of the push, as in :class:`RequestStarted`.
+        repository: the repository's name.
+    """
+
+    request_id: str
+    path: str
+    user: str | None
+    address: str
+    repository: str
+
+
+Event = RequestStarted | RequestClosed | RepositoryRecovered
 
 Observer = Callable[[Event], object]

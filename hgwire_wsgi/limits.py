@@ -32,13 +32,25 @@ class Limits:
     Mercurial's commands have fewer than fifteen.  A parsed argument takes many times its encoded size.
     """
 
+    argument_ratio: int = _bound(32)
+    """Bytes of posted arguments that one byte of a compressed request may decode to; 64 KiB may always be decoded.
+
+    67 bytes of zstd can decode to 16 MiB.  Nodes in hexadecimal compress to half their size.
+    """
+
     batch_commands: int = _bound(50_000)
     """Number of commands in one ``batch``.  largefiles sends one ``statlfile`` per file, thousands at a time."""
 
-    batch_reply: int = _bound(256 * 1024 * 1024)
-    """All replies of one ``batch`` together, which are in memory until the last one is complete.
+    batch_reply: int = _bound(32 * 1024 * 1024)
+    """All replies of one ``batch`` together, escaped and joined, which are in memory until the last one is complete.
 
     50,000 lookups take 2 MB; one ``heads`` of a repository with 100,000 heads takes 4 MB, and may be repeated.
+    """
+
+    walk: int = _bound(1_000_000)
+    """Number of changesets that ``between`` and ``branches`` visit in one request, which takes about a second.
+
+    Clients before Mercurial 1.9 ask for ten runs of changesets at a time.
     """
 
     body: int = _bound(1 << 40)
@@ -50,11 +62,12 @@ class Limits:
     decode_window: int = _bound(128 * 1024 * 1024)
     """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, the default limit of zstd."""
 
-    drain: int = _bound(1 << 40)
-    """Unread rest of a request body that is read and discarded before the response.
+    drain: int | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    """Unread rest of a refused request that is read and discarded; then the connection is closed.
 
-    Mercurial's client sends its whole request before it reads the response, so an early response is lost unless the
-    body is read.  If more is left, the connection is closed instead.
+    The default is 4 MiB where the server gives the connection to the application (gunicorn), and the whole body
+    elsewhere.  gunicorn closes a connection in such a way that Mercurial's client still finds the answer.  From other
+    servers it would get a reset, and a push without a password would fail instead of being repeated with one.
     """
 
     chunk: int = _bound(64 * 1024)

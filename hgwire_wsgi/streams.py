@@ -5,12 +5,21 @@ Everything here works in constant memory, except :func:`read_exactly`, which ret
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from .errors import BodyTooLarge
+from .errors import BodyTooLarge, DecodeError
 
-__all__ = ["BoundedReader", "Prefixed", "Readable", "close_source", "coalesce", "iter_pieces", "read_exactly"]
+__all__ = [
+    "BoundedReader",
+    "Prefixed",
+    "ProportionalReader",
+    "Readable",
+    "close_source",
+    "coalesce",
+    "iter_pieces",
+    "read_exactly",
+]
 
 _PIECE = 64 * 1024
 """Bytes read at a time: enough to make system calls cheap, little enough to hold for every request."""
@@ -83,6 +92,34 @@ class BoundedReader:
         self._left -= len(data)
         if self._left < 0:
             raise BodyTooLarge(f"the request body decompresses to more than {self._limit} bytes")
+        return data
+
+
+class ProportionalReader:
+    """A limit on what compressed data decode to, in proportion to their size.
+
+    Args:
+        source: a decoder.
+        taken: returns how many bytes the decoder has taken.
+        ratio: maximum number of decoded bytes for each byte taken; 64 KiB may always be decoded.
+    """
+
+    def __init__(self, source: Readable, taken: Callable[[], int], ratio: int) -> None:
+        self._source = source
+        self._taken = taken
+        self._ratio = ratio
+        self._decoded = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Read from the source.
+
+        Raises:
+            DecodeError: the data decode to too much.
+        """
+        data = self._source.read(size)
+        self._decoded += len(data)
+        if self._decoded > _PIECE + self._ratio * self._taken():
+            raise DecodeError(f"compressed data decode to more than {self._ratio} times their size")
         return data
 
 

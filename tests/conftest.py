@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hgwire_wsgi.cli.demo import make_demonstration
+from hgwire_wsgi.logcontext import LOGGER, FloodFilter
 
 # Under --import-mode=importlib the folder of a test is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -33,7 +34,7 @@ os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
 
 _MISSING = re.compile(
     r"(could not import|not installed|needs the extra)"
-    r".*\b(hg|mercurial|gunicorn|uwsgi|waitress|flask|pyramid|webtest|django|hgext3rd)\b",
+    r".*\b(hg|mercurial|gunicorn|uwsgi|waitress|flask|pyramid|webtest|django|hgext3rd|passlib)\b",
     re.IGNORECASE,
 )
 """Why a test is skipped if something is missing that the extras install."""
@@ -80,6 +81,14 @@ def cache_folder() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hgwire-cache-", ignore_cleanup_errors=True) as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_lines_counted() -> None:
+    """The log lines of one test do not suppress those of the next."""
+    for each in LOGGER.filters:
+        if isinstance(each, FloodFilter):
+            each._counters.clear()
 
 
 @pytest.fixture(scope="session")

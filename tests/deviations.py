@@ -120,9 +120,14 @@ def _page(asked: Recorded) -> Expected | None:
 def _typed_refusal(asked: Recorded) -> Expected | None:
     if asked.answer["content_type"] is not None or asked.status not in (401, 403, 405):
         return None
-    headers = {401: ("WWW-Authenticate",), 405: ("Allow",)}.get(asked.status, ())
+    headers = ("Allow",) if asked.status == 405 else ()
     says = asked.answer["status_line"].split(" ", 2)[2]
-    return Expected(status=(asked.status,), body=b"0\n%s\n" % says.encode(), says=(says,), headers=headers)
+    return Expected(status=_refusal(asked.status), body=b"0\n%s\n" % says.encode(), says=(says,), headers=headers)
+
+
+def _refusal(recorded: int) -> tuple[int, ...]:
+    """The status of a refusal: where no password helps, 401 becomes 403."""
+    return (401, 403) if recorded == 401 else (recorded,)
 
 
 def _command_among_arguments(asked: Recorded) -> Expected | None:
@@ -151,10 +156,14 @@ def _comma(asked: Recorded) -> Expected | None:
     return Expected(says=("X-HgArg", "comma")) if not asked.posted and "," in asked.numbered("X-HgArg-") else None
 
 
+def _is_for_pushes(media_type: str) -> bool:
+    return media_type.startswith(("application/mercurial-", "application/octet-stream"))
+
+
 def _foreign_push(asked: Recorded) -> Expected | None:
     media_type = asked.header("Content-Type")
     pushes = any(call.command in (b"pushkey", b"unbundle") for call in asked.calls)
-    if asked.method != "POST" or not pushes or not media_type or media_type.startswith("application/mercurial-"):
+    if asked.method != "POST" or not pushes or not media_type or _is_for_pushes(media_type):
         return None
     if media_type.startswith("application/x-www-form-urlencoded") and asked.numbered("X-HgArg-"):
         return None
@@ -266,7 +275,8 @@ V1_RULES = (
         "pages",
         "no command, an unknown command, or one of hgweb's own",
         "a page of HTML",
-        "``WireMiddleware`` passes the request to the wrapped application. Alone, an unknown command is 400 with "
+        "``WireMiddleware`` passes the request to the wrapped application, unless it names a command that the "
+        "application has removed, or may name one of a nested repository. Alone, an unknown command is 400 with "
         "``application/hg-error``, and the URL of a repository names itself in plain text.",
         "Pages are not part of the wire protocol.",
         _page,
@@ -275,7 +285,8 @@ V1_RULES = (
         "typed-refusals",
         "a push that is not allowed, or needs POST or TLS",
         "401, 403 or 405 without a ``Content-Type``",
-        "the same status and text as ``application/hg-error``; 401 has ``WWW-Authenticate``, 405 has ``Allow``",
+        "the same status (see useless-challenge) and text as ``application/hg-error``; 401 has ``WWW-Authenticate``, "
+        "405 has ``Allow``",
         "HTTP requires the two headers, and a body has a media type.",
         _typed_refusal,
     ),
@@ -315,9 +326,9 @@ V1_RULES = (
         "foreign-push",
         "a push with a ``Content-Type`` that is not Mercurial's",
         "accepted",
-        "415; a form that has its arguments in ``X-HgArg`` comes from an old client and is accepted",
-        "A web page can make a browser send a form with the user's credentials, but neither that media type nor that "
-        "header.",
+        "415; accepted are ``application/octet-stream``, and a form of an old client with its arguments in ``X-HgArg``",
+        "A web page can make a browser send a form with the user's credentials, but neither one of those media types "
+        "nor that header.",
         _foreign_push,
     ),
     Deviation(
@@ -695,7 +706,7 @@ def _typed(asked: Framed) -> Expected | None:
     if asked.content_type is not None or asked.status == 500:
         return None
     body = raw_bytes(asked.case["response"].get("body_hex", ""))
-    return Expected(status=(asked.status,), content_type=TEXT, body=body)
+    return Expected(status=_refusal(asked.status), content_type=TEXT, body=body)
 
 
 FRAMED_RULES = (
@@ -809,12 +820,41 @@ OTHERS = (
         tests=("tests/test_deviations.py::test_a_path_below_a_repository",),
     ),
     Deviation(
+        "useless-challenge",
+        "a refusal of a user who is known, or by a rule that refuses every user (``allow-pull = no``, an empty "
+        "``allow-push``, ``deny_read = *``, ``deny_push = *``)",
+        "401",
+        "403 with the text of the rule",
+        "A client that gets 401 asks for a password, which would not help.",
+        tests=("tests/access/test_hgweb.py::test_pull", "tests/access/test_hgweb.py::test_push_and_upload"),
+    ),
+    Deviation(
         "client-address",
         "``HG_URL`` of hooks where the server sets no ``REMOTE_HOST``",
         "``remote:http::``, without the client",
         "the client's address",
         "Servers other than ``hg serve`` set only ``REMOTE_ADDR``.",
         tests=("tests/live/test_live_access.py::test_a_user_name_reaches_the_hooks",),
+    ),
+    Deviation(
+        "users-are-text",
+        "a user beyond ASCII: from a host that passes text, or in a setting that is not UTF-8",
+        "compared as bytes; hooks get Latin-1, or the request fails with 500",
+        "compared as text; hooks get UTF-8",
+        "Hosts pass both forms, and a rule that names a user must mean him in either.",
+        tests=(
+            "tests/repositories/test_mercurial_users.py::test_rules_name_users_in_either_form",
+            "tests/repositories/test_mercurial_users.py::test_rules_in_latin_1",
+            "tests/repositories/test_mercurial_users.py::test_hooks_get_bytes_in_utf_8",
+        ),
+    ),
+    Deviation(
+        "no-credentials-for-hooks",
+        "``HTTP_AUTHORIZATION``, ``HTTP_PROXY_AUTHORIZATION`` and ``HTTP_COOKIE`` in ``ui.environ`` of hooks",
+        "there",
+        "left out",
+        "A hook that prints its environment would show them to the client and in logs.",
+        tests=("tests/repositories/test_mercurial_users.py::test_hooks_get_no_credentials",),
     ),
     Deviation(
         "inline-bundle-path",

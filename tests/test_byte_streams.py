@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgwire_wsgi.errors import BodyTooLarge
+from hgwire_wsgi.errors import BodyTooLarge, DecodeError
 from hgwire_wsgi.streams import (
     BoundedReader,
     Prefixed,
+    ProportionalReader,
     Readable,
     close_source,
     coalesce,
@@ -168,3 +169,18 @@ class TestCloseSource:
     @pytest.mark.parametrize("source", [None, [b"data"], iter([b"data"])])
     def test_without(self, source: object) -> None:
         close_source(source)
+
+
+class TestProportional:
+    def test_in_proportion(self) -> None:
+        reader = ProportionalReader(io.BytesIO(bytes(70_000)), lambda: 1000, 5)
+        assert len(read_exactly(reader, 100_000)) == 70_000
+
+    def test_beyond(self) -> None:
+        taken = 10
+        reader = ProportionalReader(io.BytesIO(bytes(70_000)), lambda: taken, 5)
+        assert len(reader.read(65_536 + 50)) == 65_586
+        with pytest.raises(DecodeError, match="decode to more than 5 times their size"):
+            reader.read(1)
+        taken = 1000
+        assert reader.read(1) == b"\0"

@@ -45,12 +45,13 @@ def test_class_says_how_transports_answer(name: str) -> None:
     each = CLASSES[name]
     assert each.__doc__
     assert each.wire_kind == ("protocol" if issubclass(each, errors.ProtocolError) else "application")
-    if name not in ABSTRACT | {"HgWireError", "LocalProtocolError", "RepositoryUnusable"}:
+    if name not in ABSTRACT | {"HgWireError", "LocalProtocolError", "RepositoryUnusable", "CommandCrashed"}:
         assert 400 <= each.http_status < 600 and each.http_status != 500
 
 
 def test_only_faults_of_this_side_are_500() -> None:
     assert errors.HgWireError.http_status == errors.LocalProtocolError.http_status == 500
+    assert errors.CommandCrashed("x").http_status == 500
     assert errors.RepositoryUnusable().http_status == 500 and "log of the server" in str(errors.RepositoryUnusable())
 
 
@@ -71,3 +72,16 @@ def test_a_refused_command_says_what_the_server_said() -> None:
     error = errors.CommandRefused("no such node", status=400, kind="application")
     assert (str(error), error.http_status, error.status, error.kind) == ("no such node", 502, 400, "application")
     assert (errors.CommandRefused("x").status, errors.CommandRefused("x").kind) == (200, "")
+
+
+def test_a_repository_that_is_not_there() -> None:
+    assert (errors.RepositoryNotFound().message, errors.RepositoryNotFound("not found").message) == (
+        "no such repository",
+        "not found",
+    )
+
+
+def test_when_to_try_again() -> None:
+    assert errors.Unavailable("later").headers == ()
+    error = errors.Unavailable("later", retry_after=0, headers=[("X-Why", "y")])
+    assert (error.http_status, error.headers) == (503, (("Retry-After", "0"), ("X-Why", "y")))

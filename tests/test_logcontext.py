@@ -6,15 +6,18 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgwire_wsgi.logcontext import CURRENT, LOGGER, printable, short_list
+from hgwire_wsgi.logcontext import CURRENT, LOGGER, FloodFilter, printable, short_list
 
 
 class Described:
+    repository = "r"
+
     def describe(self) -> str:
         return "repository=r command=heads"
 
@@ -81,3 +84,101 @@ def test_long_batches_are_shortened() -> None:
     assert short_list(()) == ""
     assert short_list(["batch", "heads"]) == "batch,heads"
     assert short_list(["x"] * 9) == "x,x,x,x,x,x,x,x,..."
+
+
+class Flood:
+    """A logger with a filter whose clock stands still."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = 1000.0
+        self.lines: list[str] = []
+        self.logger = logging.Logger("flood")
+        self.filter = FloodFilter(self.logger, clock=lambda: self.now, **options)
+        self.logger.addFilter(self.filter)
+        handler = logging.Handler()
+        handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
+        self.logger.addHandler(handler)
+
+    def complain(self, value: str) -> None:
+        self.logger.warning("bad value %s", value)
+
+
+def test_equal_lines_are_counted_whatever_a_peer_sends() -> None:
+    flood = Flood(limit=2, period=60)
+    for number in range(10):
+        flood.complain(str(number))
+    flood.logger.warning("something else")
+    assert flood.lines == ["bad value 0", "bad value 1", "something else"]
+    flood.now += 59
+    flood.complain("late")
+    flood.now += 3
+    flood.logger.warning("yet another thing")
+    assert flood.lines[3:] == ["9 more lines like this in 62 seconds: bad value 0", "yet another thing"]
+    flood.complain("again")
+    flood.now += 1000
+    flood.complain("and again")
+    assert flood.lines[5:] == ["bad value again", "bad value and again"]
+
+
+def test_each_repository_and_level_has_its_own_count() -> None:
+    flood = Flood(limit=1)
+
+    def log(level: int) -> None:
+        flood.logger.log(level, "%s", level)
+
+    class Other(Described):
+        repository = "other"
+
+    for request in (None, Described(), Other(), Described()):
+        token = CURRENT.set(request)
+        for level in (logging.WARNING, logging.ERROR):
+            log(level)
+            log(level)
+        CURRENT.reset(token)
+    assert len(flood.lines) == 6
+
+
+def test_the_memory_of_kinds_is_bounded() -> None:
+    flood = Flood(limit=2, kinds=3, period=60)
+
+    class Many(Described):
+        def __init__(self, number: int) -> None:
+            self.repository = str(number)
+
+    for number in range(100):
+        token = CURRENT.set(Many(number))
+        flood.complain(str(number))
+        CURRENT.reset(token)
+    assert flood.lines == [f"bad value {number}" for number in range(5)]
+    flood.now += 61
+    flood.complain("end")
+    assert flood.lines[5:] == ["95 more lines like this in 61 seconds: bad value 3", "bad value end"]
+
+
+def test_threads_lose_no_count() -> None:
+    flood = Flood(limit=5)
+
+    def run() -> None:
+        for _ in range(200):
+            flood.complain("x")
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert flood.lines == ["bad value x"] * 5
+    flood.now += 100
+    flood.logger.warning("end")
+    assert flood.lines[5:] == ["1595 more lines like this in 100 seconds: bad value x", "end"]
+
+
+def test_a_flood_of_requests_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    (installed,) = (each for each in LOGGER.filters if isinstance(each, FloodFilter))
+    before = dict(installed._counters)
+    try:
+        for number in range(100):
+            LOGGER.warning("from a flood: %d", number)
+        assert len([line for line in caplog.messages if line.startswith("from a flood")]) == 30
+    finally:
+        installed._counters = before

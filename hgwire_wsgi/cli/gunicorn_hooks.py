@@ -10,13 +10,16 @@ import threading
 from types import FrameType
 from typing import Any
 
+from ..access.admission import THREADS_VARIABLE
+
 __all__ = ["complete_logs", "stop_quietly"]
 
 _PACKAGE_LOG = logging.getLogger("hgwire_wsgi")
 
 
 def complete_logs(server: Any, worker: Any) -> None:
-    """Send the package's warnings to gunicorn's error log, and count files in the access log.
+    """Send the package's warnings to gunicorn's error log, count files in the access log, and tell how many threads
+    there are.
 
     It is gunicorn's ``post_fork`` hook: called in the worker, before it loads the application.
 
@@ -24,6 +27,8 @@ def complete_logs(server: Any, worker: Any) -> None:
         server: gunicorn's master; not used.
         worker: gunicorn's worker.
     """
+    # The application limits what may occupy a thread, and cannot see how many there are.
+    os.environ[THREADS_VARIABLE] = str(worker.cfg.threads)
     if not _PACKAGE_LOG.hasHandlers():
         _PACKAGE_LOG.addHandler(_ErrorLogHandler(worker.log.error_log))
     _count_files(worker.log)

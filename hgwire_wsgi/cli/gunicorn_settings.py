@@ -18,8 +18,9 @@ workers = 2
 """Python runs one thread at a time, so the second process answers while the first one reads a large repository.
 Every worker has its own repository objects: more workers than cores cost memory and gain nothing."""
 
-threads = 8
-"""Requests that one worker serves at once.  Slow downloads wait in threads, not in processes."""
+threads = 32
+"""Requests that one worker serves at once.  Slow clients wait in threads, which cost little, and not in processes.  A
+quarter of the threads serves small commands only: each worker sends at most 18 bundles at once."""
 
 preload_app = False
 """Repositories are opened in the worker, never before the fork: Mercurial's file handles, and compression contexts,
@@ -56,4 +57,5 @@ control_socket_disable = True
 
 post_fork = _complete_logs
 """The package's warnings go to gunicorn's error log, and the access log counts cached bundles, which gunicorn logs as 0
-bytes otherwise.  A configuration with a ``post_fork`` of its own calls this one from it."""
+bytes otherwise.  The application learns the number of threads.  A configuration with a ``post_fork`` of its own calls
+this one from it."""

@@ -56,8 +56,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "port 0 picks a free one",
     )
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
-    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 8)")
+    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 32)")
     add_options(parser)
+    add(
+        "--recover",
+        dest="config",
+        action="append_const",
+        const="hgwire.recover=yes",
+        help="roll back the transaction of a push that was killed, before the next push; by default, an administrator "
+        "must run hg recover",
+    )
+    add("--htpasswd", metavar="FILE", help="verify users and passwords with FILE, written by Apache's htpasswd")
     add("-q", "--quiet", action="store_true", help="do not print who cloned, pulled and pushed")
     add("--access-log", metavar="FILE", help="log every request to FILE; - for standard output")
     add("--error-log", metavar="FILE", help="log the server's messages to FILE (default: warnings to standard error)")
@@ -73,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandLineError: if something cannot be served, or a required distribution is not installed.
     """
-    for module, extra in _EXTRAS.items():
+    for module, extra in (_EXTRAS if args.htpasswd is None else {**_EXTRAS, "passlib": "htpasswd"}).items():
         if importlib.util.find_spec(module) is None:
             raise CommandLineError(f'{module} is not installed; run: pip install "hgwire-wsgi[{extra}]"', code=1)
+    identity = _identity(args.htpasswd)
     args.allow_push |= not args.paths
     served = read_options(args, may_be_empty=True)
     address = read_address(args.bind)
@@ -83,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _gunicorn_settings(args, address)
     _stop_by_unwinding()
     if args.paths:
-        return _serve(served, settings, _served_banner, quiet=args.quiet)
+        return _serve(served, settings, _served_banner, quiet=args.quiet, **identity)
     with _temporary_folder() as folder:
         # Ignore the hgrc of this machine and of its user, here and in the workers.
         os.environ["HGRCPATH"] = ""
@@ -92,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         # Its bundles are removed with it.
         cache = served.cache if args.cache_dir else attrs.evolve(served.cache, folder=folder / "cache")
         served = attrs.evolve(served, root=str(demonstration), cache=cache)
-        return _serve(served, settings, _demonstration_banner, quiet=args.quiet)
+        return _serve(served, settings, _demonstration_banner, quiet=args.quiet, **identity)
 
 
 def _positive(text: str) -> int:
@@ -129,7 +139,22 @@ def _gunicorn_settings(args: argparse.Namespace, address: str) -> dict[str, Any]
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _serve(served: Served, settings: Mapping[str, Any], banner: Callable[[str], str], *, quiet: bool) -> int:
+def _identity(path: str | None) -> dict[str, Any]:
+    """The argument of the application that verifies passwords."""
+    if path is None:
+        return {}
+    from ..access.htpasswd import HtpasswdFile
+    from ..access.identity import basic
+
+    try:
+        return {"identify": basic(HtpasswdFile(path))}
+    except OSError as error:
+        raise CommandLineError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _serve(
+    served: Served, settings: Mapping[str, Any], banner: Callable[[str], str], *, quiet: bool, **identity: Any
+) -> int:
     from gunicorn.errors import HaltServer
 
     from .gunicorn_app import Server
@@ -140,7 +165,7 @@ def _serve(served: Served, settings: Mapping[str, Any], banner: Callable[[str], 
     _check_cache(served.cache)
     observers = () if quiet else _printers(served)
     try:
-        Server(partial(served.app, observers=observers), settings, ready).run()
+        Server(partial(served.app, observers=observers, **identity), settings, ready).run()
     except SystemExit as stop:
         # This is how gunicorn ends, in the server as well as in its workers.
         return stop.code if isinstance(stop.code, int) else 0

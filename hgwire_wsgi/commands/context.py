@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from ..errors import RequestError
 from ..events import PushChanges
 from ..limits import Limits
 from ..negotiation import ClientProtocol, ServerCapabilities
@@ -15,7 +16,7 @@ from .objects import RepositoryObjects
 from .registry import Command
 from .responses import Response
 
-__all__ = ["CommandContext", "Runnable"]
+__all__ = ["Allowance", "CommandContext", "Runnable"]
 
 
 class Runnable(Protocol):
@@ -25,6 +26,38 @@ class Runnable(Protocol):
     def command(self) -> Command: ...
 
     def run(self) -> Response: ...
+
+
+@attrs.define
+class Allowance:
+    """How many changesets all commands of one request may still visit in walks through the history.
+
+    Attributes:
+        total: ``Limits.walk``.
+    """
+
+    total: int
+    _left: int = attrs.field(init=False)
+
+    @_left.default
+    def _(self) -> int:
+        return self.total
+
+    def take(self, command: str) -> None:
+        """Count one visit.
+
+        Args:
+            command: the command that visits, for the error.
+
+        Raises:
+            RequestError: if there were too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise RequestError(
+                f"{command}: more than {self.total} changesets to visit; ask for less at a time, "
+                "or use Mercurial 1.9 or newer, which does not need to ask"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +79,10 @@ class CommandContext:
         batch: the commands of a ``batch``, ready to run.
         offers_batch: whether the application has ``batch``.
         limits: limits on what a peer controls.
+        allowance: the walks that the request may still make.
         report_changes: for backends: called after each transaction with its changes; ``None`` without observers.
+        report_recovery: for backends: called after an abandoned transaction was rolled back; ``None`` without
+            observers.
     """
 
     repository: RepositoryObjects
@@ -56,13 +92,15 @@ class CommandContext:
     server: ServerCapabilities
     body: Readable
     client: str
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     authorize: Callable[[str], None]
     runner: Callable[[CommandContext, str], Response]
     batch: tuple[Runnable, ...] = ()
     offers_batch: bool = True
     limits: Limits = attrs.field(factory=Limits)
+    allowance: Allowance = attrs.field(factory=lambda: Allowance(Limits().walk))
     report_changes: Callable[[PushChanges], None] | None = None
+    report_recovery: Callable[[], None] | None = None
 
     def call(self, name: str) -> Response:
         """Run another command of this repository, without arguments."""

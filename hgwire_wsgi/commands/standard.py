@@ -15,9 +15,9 @@ from urllib.parse import quote
 from ..errors import CommandFailed, InvalidArgument, RequestError
 from ..streams import close_source
 from .arguments import Argument, ArgumentType, encode_nodes
-from .batch import join_replies
-from .context import CommandContext
-from .objects import NULL, RepositoryObjects
+from .batch import escape
+from .context import CommandContext, Runnable
+from .objects import NULL
 from .registry import Command, Handler, Permission
 from .responses import BytesResponse, OutOfBandError, Response, short_reply
 
@@ -29,36 +29,52 @@ def batch(context: CommandContext, cmds: bytes, rest: dict[str, bytes]) -> Respo
 
     The dispatcher has checked all of them, so the only possible error here is a sub-command that fails.  The type of a
     reply decides whether it can be batched: streams cannot.  A refusal replaces the reply of the whole batch.
+
+    A cacheable sub-command that is repeated runs once, unless one that may change the repository ran in between.
     """
     replies: list[bytes] = []
+    known: dict[int, bytes] = {}
     size = 0
     for sub in context.batch:
-        response = sub.run()
-        if isinstance(response, OutOfBandError):
-            return response
-        reply = short_reply(response)
+        reply = known.get(id(sub))
         if reply is None:
-            close_source(getattr(response, "chunks", None))
-            raise InvalidArgument(f"batch: {sub.command.name} cannot be batched: its reply is a stream")
+            response = sub.run()
+            if isinstance(response, OutOfBandError):
+                return response
+            reply = _batched(sub, response)
+            if sub.command.cacheable:
+                known[id(sub)] = reply
+            elif sub.command.permission != "pull":
+                known.clear()
         replies.append(reply)
-        size += len(reply)
+        size += len(reply) + 1
         if size > context.limits.batch_reply:
             raise RequestError(f"batch: the replies exceed {context.limits.batch_reply} bytes")
-    return BytesResponse(join_replies(replies))
+    return BytesResponse(b";".join(replies))
+
+
+def _batched(sub: Runnable, response: Response) -> bytes:
+    """The reply of a sub-command, escaped."""
+    reply = short_reply(response)
+    if reply is None:
+        close_source(getattr(response, "chunks", None))
+        raise InvalidArgument(f"batch: {sub.command.name} cannot be batched: its reply is a stream")
+    return escape(reply)
 
 
 def between(context: CommandContext, pairs: list[tuple[bytes, bytes]]) -> bytes:
     """For each pair, the nodes at distances 1, 2, 4, … from the first on the way to the second."""
-    return b"".join(encode_nodes(_between(context.repository, top, bottom)) + b"\n" for top, bottom in pairs)
+    return b"".join(encode_nodes(_between(context, top, bottom)) + b"\n" for top, bottom in pairs)
 
 
-def _between(repository: RepositoryObjects, top: bytes, bottom: bytes) -> list[bytes]:
+def _between(context: CommandContext, top: bytes, bottom: bytes) -> list[bytes]:
     found, node, distance, wanted = [], top, 0, 1
     while node not in (bottom, NULL):
         if distance == wanted:
             found.append(node)
             wanted *= 2
-        node = repository.parents(node)[0]
+        context.allowance.take("between")
+        node = context.repository.parents(node)[0]
         distance += 1
     return found
 
@@ -67,8 +83,10 @@ def branches(context: CommandContext, nodes: list[bytes]) -> bytes:
     """For each node, the linear run that contains it: the node, the start of the run, and the start's two parents."""
     lines = []
     for node in nodes or [context.repository.heads()[0]]:
+        context.allowance.take("branches")
         start, parents = node, context.repository.parents(node)
         while parents[1] == NULL and parents[0] != NULL:
+            context.allowance.take("branches")
             start, parents = parents[0], context.repository.parents(parents[0])
         lines.append(encode_nodes([node, start, *parents]) + b"\n")
     return b"".join(lines)

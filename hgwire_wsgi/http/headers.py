@@ -25,9 +25,9 @@ class Headers:
         self._environ = environ
 
     def get(self, name: str, default: str | None = None, /) -> str | None:
-        """The value of a header; servers join a repeated one with commas."""
-        value: str | None = self._environ.get(_variable(name), default)
-        return value
+        """The value of a header; servers join a repeated one with commas.  What is not text counts as absent."""
+        value = self._environ.get(_variable(name), default)
+        return value if isinstance(value, str) else default
 
     def numbered(self, prefix: str) -> tuple[str, ...]:
         """The values of headers ``<prefix>1``, ``<prefix>2``, and so on; a gap ends them."""
@@ -35,7 +35,7 @@ class Headers:
         if (value := get(variable + "1")) is None:
             return ()
         values: list[str] = []
-        while value is not None:
+        while isinstance(value, str):
             values.append(value)
             value = get(f"{variable}{len(values) + 1}")
         return tuple(values)

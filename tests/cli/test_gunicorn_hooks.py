@@ -23,6 +23,7 @@ pytest.importorskip("gunicorn")
 from cli_support import PATIENCE, environment
 from ports import free_port
 
+from hgwire_wsgi.access.admission import THREADS_VARIABLE
 from hgwire_wsgi.cli import gunicorn_hooks
 
 PROJECT = """\
@@ -171,13 +172,20 @@ class Worker:
 
     def __init__(self) -> None:
         self.log = Log()
-        self.cfg = type("cfg", (), {"graceful_timeout": 30})
+        self.cfg = type("cfg", (), {"graceful_timeout": 30, "threads": 5})
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    # The hook changes it; this restores it.
+    monkeypatch.setenv(THREADS_VARIABLE, "1")
     yield Worker()
     logging.getLogger("hgwire_wsgi").handlers.clear()
+
+
+def test_the_application_learns_how_many_threads_there_are(worker: Worker) -> None:
+    gunicorn_hooks.complete_logs(None, worker)
+    assert os.environ[THREADS_VARIABLE] == "5"
 
 
 def test_the_log_hook_in_this_process(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

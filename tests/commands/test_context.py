@@ -9,7 +9,9 @@ import attrs
 import pytest
 
 from hgwire_wsgi import BytesResponse, CommandContext, ServerCapabilities
+from hgwire_wsgi.commands.context import Allowance
 from hgwire_wsgi.commands.objects import RepositoryObjects
+from hgwire_wsgi.errors import RequestError
 from hgwire_wsgi.negotiation import ClientProtocol
 
 
@@ -51,3 +53,11 @@ def test_another_command_runs_for_the_same_request() -> None:
 def test_handlers_cannot_change_it() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         context().user = "root"  # type: ignore[misc]  # the point of the test
+
+
+def test_an_allowance_ends() -> None:
+    allowance = Allowance(2)
+    allowance.take("branches")
+    allowance.take("between")
+    with pytest.raises(RequestError, match="between: more than 2 changesets to visit; ask for less at a time"):
+        allowance.take("between")

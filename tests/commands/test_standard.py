@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import pytest
 
 from hgwire_wsgi.commands.batch import SubCommand
 from hgwire_wsgi.commands.classify import WireRequest
+from hgwire_wsgi.commands.context import Allowance, CommandContext
 from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.commands.responses import (
@@ -41,6 +42,8 @@ class Asking:
     address: str = ""
     client: str = "remote:http::"
     report_changes: None = None
+    report_recovery: None = None
+    allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 
 class Closeable:
@@ -61,12 +64,12 @@ class Bare(Repository):
         return b""
 
 
-def dispatcher_of(commands: CommandRegistry | None = None) -> Dispatcher:
+def dispatcher_of(commands: CommandRegistry | None = None, limits: Limits | None = None) -> Dispatcher:
     return Dispatcher(
         commands=commands or CommandRegistry.standard(),
         policy=lambda request: None,
         server=ServerCapabilities(send=("0.1",)),
-        limits=Limits(),
+        limits=limits or Limits(),
     )
 
 
@@ -78,12 +81,13 @@ def bind(
     body: bytes = b"",
     batch: tuple[SubCommand, ...] = (),
     commands: CommandRegistry | None = None,
+    limits: Limits | None = None,
 ) -> BoundCommand:
-    dispatcher = dispatcher_of(commands)
+    dispatcher = dispatcher_of(commands, limits)
     wire = WireRequest(name, arguments, batch, "pull")
     return dispatcher.bind(
         dispatcher.resolve(wire, repository, "v1"),
-        Asking(),
+        Asking(allowance=Allowance(dispatcher.limits.walk)),
         "",
         repository,
         server=dispatcher.server,
@@ -140,6 +144,22 @@ class TestReplies:
         assert text(repository, "branches", nodes=b"") == digits(top, merge, nodes[9], side) + b"\n"
         with pytest.raises(CommandFailed, match="unknown revision"):
             call(repository, "branches", nodes=b"11" * 20)
+
+    def test_walks_are_bounded(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
+        repository, nodes = line
+        long = digits(nodes[9])
+        for name, arguments in (
+            ("between", {"pairs": b"%s-%s" % (long, digits(nodes[0]))}),
+            ("between", {"pairs": b" ".join([b"%s-%s" % (digits(nodes[1]), digits(nodes[0]))] * 9)}),
+            ("branches", {"nodes": long}),
+            ("branches", {"nodes": b" ".join([digits(nodes[0])] * 10)}),
+            ("batch", {"cmds": b"x"}),
+        ):
+            batch = tuple(SubCommand("branches", {"nodes": digits(nodes[4])}) for _ in range(2 * (name == "batch")))
+            steps = 9 if name == "between" else 10
+            assert bind(repository, name, arguments, batch=batch, limits=Limits(walk=steps)).run()
+            with pytest.raises(RequestError, match=f": more than {steps - 1} changesets to visit; ask for less"):
+                bind(repository, name, arguments, batch=batch, limits=Limits(walk=steps - 1)).run()
 
     def test_branchmap(self, line: tuple[MemoryRepository, list[bytes]]) -> None:
         repository, nodes = line
@@ -256,6 +276,26 @@ class TestBatch:
         with pytest.raises(InvalidArgument, match="stream cannot be batched: its reply is a stream"):
             self.run(SubCommand("stream", {}), commands=commands)
         assert chunks.closed
+
+    def test_what_is_repeated_runs_once_until_something_may_have_changed(self) -> None:
+        commands, ran = CommandRegistry.standard(), []
+
+        def reading(context: CommandContext) -> bytes:
+            ran.append("reading")
+            return b"a;b"
+
+        def note(name: str) -> Callable[[CommandContext], bytes]:
+            return lambda context: ran.append(name) or b""  # type: ignore[func-returns-value]  # for one line
+
+        commands.command("reading", permission="pull", cacheable=True)(reading)
+        commands.command("other", permission="pull")(note("other"))
+        commands.command("write", permission="push")(note("write"))
+        read, other, write = (SubCommand(name, {}) for name in ("reading", "other", "write"))
+        assert self.run(read, read, other, other, read, commands=commands) == BytesResponse(b"a:sb;a:sb;;;a:sb")
+        assert ran == ["reading", "other", "other"]
+        ran.clear()
+        self.run(read, write, read, read, commands=commands)
+        assert ran == ["reading", "write", "reading"]
 
     def test_replies_are_bounded(self) -> None:
         commands = CommandRegistry.standard()

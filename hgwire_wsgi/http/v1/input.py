@@ -22,7 +22,7 @@ from ...negotiation import (
     posted_arguments_length,
     read_header_arguments,
 )
-from ...streams import BoundedReader, Readable, read_exactly
+from ...streams import BoundedReader, ProportionalReader, Readable, read_exactly
 from ..message import Request
 
 __all__ = ["classify", "open_payload", "read_payload", "read_request"]
@@ -116,7 +116,8 @@ def _read_posted(request: Request, size: int, server: ServerCapabilities, limits
     if version == "0.1" and body.length is not None and size > body.length:
         raise RequestError("X-HgArgs-Post exceeds the length of the body")
     with body.preview(limits.argument_bytes + _READ_AHEAD) as source:
-        data = read_exactly(open_payload(source, version, server, limits), size)
+        payload = open_payload(source, version, server, limits)
+        data = read_exactly(ProportionalReader(payload, lambda: body.received, limits.argument_ratio), size)
     if len(data) < size:
         raise RequestError("X-HgArgs-Post exceeds the length of the body")
     return data

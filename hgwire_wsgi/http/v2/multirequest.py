@@ -29,11 +29,19 @@ import attrs
 
 from ...commands.classify import describe
 from ...dispatch import BoundCommand, Dispatcher
-from ...errors import HgWireError, LimitExceeded, PermissionDenied, UnknownCommand
+from ...errors import (
+    HgWireError,
+    LimitExceeded,
+    PermissionDenied,
+    RepositoryNotFound,
+    Unavailable,
+    UnknownCommand,
+)
 from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol, ServerCapabilities
 from ...repositories.base import Lease, RepositoryProvider
+from ...stops import FAILURES
 from ...streams import BoundedReader, Readable
 from ..message import Request
 from .api import PlainRefusal, Target
@@ -80,7 +88,7 @@ class _Job:
         try:
             response = self.work.run()
             return RENDERERS[type(response)](response)
-        except Exception as error:
+        except FAILURES as error:
             return Framed.failure(error)
 
 
@@ -139,12 +147,12 @@ class MultiRequest:
         self.request.commands = job.names
         limits = self.dispatcher.limits
         if not (run.has_data and job.reads_body):
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
             return self._one_by_one([job])
         stopwatch = Stopwatch()
         framed = job.reading(BoundedReader(CommandBody(self.frames), limits.body_decoded)).run()
         try:
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
         except BaseException:
             framed.close()
             raise
@@ -210,7 +218,7 @@ class MultiRequest:
             wire = describe(name, arguments, dispatcher.commands, dispatcher.limits, version=version)
             names = wire.names
             try:
-                resolved = dispatcher.resolve(wire, repository, version)
+                resolved = dispatcher.resolve(wire, repository, version, self.target.api.codec)
             except UnknownCommand:
                 if dispatcher.find(name, repository, version) is None:
                     raise PlainRefusal(200, f"wire protocol command not available: {name}") from None
@@ -226,11 +234,8 @@ class MultiRequest:
                 client=self.client,
                 body=io.BytesIO(),
                 version=version,
-                codec=self.target.api.codec,
-                # The policy may have been asked the same question for the URL.
-                authorized=(resolved.permission, names) == (self.target.access, (self.target.command,)),
             )
-        except (PermissionDenied, PlainRefusal):
+        except (PermissionDenied, PlainRefusal, RepositoryNotFound, Unavailable):
             raise
         except HgWireError as error:
             return _Job(run.request_id, names, error)
@@ -275,7 +280,7 @@ class MultiRequest:
                     repository = stack.enter_context(self.provider.lease(self.name))
                     job = attrs.evolve(job, work=job.work.on(repository))
                 framed = job.run()
-            except Exception as error:
+            except FAILURES as error:
                 framed = Framed.failure(error)
             yield from self._chunks(job, framed, stopwatch, self._stream(stream_id), end_stream=True)
 

@@ -20,8 +20,9 @@ from ...commands.responses import (
 from ...errors import HgWireError
 from ...framing import HEADER_SIZE, Atom, Frame, OutgoingStream, SendFrames, ServerReactor, Signal, iter_chunks
 from ...limits import Limits
+from ...stops import FAILURES
 from ...streams import close_source
-from ..refusals import public
+from ..failures import public
 
 __all__ = ["RENDERERS", "Framed", "FramedStream", "join_frames", "send_framed"]
 
@@ -51,7 +52,7 @@ class FramedStream:
             return bytes(next(self._iterator))
         except StopIteration:
             raise
-        except Exception as error:
+        except FAILURES as error:
             self.failure = public(error)
             raise self.failure from error
 
@@ -80,7 +81,7 @@ class Framed:
     encode: bool = True
 
     @classmethod
-    def failure(cls, error: Exception) -> Framed:
+    def failure(cls, error: BaseException) -> Framed:
         """Return the error of a failed command that is safe to report to a peer."""
         known = public(error)
         return cls(error=known.message, kind=_kind(known))

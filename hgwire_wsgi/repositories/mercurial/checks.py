@@ -48,13 +48,8 @@ def _check_known(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
     return check_known
 
 
-def _check_pairs(repo: Any, arguments: dict[str, bytes]) -> None:
-    if not arguments["pairs"]:
-        raise InvalidArgument("between: argument pairs is empty")
-
-
 def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
-    """Check that phases are numbers with nodes as keys; Mercurial checks neither."""
+    """Check that phases are numbers with nodes of changesets as keys; Mercurial checks neither."""
     if arguments["namespace"] != b"phases":
         return
     if not all(arguments[name].isdigit() and len(arguments[name]) < 4 for name in ("old", "new")):
@@ -65,6 +60,8 @@ def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
         raise InvalidArgument(f"pushkey: argument key: {error}") from None
     if len(nodes) != 1:
         raise InvalidArgument("pushkey: argument key is not a node")
+    if nodes[0] == repo.nodeconstants.wdirid:
+        raise InvalidArgument(f"unknown revision '{nodes[0].hex()}'")
 
 
 def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
@@ -74,7 +71,6 @@ def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Any, dict[str, bytes]], None]] = {
-    "between": _check_pairs,
     "changegroup": _check_known("roots"),
     "changegroupsubset": _check_known("bases", "heads"),
     "get_cached_bundle_inline": _check_cached_bundle,

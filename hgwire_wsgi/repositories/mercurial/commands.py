@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-from mercurial import extensions, wireprotoserver, wireprototypes, wireprotov1server
+from mercurial import extensions, repoview, wireprotoserver, wireprototypes, wireprotov1server
 
 from ...commands.arguments import Argument, ArgumentType
 from ...commands.context import CommandContext
@@ -27,11 +27,13 @@ from ...commands.responses import (
     StreamResponse,
 )
 from ...commands.standard import STANDARD_COMMANDS
-from ...errors import CommandFailed, LocalProtocolError
+from ...errors import CommandFailed, LocalProtocolError, RepositoryUnusable
 from ..base import RepositorySettings
+from .bundle2 import BundleFollower
 from .checks import check, check_bundle
-from .errors import Report, translated_chunks, translated_request
-from .transactions import observed
+from .errors import Report, text, translated_chunks, translated_request
+from .hooks import kept_output
+from .transactions import has_journal, observed, roll_back_abandoned
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
 
@@ -63,6 +65,10 @@ commands.  A command without a declared permission needs ``push``.  The tests co
 """
 
 _STANDARD = {command.name: command for command in STANDARD_COMMANDS}
+_UNBOUNDED = {"between": wireprotov1server.between, "branches": wireprotov1server.branches}
+"""Commands whose functions in Mercurial walk through the history without a limit: ours run, unless an extension has
+replaced them."""
+
 _TRANSPORT = b"http-v1"
 _READ_SIZE = 32 * 1024
 
@@ -86,7 +92,7 @@ class _Protocol:
     @contextlib.contextmanager
     def mayberedirectstdio(self) -> Iterator[io.BytesIO]:
         """Collect what Mercurial and its hooks print, for the reply."""
-        ui, output = self._ui, io.BytesIO()
+        ui, output = self._ui, kept_output(self._ui)
         saved = ui.fout, ui.ferr
         ui.fout = ui.ferr = output
         try:
@@ -111,7 +117,9 @@ def _convert(result: Any, report: Report) -> Response:
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
-        return StreamResponse(translated_chunks(result.gen, report), prefer_uncompressed=result.prefer_uncompressed)
+        follower = BundleFollower()
+        chunks = translated_chunks(follower.watch(result.gen), report)
+        return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
         return LegacyStreamResponse(translated_chunks(result.gen, report))
     if isinstance(result, wireprototypes.pushres):
@@ -131,15 +139,26 @@ def _without_blank_lines(response: Response) -> Response:
     return BytesResponse(b"".join(line + b"\n" for line in response.data.split(b"\n") if line))
 
 
-class _Environ(Mapping[bytes, Any]):
-    """The WSGI environ as in-process hooks see it in ``ui.environ``: with bytes instead of strings."""
+_SECRETS = frozenset({"HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"})
+"""Credentials, which hooks might print."""
 
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._environ = environ
+
+class _Environ(Mapping[bytes, Any]):
+    """The WSGI environ as in-process hooks see it in ``ui.environ``: bytes instead of strings, and no credentials."""
+
+    def __init__(self, environ: Mapping[str, Any], user: str | None) -> None:
+        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
+        if user is not None:
+            self._environ["REMOTE_USER"] = user.encode("utf-8")
 
     def __getitem__(self, name: bytes) -> Any:
         value = self._environ[name.decode("latin-1")]
-        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return value.encode("latin-1")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "backslashreplace")
 
     def __iter__(self) -> Iterator[bytes]:
         return (name.encode("latin-1") for name in self._environ)
@@ -151,8 +170,27 @@ class _Environ(Mapping[bytes, Any]):
 _TYPES: Mapping[bytes, ArgumentType] = {b"nodes": "nodes", b"csv": "csv", b"scsv": "csv", b"boolean": "boolean"}
 
 
-def _handler(name: str) -> Callable[..., Response]:
-    """Make a handler that runs Mercurial's own function for a command."""
+def _streams(name: str, arguments: Mapping[str, bytes]) -> bool:
+    """Whether a command sends the files of the store as they are."""
+    return name == "stream_out" or (name == "getbundle" and arguments.get("stream", b"0") not in (b"", b"0"))
+
+
+def _recover(local: Any, protocol: _Protocol, context: CommandContext, report: Report) -> None:
+    with protocol.mayberedirectstdio():
+        if not roll_back_abandoned(local):
+            return
+    report("an abandoned transaction was found and rolled back")
+    if context.report_recovery is not None:
+        context.report_recovery()
+
+
+def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
+    """Make a handler that runs Mercurial's own function for a command.
+
+    Args:
+        name: of the command.
+        writes: whether it may change the repository.
+    """
     key = name.encode("latin-1")
 
     def run(context: CommandContext, **_: Any) -> Response:
@@ -167,20 +205,35 @@ def _handler(name: str) -> Callable[..., Response]:
         arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)
-        local.ui.environ = _Environ(context.environ)
+        local.ui.environ = _Environ(context.environ, context.user)
         with (
             translated_request(name, report, has_arguments=bool(arguments)),
             observed(local, context.report_changes),
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
-            check(name, repo, arguments)
-            response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+            if (writes or _streams(name, arguments)) and has_journal(local):
+                _recover(local, protocol, context, report)
+            with _known_view(repo, report):
+                check(name, repo, arguments)
+                response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name
     run.__qualname__ = f"mercurial.{name}"
     return run
+
+
+@contextlib.contextmanager
+def _known_view(repo: Any, report: Report) -> Iterator[None]:
+    """Report a view of ``server.view`` that does not exist; only commands that look at changesets need it."""
+    try:
+        yield
+    except KeyError as failure:
+        if repo.filtername in repoview.filtertable or failure.args != (repo.filtername,):
+            raise
+        report(f"server.view names no view that Mercurial has: {text(repo.filtername)}")
+        raise RepositoryUnusable from failure
 
 
 def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:
@@ -204,8 +257,10 @@ def _declare(key: bytes, entry: Any) -> Command:
     name = key.decode("latin-1")
     # Mercurial allows only two, and refuses unknown ones.
     permission: Permission = "pull" if entry.permission == b"pull" else "push"
-    handler = _handler(name)
+    handler = _handler(name, writes=permission == "push")
     if standard := _STANDARD.get(name):
+        if entry.func is _UNBOUNDED.get(name):
+            return attrs.evolve(standard, permission=stricter(permission, standard.permission))
         permission = stricter(permission, standard.permission)
         cacheable = standard.cacheable and permission == "pull"
         command = attrs.evolve(

@@ -61,6 +61,9 @@ def translated(report: Report) -> Iterator[None]:
         raise RepositoryBusy("the repository is locked; try again later", headers=[("Retry-After", "5")]) from failure
     except HgWireError:
         raise
+    except error.WdirUnsupported as failure:
+        # The node that stands for the working directory, which no other repository has.
+        raise CommandFailed(f"unknown revision '{'f' * 40}'") from failure
     except error.LookupError as failure:
         name = failure.name if isinstance(failure.name, bytes) else str(failure.name).encode("utf-8")
         shown = name.hex() if len(name) in (20, 32) else name.decode("utf-8", "replace")

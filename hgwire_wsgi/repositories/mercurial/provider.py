@@ -25,8 +25,12 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository
+from .hooks import PushLimits
+from .permissions import is_command
+from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
+from .sharing import SafeExtensions
 from .state import StateReader
+from .transactions import RECOVER
 
 __all__ = ["MercurialProvider"]
 
@@ -54,6 +58,16 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        recover: roll back the transaction of a process that has died, before the next push or stream clone; by default,
+            these are refused with 503.  Observers get a :class:`~hgwire_wsgi.events.RepositoryRecovered`.  The setting
+            ``hgwire.recover`` does the same, also in the ``hgrc`` of a repository.
+        safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
+            another one is loaded, this process caches nothing (see ``docs/caching.rst``).
+        lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
+            ``ui.timeout`` if it is set, otherwise 10.
+        hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
+            limit.  Python hooks run inside the server and cannot be stopped.
+        hook_output: bytes of the output of hooks that are kept for the client.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,9 +81,17 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        recover: bool = False,
+        safe_extensions: Iterable[str] = (),
+        lock_timeout: int | None = None,
+        hook_timeout: float | None = 300.0,
+        hook_output: int = 1024 * 1024,
     ) -> None:
+        self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
             self._ui = _load_ui(config)
+            if recover:
+                self._ui.setconfig(*RECOVER, True, b"hgwire")
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
@@ -79,6 +101,7 @@ class MercurialProvider(RepositoryProvider):
                     _parse_setting(item)
         self._finder = make_finder(source, _is_repository)
         self._salt = _salt(self._ui)
+        self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
 
@@ -92,7 +115,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state)
+            facts = known.facts = Facts(name, known.found, state, self._safe)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -119,10 +142,13 @@ class MercurialProvider(RepositoryProvider):
         return known
 
     def is_subresource(self, rest: str) -> bool:
-        return rest.startswith((".hg/", ".git/"))
+        return is_lfs_path(rest)
 
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
+
+    def is_command(self, name: str) -> bool:
+        return is_command(name)
 
     def known_permissions(self) -> Mapping[str, Permission]:
         return KNOWN_PERMISSIONS
@@ -138,7 +164,7 @@ class MercurialProvider(RepositoryProvider):
             ui = self._ui.copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state)
+            return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not _is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure

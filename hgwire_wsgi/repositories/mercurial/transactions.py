@@ -1,4 +1,9 @@
-"""Reports of the changes made by transactions.
+"""Transactions: reports of their changes, and what happens after one was abandoned.
+
+A process that is killed in a transaction leaves its journal behind.  Mercurial then refuses every transaction until
+somebody rolls this one back with ``hg recover``.  Readers see the state before it, since the changelog's index is
+written last; a stream clone would copy the files as they are, which are broken.  So commands that write, and stream
+clones, are refused, or roll the transaction back first, where the operator allows that.
 
 Each repository object that this package opens gets a new class whose transactions report when they are closed, if the
 running request has an observer.  Extensions modify repository objects in the same way.  Without an observer, nothing is
@@ -11,9 +16,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ...errors import AbandonedTransaction
 from ...events import PushChanges
 
-__all__ = ["make_observable", "observed"]
+__all__ = ["RECOVER", "has_journal", "make_observable", "observed", "roll_back_abandoned"]
+
+RECOVER = (b"hgwire", b"recover")
+"""The setting that allows a request to roll back an abandoned transaction, in the server's configuration or in a
+repository's ``hgrc``."""
+
+_JOURNAL = b"journal"
 
 _CATEGORY = b"hgwire-report-changes"
 Report = Callable[[PushChanges], None]
@@ -35,6 +47,37 @@ def make_observable(unfiltered: Any) -> None:
             return transaction
 
     unfiltered.__class__ = ObservableRepository
+
+
+def has_journal(local: Any) -> bool:
+    """Whether a transaction is running, or was abandoned."""
+    return bool(local.svfs.exists(_JOURNAL))
+
+
+def roll_back_abandoned(local: Any) -> bool:
+    """Roll back an abandoned transaction, if there is one and :data:`RECOVER` is set.
+
+    A running transaction holds the lock.  So if the lock is free and there is a journal, its owner is dead.
+
+    Args:
+        local: Mercurial's repository object.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        AbandonedTransaction: if there is one, and it must not be rolled back.
+        Exception: Mercurial's, if the repository cannot be locked or rolled back.
+    """
+    with local.lock():
+        if not has_journal(local):
+            return False
+        if not local.ui.configbool(*RECOVER, False):
+            raise AbandonedTransaction(
+                "abandoned transaction found: an administrator must run 'hg recover' in this repository on the server"
+            )
+        local.recover()
+        return True
 
 
 @contextlib.contextmanager

@@ -258,7 +258,7 @@ def test_a_bundle_of_a_command_that_asked_for_more_is_not_kept(tmp_path: Path) -
 
     app = WireApp(FakeProvider(), commands=commands, policy=policy, cache=CacheSettings(folder=tmp_path))
     for user, status in (("bob", "403"), ("alice", "200"), ("bob", "403")):
-        exchange = Exchange(app, "cmd=x", REMOTE_USER=user)
+        exchange = Exchange(app, "cmd=x", REMOTE_USER=user, REQUEST_METHOD="POST")
         assert exchange.status[:3] == status
         exchange.read()
         makers_are_done()
@@ -515,3 +515,57 @@ def test_pushes_and_short_replies_do_not_ask_the_bundle_cache(bundles: FakeBundl
     assert Exchange(app, "cmd=x", REQUEST_METHOD="POST").read() == b"1"
     assert Exchange(app, "cmd=heads").status.startswith("200")
     assert bundles.asked == []
+
+
+def test_bundles_by_view(tmp_path: Path) -> None:
+    commands = CommandRegistry.standard()
+    ran: list[str] = []
+
+    @commands.command("x", permission="pull", cacheable=True, reply="stream")
+    def mine(context: CommandContext) -> StreamResponse:
+        ran.append(context.user or "")
+        return StreamResponse(iter([(context.user or "nobody").encode(), NOISE]))
+
+    cache = CacheSettings(folder=tmp_path, memory=0)
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands, cache=cache, view=lambda request: request.user))
+    for user in ("alice", "bob", "alice", "bob", None, None):
+        assert app.wire("/repo", "x", user=user).data == (user or "nobody").encode() + NOISE
+        makers_are_done()
+    assert ran == ["alice", "bob", "", ""]
+
+
+@pytest.mark.parametrize("size", [100, len(NOISE)])
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_a_reply_that_contains_a_failure_is_not_cached(tmp_path: Path, size: int, memory: int) -> None:
+    commands = CommandRegistry.standard()
+    ran: list[int] = []
+
+    @commands.command("x", permission="pull", cacheable=True, reply="stream")
+    def failing(context: CommandContext) -> StreamResponse:
+        ran.append(1)
+        return StreamResponse(iter([NOISE[:size]]), may_be_cached=lambda: False)
+
+    cache = CacheSettings(folder=tmp_path, memory=memory)
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands, cache=cache))
+    for _ in range(2):
+        assert app.wire("/repo", "x").data == NOISE[:size]
+        makers_are_done()
+    assert len(ran) == 2
+
+
+def test_a_bundle_is_not_cached_if_an_extension_was_loaded_meanwhile(tmp_path: Path) -> None:
+    provider = FakeProvider()
+    answers = iter([True, False, True, True])
+    provider.repository.is_same_for_all = lambda: next(answers)  # type: ignore[method-assign]  # as a backend would
+    made: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        made.append(1)
+        yield NOISE
+
+    cache = CacheSettings(folder=tmp_path, memory=0)
+    app = WireTestApp(WireApp(provider, commands=streaming(chunks), cache=cache))
+    for _ in range(2):
+        app.wire("/repo", "x")
+        makers_are_done()
+    assert len(made) == 2
