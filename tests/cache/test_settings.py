@@ -124,7 +124,7 @@ def test_the_store_of_the_documentation(tmp_path: Path) -> None:
 def test_memory_is_the_default_for_small_replies() -> None:
     responses = open_response_cache(CacheSettings())
     responses.put(KEY, REPLY)
-    assert responses.get(KEY) is REPLY
+    assert responses.get(KEY) == REPLY
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

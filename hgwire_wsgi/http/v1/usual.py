@@ -57,7 +57,8 @@ def is_usual(command: str, arguments: Mapping[str, Any]) -> bool:
     if command != "getbundle":
         return True
     return (
-        set(arguments) <= _ARGUMENTS
+        not arguments.get("rest")
+        and set(arguments) - {"rest"} <= _ARGUMENTS
         and _all_once(arguments.get("listkeys", ()), _NAMESPACES)
         and _are_usual_words(arguments.get("bundlecaps", ()))
     )

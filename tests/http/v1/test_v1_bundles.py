@@ -303,14 +303,15 @@ class FakeBundles:
     current: bool = False
     label: str = ""
 
-    def open(self, key: str) -> Any:
+    def open(self, key: str, *, client: str, label: str) -> Any:
         self.asked.append(key)
         return self.stored.get(key)
 
     def read_index(self, key: str) -> IndexEntry | None:
         return self.index
 
-    def join_or_make(self, key: str, produce: Any, is_current: Any, *, index: Any, label: str) -> Bundle:
+    def join_or_make(self, key: str, produce: Any, is_current: Any, *, index: Any, label: str, usual: bool) -> Bundle:
+        assert usual
         body = b""
         for number in range(self.times):
             if number:

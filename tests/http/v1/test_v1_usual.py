@@ -26,7 +26,7 @@ def words(capabilities: str, *more: bytes) -> list[bytes]:
     "arguments",
     [
         {},
-        {"common": [], "heads": []},
+        {"common": [], "heads": [], "rest": {}},
         {"bundlecaps": [b"HG10UN"]},
         {"bundlecaps": [b"HG20"], "cg": True, "stream": False},
         {"bundlecaps": words(HG_7_2), "listkeys": [b"phases", b"bookmarks"], "bookmarks": True, "phases": True},
@@ -54,6 +54,7 @@ def test_what_clients_send_is_usual(arguments: dict[str, Any]) -> None:
         {"listkeys": [b"phases", b"phases"]},
         {"includepats": [b"path:x1"]},
         {"x1": b""},
+        {"rest": {"x1": b""}},
     ],
 )
 def test_everything_else_is_not(arguments: dict[str, Any]) -> None:
