@@ -15,7 +15,7 @@ import attrs
 from ..errors import PermissionDenied
 from ..repositories.base import Repository
 
-__all__ = ["AccessRequest", "Policy", "hgweb_policy"]
+__all__ = ["AccessRequest", "Policy", "hgweb_policy", "is_hidden"]
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +61,11 @@ _FLAGS = {
 def _flag(value: str | None, default: bool, strict: bool) -> bool:
     """Read a boolean setting.  Unrecognised values are treated as the stricter one."""
     return default if value is None else _FLAGS.get(value.strip().lower(), strict)
+
+
+def is_hidden(repository: Repository) -> bool:
+    """Whether a repository is left out of lists; it is served nevertheless (``web.hidden``)."""
+    return _flag(repository.setting("web", "hidden"), False, True)
 
 
 def hgweb_policy(request: AccessRequest) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import webob
 
-from ..access.policy import Policy, hgweb_policy
+from ..access.policy import Policy, hgweb_policy, is_hidden
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
 from ..commands.classify import WireRequest
@@ -229,9 +229,9 @@ class WireApp:
         try:
             with self.provider.lease(name) as repository:
                 self._dispatcher.authorize(request, name, repository, (), "pull")
+                return not is_hidden(repository)
         except HgWireError:
             return False
-        return True
 
 
 def _below() -> Response:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -39,7 +40,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository"]
+__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -75,6 +76,17 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def is_bundle(path: bytes) -> bool:
+    """Whether there is a bundle file at a path; Mercurial opens one as a repository that cannot be written."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in (b"HG10", b"HG20")
+    except OSError:
+        return False
+
+
 class OpenRepository:
     """Mercurial's repository object, used by one request at a time.
 
@@ -91,7 +103,14 @@ class OpenRepository:
     def __init__(self, ui: Any, found: Found, state: State) -> None:
         self.found = found
         self.state = state
+        if is_bundle(found.root):
+            # Without a base that does not exist, Mercurial uses the repository that the server was started in.
+            nowhere = os.path.join(os.path.dirname(found.root), b".hgwire-no-base")
+            ui.setconfig(b"bundle", b"mainreporoot", nowhere, b"hgwire")
         unfiltered = open_repository(ui, found.root).unfiltered()
+        if is_bundle(found.root):
+            # It has temporary files.
+            weakref.finalize(self, unfiltered.close)
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")

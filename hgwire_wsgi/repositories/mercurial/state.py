@@ -116,9 +116,10 @@ class StateReader:
             for folder, names in _WRITTEN_IN_PLACE.items()
             for path in (root + folder, *(b"%s%s/%s" % (root, folder, name) for name in names))
         )
-        paths = (*filter(os.path.exists, written), *included)
+        bundle = (self._path,) if os.path.isfile(self._path) else ()
+        paths = (*bundle, *filter(os.path.exists, written), *included)
         stamps, newest = _look(paths)
-        state = self._read(roots, included, now)
+        state = self._read(roots, included, bundle, now)
         if _look(paths)[0] == stamps:
             self._looked_at, self._known = paths, (stamps, state)
         return state
@@ -133,7 +134,7 @@ class StateReader:
             pass
         return roots
 
-    def _read(self, roots: list[bytes], included: list[bytes], now: int) -> State:
+    def _read(self, roots: list[bytes], included: list[bytes], bundle: tuple[bytes, ...], now: int) -> State:
         history, metadata = hashlib.sha256(), hashlib.sha256(self._salt)
         paths = [
             b"%s%s/%s" % (root, folder, name) for root in roots for folder in _CONTENTS for name in _CONTENTS[folder]
@@ -146,6 +147,7 @@ class StateReader:
             (history if path.endswith(_HISTORY) else metadata).update(digest.value if digest else b"-")
         for root in roots:
             history.update(_last_transaction(root))
+        history.update(repr(_look(bundle)).encode("ascii"))
         self._digests = digests
         stamps = tuple(digests[path].stamp if path in digests else None for path in paths)
         return State(metadata.digest() + history.digest(), metadata.digest(), stamps)
