@@ -308,7 +308,9 @@ def _setting(read: Callable[[], Any], default: Any, report: Callable[[str], None
 
 
 def _shown(failure: Exception) -> str:
-    return f"{failure.filename}: {failure.strerror}" if isinstance(failure, OSError) else message_of(failure)
+    return (
+        f"{os.fsdecode(failure.filename)}: {failure.strerror}" if isinstance(failure, OSError) else message_of(failure)
+    )
 
 
 def _text(raw: bytes) -> str:

@@ -38,9 +38,13 @@ class _Shown:
 
     @classmethod
     def of(cls, ui: Any, repositories: Iterable[tuple[str, Found]]) -> _Shown:
-        """Convert names and places to bytes.  Bundle files are left out: hgwebdir opens one for each page it shows."""
+        """Convert names and places to bytes.
+
+        Bundle files are left out, because hgwebdir would open one for each page and leave temporary files behind; and
+        so are missing repositories, for which hgwebdir fails.
+        """
         found = ((name.encode("latin-1"), found.root) for name, found in repositories)
-        return cls(ui, [(name, root) for name, root in found if not os.path.isfile(root)])
+        return cls(ui, [(name, root) for name, root in found if os.path.isdir(root + b"/.hg")])
 
 
 class _Pages(hgwebdir_mod.hgwebdir):  # type: ignore[misc]  # Mercurial's classes have no types

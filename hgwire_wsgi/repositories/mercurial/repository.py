@@ -107,6 +107,8 @@ class OpenRepository:
             # Without a base that does not exist, Mercurial uses the repository that the server was started in.
             nowhere = os.path.join(os.path.dirname(found.root), b".hgwire-no-base")
             ui.setconfig(b"bundle", b"mainreporoot", nowhere, b"hgwire")
+            # It cannot be written, which Mercurial would notice too late.
+            ui.setconfig(b"web", b"deny_push", b"*", b"hgwire")
         unfiltered = open_repository(ui, found.root).unfiltered()
         if is_bundle(found.root):
             # It has temporary files.
