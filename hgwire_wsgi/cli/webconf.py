@@ -46,15 +46,16 @@ class WebSettings:
     def of(cls, values: Mapping[str, str]) -> WebSettings:
         """Read the settings by name.
 
-        An address without a port gets port 8000, as in Mercurial.  A port without an address is opened on 127.0.0.1
-        only; Mercurial opens it on all addresses of the machine.
+        An address without a port gets port 8000, as in Mercurial.  A port without an address is opened on the loopback
+        address only; Mercurial opens it on all addresses of the machine.
         """
-        address, port = values.get("address", ""), values.get("port", "") or "8000"
+        loopback = "::1" if values.get("ipv6", "").lower() in ("1", "yes", "true", "on", "always") else "127.0.0.1"
+        address, port = values.get("address") or loopback, values.get("port") or "8000"
         if ":" in address:
             address = f"[{address}]"
         prefix = values.get("prefix", "").strip("/")
         return cls(
-            bind=f"{address or '127.0.0.1'}:{port}" if values.keys() & {"address", "port"} else "",
+            bind=f"{address}:{port}" if values.keys() & {"address", "ipv6", "port"} else "",
             prefix=f"/{prefix}" if prefix else "",
             certificate=values.get("certificate") or None,
             access_log=values.get("accesslog") or None,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-scmutil = pytest.importorskip("mercurial.scmutil", reason="the Mercurial backend needs hgwire-wsgi[mercurial]")
+pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
+
+from mercurial import scmutil
 
 from hgwire_wsgi.repositories.mercurial import walk as walk_module
 from hgwire_wsgi.repositories.mercurial.walk import walk
