@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -34,6 +35,13 @@ pytestmark = pytest.mark.filterwarnings(
 def hg(*words: str | Path) -> str:
     result = subprocess.run([*hg_command(), *map(str, words)], env=clean_environment(), check=True, capture_output=True)
     return result.stdout.decode()
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> Iterator[None]:
+    """Collect what Mercurial leaves to the garbage collector while its warnings are ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""hgweb behind a provider; ``test_mercurial_hgweb_parity.py`` compares its pages with hgwebdir's own."""
+"""hgweb behind a provider; ``test_hgweb_parity.py`` compares its pages with hgwebdir's own."""
 
 from __future__ import annotations
 
 import gc
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(autouse=True)
-def no_collections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save time: hgwebdir collects garbage after each request."""
-    monkeypatch.setattr(gc, "collect", lambda *arguments, **options: 0)
+def no_collections() -> Iterator[None]:
+    """Save time: hgwebdir collects garbage after each request.  Do it once, while Mercurial's warnings are ignored."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(gc, "collect", lambda *arguments, **options: 0)
+        yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 
 __all__ = ["walk"]
 
-_MAX_LINKS = 40
-"""Maximum number of symbolic links on the way to a repository, as in Linux."""
-
 _Inode = tuple[int, int]
 
 
@@ -33,10 +30,10 @@ def walk(top: bytes, *, recurse: bool) -> Iterator[bytes]:
     Raises:
         OSError: if the folder itself cannot be read.
     """
-    yield from _walk(top, recurse, {_inode(top)}, 0)
+    yield from _walk(top, recurse, {_inode(top)})
 
 
-def _walk(top: bytes, recurse: bool, seen: set[_Inode], links: int) -> Iterator[bytes]:
+def _walk(top: bytes, recurse: bool, seen: set[_Inode]) -> Iterator[bytes]:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -62,11 +59,12 @@ def _walk(top: bytes, recurse: bool, seen: set[_Inode], links: int) -> Iterator[
                 if inode in seen:
                     continue
                 seen.add(inode)
-                if not is_link:
+                if is_link:
+                    yield from _walk(child, False, seen)
+                else:
                     below.append(child)
-                elif links < _MAX_LINKS:
-                    yield from _walk(child, False, seen, links + 1)
             except OSError:
+                # Among others, the system allows only about 40 links in a path.
                 continue
         waiting += reversed(below)
 

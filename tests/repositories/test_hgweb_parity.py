@@ -334,13 +334,18 @@ def test_the_same_repositories(name: str, top: Path) -> None:
     assert found == {known.decode("latin-1"): path for known, path in dict(theirs.repos).items()}
 
 
-@pytest.fixture
-def no_collections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run tests in a sixth of the time: hgwebdir collects garbage after each request."""
-    monkeypatch.setattr(gc, "collect", lambda *arguments, **options: 0)
+@pytest.fixture(autouse=True)
+def no_collections() -> Iterator[None]:
+    """Save most of the time: hgwebdir collects garbage after each request.
+
+    Do it once per test, while Mercurial's warnings are ignored.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(gc, "collect", lambda *arguments, **options: 0)
+        yield
+    gc.collect()
 
 
-@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_address(name: str, user: str | None, top: Path) -> None:
@@ -358,7 +363,6 @@ def test_every_address(name: str, user: str | None, top: Path) -> None:
     assert kinds >= EXPECTED_KINDS[user], "the configuration tests too little"
 
 
-@pytest.mark.usefixtures("no_collections")
 @pytest.mark.parametrize("name", ["star", "collections"])
 def test_every_page(name: str, top: Path) -> None:
     """With ``hgweb_pages`` behind it, browsers get hgwebdir's pages; and clients that ask a folder get its list."""

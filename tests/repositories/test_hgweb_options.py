@@ -167,7 +167,7 @@ def answers(app: Any, repo: Path) -> list[tuple[str, bytes]]:
 
 COMMON = ("web.allow-push=*", "web.push_ssl=no")
 
-#: Setting: whether it changes one of hgweb's answers here.  Those that need more to have an effect are tested elsewhere.
+#: Setting: whether it changes one of hgweb's answers to these requests.
 SETTINGS = {
     "web.allow-pull=no": True,
     "web.allow-push=": True,
