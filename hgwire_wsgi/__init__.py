@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .access.policy import AccessRequest, Policy, hgweb_policy
+    from .access.combine import all_of, default_policy, maintenance, read_only, repository_read_only
+    from .access.hgweb import hgweb_policy
+    from .access.identity import Identify, IdentityRequest, basic, bearer, first_of, remote_user, trusted_header
+    from .access.login import login_first
+    from .access.proxies import TrustedProxies
+    from .access.request import AccessRequest, CommandCall, Policy
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -26,9 +31,10 @@ if TYPE_CHECKING:
         StreamResponse,
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
-    from .errors import HgWireError, PermissionDenied
+    from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
     from .events import CommandReport, PushChanges, RequestClosed, RequestStarted
     from .http.app import WireApp, WireMiddleware
+    from .http.authorize import AuthorizeApp
     from .http.v1.input import classify
     from .http.v2.api import ApiSettings
     from .limits import Limits
@@ -44,14 +50,18 @@ __all__ = [
     "AccessRequest",
     "ApiSettings",
     "Argument",
+    "AuthorizeApp",
     "BytesResponse",
     "CacheSettings",
     "Command",
+    "CommandCall",
     "CommandContext",
     "CommandRegistry",
     "CommandReport",
     "Engine",
     "HgWireError",
+    "Identify",
+    "IdentityRequest",
     "Lease",
     "LegacyStreamResponse",
     "Limits",
@@ -62,27 +72,67 @@ __all__ = [
     "PushError",
     "PushResponse",
     "Repository",
+    "RepositoryNotFound",
     "RepositoryProvider",
     "RequestClosed",
     "RequestStarted",
     "ServerCapabilities",
     "StreamResponse",
+    "TrustedProxies",
+    "Unavailable",
     "WireApp",
     "WireMiddleware",
     "WireRequest",
     "__version__",
+    "all_of",
+    "basic",
+    "bearer",
     "classify",
+    "default_policy",
+    "first_of",
     "hgweb_policy",
     "log_requests",
+    "login_first",
+    "maintenance",
+    "read_only",
+    "remote_user",
+    "repository_read_only",
+    "trusted_header",
 ]
 
 _MODULES = {
-    "access.policy": ("AccessRequest", "Policy", "hgweb_policy"),
+    "access.combine": (
+        "all_of",
+        "default_policy",
+        "maintenance",
+        "read_only",
+        "repository_read_only",
+    ),
+    "access.hgweb": ("hgweb_policy",),
+    "access.identity": (
+        "Identify",
+        "IdentityRequest",
+        "basic",
+        "bearer",
+        "first_of",
+        "remote_user",
+        "trusted_header",
+    ),
+    "access.login": ("login_first",),
+    "access.proxies": ("TrustedProxies",),
+    "access.request": (
+        "AccessRequest",
+        "CommandCall",
+        "Policy",
+    ),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),
     "commands.classify": ("WireRequest",),
     "commands.context": ("CommandContext",),
-    "commands.registry": ("Command", "CommandRegistry"),
+    "commands.registry": (
+        "Command",
+        "CommandRegistry",
+    ),
     "commands.responses": (
         "BytesResponse",
         "LegacyStreamResponse",
@@ -91,16 +141,40 @@ _MODULES = {
         "PushResponse",
         "StreamResponse",
     ),
-    "compression": ("BZIP2", "NONE", "ZLIB", "ZSTD", "Engine"),
-    "errors": ("HgWireError", "PermissionDenied"),
-    "events": ("CommandReport", "PushChanges", "RequestClosed", "RequestStarted"),
-    "http.app": ("WireApp", "WireMiddleware"),
+    "compression": (
+        "BZIP2",
+        "NONE",
+        "ZLIB",
+        "ZSTD",
+        "Engine",
+    ),
+    "errors": (
+        "HgWireError",
+        "PermissionDenied",
+        "RepositoryNotFound",
+        "Unavailable",
+    ),
+    "events": (
+        "CommandReport",
+        "PushChanges",
+        "RequestClosed",
+        "RequestStarted",
+    ),
+    "http.app": (
+        "WireApp",
+        "WireMiddleware",
+    ),
+    "http.authorize": ("AuthorizeApp",),
     "http.v1.input": ("classify",),
     "http.v2.api": ("ApiSettings",),
     "limits": ("Limits",),
     "negotiation": ("ServerCapabilities",),
     "observers": ("log_requests",),
-    "repositories.base": ("Lease", "Repository", "RepositoryProvider"),
+    "repositories.base": (
+        "Lease",
+        "Repository",
+        "RepositoryProvider",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -17,6 +17,7 @@ The tree::
     ├── RequestError                  the HTTP request itself is malformed
     │   ├── LengthRequired
     │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
     │   ├── BodyTruncated
     │   └── DecodeError               a compressed body that does not decompress
     ├── NegotiationError
@@ -30,8 +31,10 @@ The tree::
     ├── BackendError
     │   ├── RepositoryNotFound
     │   ├── RepositoryBusy
+    │   ├── ServerBusy
     │   ├── StreamChanged
     │   └── RepositoryUnusable
+    ├── Unavailable                   the server does not serve the request at present
     ├── ConnectionFailed              the client cannot connect to its server, or lost the connection
     └── CommandRefused                the server answered the client with an error
 
@@ -50,6 +53,7 @@ __all__ = [
     "BadRequestId",
     "BadStream",
     "BodyTooLarge",
+    "BodyTooSlow",
     "BodyTruncated",
     "CommandError",
     "CommandFailed",
@@ -72,8 +76,10 @@ __all__ = [
     "RepositoryNotFound",
     "RepositoryUnusable",
     "RequestError",
+    "ServerBusy",
     "StreamChanged",
     "TruncatedFrame",
+    "Unavailable",
     "UnexpectedFrame",
     "UnknownCommand",
     "UnsupportedMediaType",
@@ -163,6 +169,12 @@ class BodyTooLarge(RequestError):
     http_status = 413
 
 
+class BodyTooSlow(RequestError):
+    """The client sends the body more slowly than ``Deadlines`` allows."""
+
+    http_status = 408
+
+
 class BodyTruncated(RequestError):
     """The client disconnected before it had sent the whole body."""
 
@@ -226,13 +238,22 @@ class BackendError(HgWireError):
 
 
 class RepositoryNotFound(BackendError):
-    """The provider has no repository of that name."""
+    """The provider has no repository of that name, or the policy hides it."""
 
     http_status = 404
 
+    def __init__(self, message: str = "no such repository", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message, headers=headers)
+
 
 class RepositoryBusy(BackendError):
-    """All leases of the repository are in use, and none became free in time."""
+    """The repository is locked, or all its leases are in use, and this did not change in time."""
+
+    http_status = 503
+
+
+class ServerBusy(BackendError):
+    """The server is serving too many other requests; ``Retry-After`` says when to try again."""
 
     http_status = 503
 
@@ -258,6 +279,24 @@ class RepositoryUnusable(BackendError):
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message, headers=headers)
+
+
+class Unavailable(HgWireError):
+    """The server does not serve the request at present, for example because of maintenance.
+
+    Args:
+        message: the reason; it becomes the HTTP reason phrase.
+        retry_after: seconds until the client should try again (``Retry-After``); ``None`` if unknown.
+        headers: as for :class:`HgWireError`.
+    """
+
+    http_status = 503
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        retry = () if retry_after is None else (("Retry-After", str(retry_after)),)
+        super().__init__(message, headers=(*retry, *headers))
 
 
 class ConnectionFailed(HgWireError):

@@ -26,8 +26,8 @@ CacheOutcome = Literal["", "hit", "miss", "followed"]
 """The cache outcome: not used, the reply was cached, this request made it, or another request was making it."""
 
 Outcome = Literal["ok", "refused", "failed", "cut"]
-"""How a request ended: answered; refused with a 4xx, or an error that the client caused; failed because of a server
-error (5xx); cut, because the transfer was interrupted."""
+"""How a request ended: answered; refused with a 4xx or because the server is busy (503), or with an error that the
+client caused; failed because of a server error (other 5xx); cut, because the transfer was interrupted."""
 
 
 @attrs.frozen(kw_only=True)

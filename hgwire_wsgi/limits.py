@@ -50,11 +50,12 @@ class Limits:
     decode_window: int = _bound(128 * 1024 * 1024)
     """Window of a zstd decoder, which is its memory.  Level 22 requires 128 MiB, the default limit of zstd."""
 
-    drain: int = _bound(1 << 40)
-    """Unread rest of a request body that is read and discarded before the response.
+    drain: int | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    """Unread rest of a refused request that is read and discarded; then the connection is closed.
 
-    Mercurial's client sends its whole request before it reads the response, so an early response is lost unless the
-    body is read.  If more is left, the connection is closed instead.
+    The default is 4 MiB where the server gives the connection to the application (gunicorn), and the whole body
+    elsewhere.  gunicorn closes a connection in such a way that Mercurial's client still finds the answer.  From other
+    servers it would get a reset, and a push without a password would fail instead of being repeated with one.
     """
 
     chunk: int = _bound(64 * 1024)

@@ -39,9 +39,12 @@ MEDIA_TYPE_01 = "application/mercurial-0.1"
 MEDIA_TYPE_02 = "application/mercurial-0.2"
 HG_ERROR = "application/hg-error"
 
+ANY_BYTES = "application/octet-stream"
+"""The media type of a body that is not described further.  Some programs send pushes with it, and hgweb takes them."""
+
 _VERSIONS = ("0.1", "0.2")
 _MEDIA_TYPES = {"0.1": MEDIA_TYPE_01, "0.2": MEDIA_TYPE_02}
-_MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TYPES.items()}
+_MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TYPES.items()} | {ANY_BYTES: "0.1"}
 
 
 class HeaderSource(Protocol):
@@ -143,8 +146,11 @@ class Encoding:
 _PROTOCOL_LENGTH = 4096
 """Maximum length of ``X-HgProto``, all headers together.
 
-Clients send about 60 bytes.  A thousand headers could hold megabytes, and parsed values are cached.
+Clients send about 60 bytes.  A thousand headers could hold megabytes.
 """
+
+_USUAL_PROTOCOL = 500
+"""Maximum length of a value whose parsed form is cached."""
 
 
 def numbered(headers: HeaderSource, prefix: str) -> list[str]:
@@ -155,7 +161,6 @@ def numbered(headers: HeaderSource, prefix: str) -> list[str]:
     return values
 
 
-@functools.lru_cache(maxsize=64)
 def _parse_client_protocol(value: str) -> ClientProtocol:
     tokens = tuple(token for token in value.split(" ") if token)
     media_types = frozenset(_VERSIONS).intersection(tokens) or frozenset({"0.1"})
@@ -163,6 +168,9 @@ def _parse_client_protocol(value: str) -> ClientProtocol:
         if token.startswith("comp="):
             return ClientProtocol(tokens, media_types, tuple(token[len("comp=") :].split(",")))
     return ClientProtocol(tokens, media_types)
+
+
+_parse_usual_protocol = functools.lru_cache(maxsize=64)(_parse_client_protocol)
 
 
 def read_client_protocol(headers: HeaderSource) -> ClientProtocol:
@@ -177,7 +185,7 @@ def read_client_protocol(headers: HeaderSource) -> ClientProtocol:
     value = "".join(numbered(headers, "X-HgProto-"))
     if len(value) > _PROTOCOL_LENGTH:
         raise RequestError(f"X-HgProto exceeds {_PROTOCOL_LENGTH} bytes")
-    return _parse_client_protocol(value)
+    return (_parse_usual_protocol if len(value) <= _USUAL_PROTOCOL else _parse_client_protocol)(value)
 
 
 def choose_encoding(
@@ -329,11 +337,18 @@ def vary(headers: HeaderSource) -> str:
 
     An added ``X-HgArg-3`` could change the reply, so a cache must compare that as well.
     """
-    return _vary(len(numbered(headers, "X-HgArg-")), len(numbered(headers, "X-HgProto-")))
+    counts = len(numbered(headers, "X-HgArg-")), len(numbered(headers, "X-HgProto-"))
+    return _usual_vary(*counts) if sum(counts) <= _USUAL_HEADERS else _vary(*counts)
 
 
-@functools.lru_cache(maxsize=256)
+_USUAL_HEADERS = 50
+"""Maximum number of headers for a ``Vary`` to be cached; clients choose it, and each takes 12 bytes."""
+
+
 def _vary(arguments: int, protocol: int) -> str:
     names = [f"X-HgArg-{number}" for number in range(1, arguments + 2)]
     names += [f"X-HgProto-{number}" for number in range(1, protocol + 2)]
     return ", ".join(names)
+
+
+_usual_vary = functools.lru_cache(maxsize=256)(_vary)

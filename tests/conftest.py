@@ -33,7 +33,7 @@ os.environ.update(HGRCPATH="", HGPLAIN="1", HGENCODING="UTF-8")
 
 _MISSING = re.compile(
     r"(could not import|not installed|needs the extra)"
-    r".*\b(hg|mercurial|gunicorn|uwsgi|waitress|flask|pyramid|webtest|django|hgext3rd)\b",
+    r".*\b(hg|mercurial|gunicorn|uwsgi|waitress|flask|pyramid|webtest|django|hgext3rd|passlib)\b",
     re.IGNORECASE,
 )
 """Why a test is skipped if something is missing that the extras install."""

@@ -120,9 +120,14 @@ def _page(asked: Recorded) -> Expected | None:
 def _typed_refusal(asked: Recorded) -> Expected | None:
     if asked.answer["content_type"] is not None or asked.status not in (401, 403, 405):
         return None
-    headers = {401: ("WWW-Authenticate",), 405: ("Allow",)}.get(asked.status, ())
+    headers = ("Allow",) if asked.status == 405 else ()
     says = asked.answer["status_line"].split(" ", 2)[2]
-    return Expected(status=(asked.status,), body=b"0\n%s\n" % says.encode(), says=(says,), headers=headers)
+    return Expected(status=_refusal(asked.status), body=b"0\n%s\n" % says.encode(), says=(says,), headers=headers)
+
+
+def _refusal(recorded: int) -> tuple[int, ...]:
+    """The status of a refusal: where no password helps, 401 becomes 403."""
+    return (401, 403) if recorded == 401 else (recorded,)
 
 
 def _command_among_arguments(asked: Recorded) -> Expected | None:
@@ -275,7 +280,8 @@ V1_RULES = (
         "typed-refusals",
         "a push that is not allowed, or needs POST or TLS",
         "401, 403 or 405 without a ``Content-Type``",
-        "the same status and text as ``application/hg-error``; 401 has ``WWW-Authenticate``, 405 has ``Allow``",
+        "the same status (see useless-challenge) and text as ``application/hg-error``; 401 has ``WWW-Authenticate``, "
+        "405 has ``Allow``",
         "HTTP requires the two headers, and a body has a media type.",
         _typed_refusal,
     ),
@@ -695,7 +701,7 @@ def _typed(asked: Framed) -> Expected | None:
     if asked.content_type is not None or asked.status == 500:
         return None
     body = raw_bytes(asked.case["response"].get("body_hex", ""))
-    return Expected(status=(asked.status,), content_type=TEXT, body=body)
+    return Expected(status=_refusal(asked.status), content_type=TEXT, body=body)
 
 
 FRAMED_RULES = (
@@ -809,12 +815,41 @@ OTHERS = (
         tests=("tests/test_deviations.py::test_a_path_below_a_repository",),
     ),
     Deviation(
+        "useless-challenge",
+        "a refusal of a user who is known, or by a rule that refuses every user (``allow-pull = no``, an empty "
+        "``allow-push``, ``deny_read = *``, ``deny_push = *``)",
+        "401",
+        "403 with the text of the rule",
+        "A client that gets 401 asks for a password, which would not help.",
+        tests=("tests/access/test_hgweb.py::test_pull", "tests/access/test_hgweb.py::test_push_and_upload"),
+    ),
+    Deviation(
         "client-address",
         "``HG_URL`` of hooks where the server sets no ``REMOTE_HOST``",
         "``remote:http::``, without the client",
         "the client's address",
         "Servers other than ``hg serve`` set only ``REMOTE_ADDR``.",
         tests=("tests/live/test_live_access.py::test_a_user_name_reaches_the_hooks",),
+    ),
+    Deviation(
+        "users-are-text",
+        "a user beyond ASCII: from a host that passes text, or in a setting that is not UTF-8",
+        "compared as bytes; hooks get Latin-1, or the request fails with 500",
+        "compared as text; hooks get UTF-8",
+        "Hosts pass both forms, and a rule that names a user must mean him in either.",
+        tests=(
+            "tests/repositories/test_mercurial_users.py::test_rules_name_users_in_either_form",
+            "tests/repositories/test_mercurial_users.py::test_rules_in_latin_1",
+            "tests/repositories/test_mercurial_users.py::test_hooks_get_bytes_in_utf_8",
+        ),
+    ),
+    Deviation(
+        "no-credentials-for-hooks",
+        "``HTTP_AUTHORIZATION``, ``HTTP_PROXY_AUTHORIZATION`` and ``HTTP_COOKIE`` in ``ui.environ`` of hooks",
+        "there",
+        "left out",
+        "A hook that prints its environment would show them to the client and in logs.",
+        tests=("tests/repositories/test_mercurial_users.py::test_hooks_get_no_credentials",),
     ),
     Deviation(
         "inline-bundle-path",

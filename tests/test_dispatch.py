@@ -24,10 +24,10 @@ from hgwire_wsgi import (
     StreamResponse,
     WireApp,
 )
-from hgwire_wsgi.commands.arguments import VALUES
+from hgwire_wsgi.commands.arguments import TEXT, VALUES
 from hgwire_wsgi.commands.classify import describe
 from hgwire_wsgi.dispatch import BoundCommand, Dispatcher
-from hgwire_wsgi.errors import InvalidArgument, StreamChanged, UnknownCommand
+from hgwire_wsgi.errors import InvalidArgument, RepositoryNotFound, StreamChanged, UnknownCommand
 from hgwire_wsgi.negotiation import ClientProtocol
 from hgwire_wsgi.testing import WireTestApp
 
@@ -66,7 +66,7 @@ class Bench:
         dispatcher = self.dispatcher
         wire = describe(command, arguments, self.commands, Limits(), version=version)
         return dispatcher.bind(
-            dispatcher.resolve(wire, self.repository, version),
+            dispatcher.resolve(wire, self.repository, version, options.pop("codec", TEXT)),
             options.pop("caller", Caller()),
             "repo",
             self.repository,
@@ -124,8 +124,154 @@ def test_policy_sees_every_command_and_the_strictest_permission() -> None:
     app = WireTestApp(WireApp(FakeProvider(OPEN), policy=asked.append))
     app.wire("/repo", "batch", {"cmds": b"heads ;pushkey namespace=a,key=b,old=c,new=d"}, user="alice")
     assert [(each.permission, each.user, each.name, each.commands) for each in asked] == [
-        ("push", "alice", "repo", ("batch", "heads", "pushkey"))
+        ("pull", "alice", "repo", ("batch",)),
+        ("push", "alice", "repo", ("batch", "heads", "pushkey")),
     ]
+
+
+# Whatever the policy says.
+
+
+@pytest.mark.parametrize(
+    ("permission", "method", "message"),
+    [("push", "POST", "push requires POST request"), ("upload", "PUT", "upload requires PUT request")],
+)
+def test_pushes_run_by_one_method_whatever_the_policy(permission: str, method: str, message: str) -> None:
+    bench = Bench()
+    for other in ("GET", "HEAD", "POST", "PUT", "DELETE", "post", ""):
+        authorize = functools.partial(
+            bench.dispatcher.authorize, Caller(method=other), "repo", bench.repository, (), permission
+        )
+        if other == method:
+            authorize()
+            continue
+        with pytest.raises(PermissionDenied) as caught:
+            authorize()
+        assert (caught.value.http_status, caught.value.message) == (405, message)
+        assert caught.value.headers == (("Allow", method),)
+
+
+def test_a_push_by_get_does_not_run() -> None:
+    ran: list[int] = []
+    commands = CommandRegistry.standard()
+    commands.command("write", permission="push")(lambda context: ran.append(1) or b"")
+    commands.command("asks", permission="pull")(lambda context: context.authorize("push") or ran.append(2) or b"")
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands, policy=lambda request: None))
+    for name, arguments in (("write", {}), ("asks", {}), ("batch", {"cmds": b"heads ;write "})):
+        for method in ("GET", "PUT", "HEAD"):
+            reply = app.wire("/repo", name, arguments, method=method)
+            assert (reply.status, reply.response.headers["Allow"]) == (405, "POST")
+    assert ran == []
+    assert app.wire("/repo", "write", body=b"").status == 200
+    assert ran == [1]
+
+
+def test_the_policy_refuses_before_the_method_does() -> None:
+    bench = Bench(refused=("push",))
+    with pytest.raises(PermissionDenied, match="no"):
+        bench.dispatcher.authorize(Caller(method="GET"), "repo", bench.repository, (), "push")
+
+
+def failing(error: BaseException | None, returned: Any = None) -> Any:
+    def policy(request: AccessRequest) -> Any:
+        if error is not None:
+            raise error
+        return returned
+
+    return policy
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        failing(ZeroDivisionError("/srv/secret")),
+        failing(SystemExit("/srv/secret")),
+        failing(AttributeError("/srv/secret")),
+        failing(None, False),
+        failing(None, True),
+    ],
+)
+def test_a_policy_that_fails_refuses(policy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[int] = []
+    commands = registry(x=lambda context: ran.append(1) or b"")
+    app = WireTestApp(WireApp(FakeProvider(), commands=commands, policy=policy))
+    for _ in range(2):
+        reply = app.wire("/repo", "x")
+        assert (reply.status, reply.data) == (403, b"0\nrefused by the access policy\n")
+    assert ran == []
+    first, second = caplog.records
+    assert first.exc_info and not second.exc_info, "the traceback is logged once"
+    assert "the access policy failed" in second.getMessage()
+
+
+def test_tracebacks_of_policies_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    numbers = iter(range(1000))
+
+    def policy(request: AccessRequest) -> None:
+        raise ValueError(next(numbers))
+
+    dispatcher = attrs.evolve(bench.dispatcher, policy=policy)
+    for _ in range(150):
+        with pytest.raises(PermissionDenied):
+            dispatcher.authorize(Caller(), "repo", bench.repository, (), "pull")
+    assert sum(record.exc_info is not None for record in caplog.records) == 100
+
+
+# The arguments, for policies.
+
+
+def test_a_policy_sees_the_decoded_arguments_of_each_command() -> None:
+    bench = Bench()
+    cmds = b"lookup key=tip;pushkey namespace=bookmarks,key=a:cb,old=,new=" + b"11" * 20
+    bound = bench.bind("batch", arguments={"cmds": cmds, "access-hidden": b"1"})
+    (asked,) = bench.asked
+    assert [call.command for call in asked.calls] == list(asked.commands) == ["batch", "lookup", "pushkey"]
+    assert asked.arguments["cmds"] == cmds
+    assert asked.calls[1].arguments == {"key": b"tip"}
+    assert asked.calls[2].arguments == {"namespace": b"bookmarks", "key": b"a:b", "old": b"", "new": b"11" * 20}
+    assert bound.batch[1].arguments is asked.calls[2].arguments, "decoded once"
+    known = Bench()
+    known.bind("known", arguments={"nodes": b"11" * 20, "access-hidden": b"1"})
+    assert known.asked[0].arguments == {"nodes": [b"\x11" * 20], "rest": {"access-hidden": b"1"}}
+
+
+def test_malformed_arguments_that_a_policy_reads_are_the_clients_fault() -> None:
+    def policy(request: AccessRequest) -> None:
+        assert request.calls
+
+    bench = Bench()
+    dispatcher = attrs.evolve(bench.dispatcher, policy=policy)
+    wire = describe("known", {"nodes": b"zz"}, bench.commands, Limits())
+    calls = dispatcher.resolve(wire, bench.repository, "v1").calls
+    with pytest.raises(InvalidArgument, match="nodes"):
+        dispatcher.authorize(Caller(), "repo", bench.repository, ("known",), "pull", calls)
+
+
+# Hidden repositories.
+
+
+@pytest.mark.parametrize("error", [RepositoryNotFound("secret"), RepositoryNotFound("s", headers=[("X-Secret", "y")])])
+def test_a_hidden_repository_is_one_that_does_not_exist(error: Exception) -> None:
+    bench = Bench()
+    dispatcher = attrs.evolve(bench.dispatcher, policy=failing(error))
+    for ask_dispatcher in (
+        lambda: dispatcher.authorize(Caller(), "repo", bench.repository, (), "pull"),
+        lambda: dispatcher.require_visible(Caller(), "repo", bench.repository),
+        lambda: dispatcher.require(Caller(), "nosuch", "repo", bench.repository),
+    ):
+        with pytest.raises(RepositoryNotFound) as caught:
+            ask_dispatcher()
+        assert (caught.value.message, caught.value.headers) == ("no such repository", ())
+
+
+def test_a_repository_that_may_not_be_read_is_visible() -> None:
+    bench = Bench(refused=("pull",))
+    bench.dispatcher.require_visible(Caller(), "repo", bench.repository)
+    with pytest.raises(UnknownCommand):
+        bench.dispatcher.require(Caller(), "nosuch", "repo", bench.repository)
+    assert [(each.permission, each.commands) for each in bench.asked] == [("pull", ())] * 2
+    assert bench.dispatcher.require(Caller(), "heads", "repo", bench.repository) is bench.commands["heads"]
 
 
 def test_removed_commands_stay_away() -> None:
@@ -182,9 +328,8 @@ def test_a_question_that_was_answered_is_not_asked_again() -> None:
 
 def test_what_is_asked_of_the_policy_for_each_permission() -> None:
     bench = Bench()
-    authorize = functools.partial(bench.dispatcher.authorize, Caller(), "repo", bench.repository, ())
-    for permission in ("pull", "push", "upload"):
-        authorize(permission)
+    for permission, method in (("pull", "GET"), ("push", "POST"), ("upload", "PUT")):
+        bench.dispatcher.authorize(Caller(method=method), "repo", bench.repository, (), permission)
     assert [(each.permission, each.upload) for each in bench.asked] == [
         ("pull", False),
         ("push", False),

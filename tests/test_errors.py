@@ -71,3 +71,16 @@ def test_a_refused_command_says_what_the_server_said() -> None:
     error = errors.CommandRefused("no such node", status=400, kind="application")
     assert (str(error), error.http_status, error.status, error.kind) == ("no such node", 502, 400, "application")
     assert (errors.CommandRefused("x").status, errors.CommandRefused("x").kind) == (200, "")
+
+
+def test_a_repository_that_is_not_there() -> None:
+    assert (errors.RepositoryNotFound().message, errors.RepositoryNotFound("not found").message) == (
+        "no such repository",
+        "not found",
+    )
+
+
+def test_when_to_try_again() -> None:
+    assert errors.Unavailable("later").headers == ()
+    error = errors.Unavailable("later", retry_after=0, headers=[("X-Why", "y")])
+    assert (error.http_status, error.headers) == (503, (("Retry-After", "0"), ("X-Why", "y")))

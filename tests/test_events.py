@@ -126,7 +126,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a malformed request": (
         {"query": "cmd=batch"},
-        {"status": 400, "outcome": "refused", "error": "batch: missing argument cmds", "bytes_out": 31},
+        {
+            "commands": ("batch",),
+            "status": 400,
+            "outcome": "refused",
+            "error": "batch: missing argument cmds",
+            "bytes_out": 31,
+        },
     ),
     "a bug": (
         {"query": "cmd=breaks"},

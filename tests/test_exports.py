@@ -21,6 +21,7 @@ NAMES = sorted(
     if path.name != "__main__.py"
 )
 NEEDED = {"repositories.mercurial": "mercurial", "hosts.flask": "flask", "hosts.pyramid": "pyramid", "cli": "gunicorn"}
+NEEDED["access.htpasswd"] = "passlib"
 
 
 def load(name: str) -> ModuleType:

@@ -84,12 +84,13 @@ def _own(*parts: str) -> tuple[str, ...]:
 
 
 ONLY_IMPORTED_BY: dict[str, tuple[str, ...]] = {
-    "uwsgi": _own("http.uwsgi"),
+    "uwsgi": _own("http.uwsgi", "hosts.uwsgi"),
     "webob": _own("http", "hosts", "testing"),
     "webtest": _own("testing"),
     "mercurial": _own("repositories.mercurial"),
     "hgext": _own("repositories.mercurial"),
     "gunicorn": _own("cli"),
+    "passlib": _own("access.htpasswd"),
     "flask": _own("hosts.flask"),
     "pyramid": _own("hosts.pyramid"),
     f"{PACKAGE}.repositories.mercurial": _own("repositories.mercurial", "cli", "hosts"),
@@ -116,9 +117,10 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
         *("streams", "errors", "events", "limits"),
     ),
-    "access": _own("access", "repositories.base", "errors"),
+    "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
     "dispatch": _own(
         *("access", "commands", "repositories.base", "negotiation", "streams", "errors", "events", "limits"),
+        "logcontext",
     ),
 }
 """Which parts of the package these may know."""
@@ -162,7 +164,7 @@ def test_framing_does_no_input_or_output() -> None:
 def test_core_needs_no_extra() -> None:
     """What is installed without extras imports the standard library and three packages when it is loaded."""
     core = {"attrs", "webob", "zstandard", PACKAGE, *sys.stdlib_module_names}
-    extras = ("cli", "hosts", "testing", "repositories.mercurial")
+    extras = ("access.htpasswd", "cli", "hosts", "testing", "repositories.mercurial")
     found = [each for each in IMPORTS if each.when == "module" and not _within(each.importer, _own(*extras))]
     assert [each for each in found if each.target.partition(".")[0] not in core] == []
 

@@ -403,6 +403,7 @@ def check_expected(answer: Answer, expected: Expected, asked: Recorded, texts: T
     assert b"Traceback" not in answer.body
     for name in expected.headers:
         assert name in answer.headers
+    assert answer.status.startswith("401 ") == ("WWW-Authenticate" in answer.headers)
     if asked.method == "HEAD":
         assert (answer.headers["Content-Type"], answer.body) == (expected.content_type, b"")
         return

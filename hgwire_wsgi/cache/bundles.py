@@ -2,10 +2,13 @@
 
 A caller goes through these steps, and stops at the first that gives it something to send::
 
-    stored = cache.open(key)                                # a complete bundle
+    stored = cache.open(key, client=client)                 # a complete bundle
     entry = cache.read_index(index_key)                     # a clone after a push: the bundle of an older state,
-    stored = cache.open(entry.bundle_key)                   # if it is good enough for the caller
+    stored = cache.open(entry.bundle_key, client=client)    # if it is good enough for the caller
     bundle = cache.join_or_make(key, produce, is_current)   # follow its maker, or become its maker
+
+The store checks what it has stored.  Damaged entries are gone; this module logs and counts them, and their bundles are
+made again.
 
 :mod:`~hgwire_wsgi.cache.single_flight` gives each bundle one maker.  A
 :class:`~hgwire_wsgi.cache.stores.base.BundleStore` stores the bundles.
@@ -18,8 +21,9 @@ from collections.abc import Callable
 
 import attrs
 
+from .admission import Demand
 from .single_flight import Bundle, BundleJob, Chunks, Outcome, SingleFlight, Uncacheable
-from .stores.base import BundleStore, StoredFile, StoredUrl
+from .stores.base import BundleStore, DamagedEntry, StoredFile, StoredUrl
 
 __all__ = [
     "Bundle",
@@ -63,6 +67,12 @@ class BundleCache:
     def __init__(self, store: BundleStore, *, chunk: int) -> None:
         self._store = store
         self._flight = SingleFlight(store, chunk)
+        self._demand = Demand()
+
+    @property
+    def damaged(self) -> int:
+        """The number of damaged entries that this process has found."""
+        return self._flight.damaged
 
     def join_or_make(
         self,
@@ -72,6 +82,7 @@ class BundleCache:
         *,
         index: Callable[[], IndexEntry | None] = lambda: None,
         label: str | None = None,
+        usual: bool = True,
     ) -> Bundle:
         """Get a bundle from the store, follow its maker, or become its maker.
 
@@ -84,6 +95,8 @@ class BundleCache:
                 when the bundle is complete.  If it does not match, the bundle is sent but not cached.
             index: returns the index entry to be written once the bundle is cached, if any.
             label: name of the bundle in log lines, such as ``getbundle of project``.
+            usual: False for a bundle that only its own client is expected to request.  It is made for all that
+                request it meanwhile, but cached only if :meth:`open` was called for a second client.
 
         Raises:
             Uncacheable: from ``produce``, before its first chunk; the caller has to send its result.
@@ -94,12 +107,25 @@ class BundleCache:
             entry = index()
             return None if entry is None else (entry.index_key, _encode_index(entry))
 
-        return self._flight.join_or_make(BundleJob(key, produce, is_current, companion, label or f"bundle {key}"))
+        def may_keep() -> bool:
+            return (usual or self._demand.is_shared(key)) and is_current()
 
-    def open(self, key: str) -> StoredFile | StoredUrl | None:
-        """Open a complete bundle; None if there is none, or the store does not work."""
+        return self._flight.join_or_make(BundleJob(key, produce, may_keep, companion, label or f"bundle {key}"))
+
+    def open(self, key: str, *, client: str = "", label: str | None = None) -> StoredFile | StoredUrl | None:
+        """Open a complete bundle; None if there is none, or the store does not work.
+
+        Args:
+            key: of the bundle.
+            client: identifies the client, such as a user or an address.
+            label: name of the bundle in log lines.
+        """
+        shared = self._demand.note(key, client)
         try:
-            return self._store.open(key)
+            return self._store.open(key, shared=shared)
+        except DamagedEntry as error:
+            self._flight.report_damage(label or f"bundle {key}", error)
+            return None
         except OSError as error:
             self._flight.complain(error)
             return None
@@ -108,6 +134,9 @@ class BundleCache:
         """Read an index entry; None if there is none.  The bundle may be gone."""
         try:
             data = self._store.get(index_key)
+        except DamagedEntry as error:
+            self._flight.report_damage(f"index entry {index_key}", error)
+            return None
         except OSError as error:
             self._flight.complain(error)
             return None

@@ -31,6 +31,7 @@ def bundle_key(
     *,
     version: str,
     repository: str,
+    view: KeyValue,
     token: bytes,
     command: str,
     handler: KeyValue,
@@ -42,6 +43,7 @@ def bundle_key(
     Args:
         version: of the package; another version may encode replies differently.
         repository: name of the repository.
+        view: identifies the users who get the same reply.
         token: changes whenever any reply of the repository could change.
         command: name of the command.
         handler: identifies the function that implements the command.
@@ -54,13 +56,14 @@ def bundle_key(
     Raises:
         TypeError: for values that cannot be part of a key.
     """
-    return digest("bundle", version, repository, token, command, handler, arguments, encoding)
+    return digest("bundle", version, repository, view, token, command, handler, arguments, encoding)
 
 
 def index_key(
     *,
     version: str,
     repository: str,
+    view: KeyValue,
     token: bytes,
     command: str,
     handler: KeyValue,
@@ -72,6 +75,7 @@ def index_key(
     Args:
         version: of the package.
         repository: name of the repository.
+        view: identifies the users who get the same reply.
         token: changes whenever anything but the history changes.
         command: name of the command.
         handler: identifies the function that implements the command.
@@ -81,7 +85,7 @@ def index_key(
     Raises:
         TypeError: for values that cannot be part of a key.
     """
-    return digest("index", version, repository, token, command, handler, arguments, encoding)
+    return digest("index", version, repository, view, token, command, handler, arguments, encoding)
 
 
 def digest(*values: KeyValue) -> str:

@@ -41,7 +41,7 @@ import attrs
 
 from ..errors import StreamChanged
 from ..streams import close_source, coalesce
-from .stores.base import BundleStore, GrowingEntry, PendingEntry, StoredFile, StoredUrl
+from .stores.base import BundleStore, DamagedEntry, GrowingEntry, PendingEntry, StoredFile, StoredUrl
 from .stores.memory import ENTRY_OVERHEAD, MemoryStore
 
 __all__ = [
@@ -234,6 +234,9 @@ class SingleFlight:
         store: where bundles are made and stored.
         chunk: bundles of fewer bytes are made in the thread of the request; also the minimum size in bytes of the
             chunks that are written.
+
+    Attributes:
+        damaged: number of damaged entries that were found.
     """
 
     def __init__(self, store: BundleStore, chunk: int) -> None:
@@ -243,6 +246,7 @@ class SingleFlight:
         self._running: set[BundleProducer] = set()
         self._too_large: MemoryStore[bool] = MemoryStore(_REMEMBERED * ENTRY_OVERHEAD)
         self._complained = False
+        self.damaged = 0
 
     def join_or_make(self, job: BundleJob) -> Bundle:
         """Get a bundle from the store, follow its maker, or become its maker.
@@ -260,6 +264,9 @@ class SingleFlight:
                     return Bundle(_begun(self._follow(job, entry)), "followed")
             except _MakerGone:
                 continue
+            except DamagedEntry as error:
+                self.report_damage(job.label, error)
+                continue
             except OSError as error:
                 self.complain(error)
                 return Bundle(self._make_alone(job), "uncached")
@@ -276,6 +283,12 @@ class SingleFlight:
         """
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout)
+
+    def report_damage(self, label: str, error: DamagedEntry) -> None:
+        """Log and count an entry that was damaged; the store has removed it."""
+        with self._changed:
+            self.damaged += 1
+        _log.error("%s was damaged in the cache, and has been removed: %s: %s", label, error.filename, error.strerror)
 
     def complain(self, error: BaseException) -> None:
         """Log, once, that the store does not work."""

@@ -50,6 +50,7 @@ class Subcommand:
 
 
 SUBCOMMANDS = {
+    "cache": Subcommand("cache", "check the cache of bundles"),
     "call": Subcommand("call", "run one command on a server"),
     "commands": Subcommand("commands", "print the table of wire protocol commands"),
     "frames": Subcommand("frames", "encode, decode and check the frames of HTTP version 2"),

@@ -143,7 +143,7 @@ def _bookmarks(moved: Mapping[bytes, tuple[bytes | None, bytes | None]]) -> list
 
 
 def _who(event: RequestClosed) -> str:
-    user, address = _printable(_text(event.user or "")), _printable(event.address)
+    user, address = _printable(event.user or ""), _printable(event.address)
     return "@".join(filter(None, (user, address))) or "someone"
 
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..cache.settings import CacheSettings
+from ..cache.stores.folder import FolderStore
 from . import CommandLineError
 from .address import check_address, read_address, shown_address
 from .demo import hg_command, make_demonstration
@@ -63,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
     add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 8)")
     add_options(parser)
+    add("--htpasswd", metavar="FILE", help="verify users and passwords with FILE, written by Apache's htpasswd")
     add("-q", "--quiet", action="store_true", help="do not print who cloned, pulled and pushed")
     add("--access-log", metavar="FILE", help="log every request to FILE; - for standard output")
     add("--error-log", metavar="FILE", help="log the server's messages to FILE (default: warnings to standard error)")
@@ -78,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandLineError: if something cannot be served, or a required distribution is not installed.
     """
-    for module, extra in _EXTRAS.items():
+    for module, extra in (_EXTRAS if args.htpasswd is None else {**_EXTRAS, "passlib": "htpasswd"}).items():
         if importlib.util.find_spec(module) is None:
             raise CommandLineError(f'{module} is not installed; run: pip install "hgwire-wsgi[{extra}]"', code=1)
+    identity = _identity(args.htpasswd)
     args.allow_push |= not args.paths
     served = attrs.evolve(read_options(args, may_be_empty=True), pages=args.pages)
     web = read_web(served) if served.is_config_file else WebSettings()
@@ -89,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _gunicorn_settings(args, address, web)
     _stop_by_unwinding()
     if args.paths:
-        return _serve(served, settings, _served_banner, quiet=args.quiet, prefix=web.prefix)
+        return _serve(served, settings, _served_banner, quiet=args.quiet, prefix=web.prefix, **identity)
     with _temporary_folder() as folder:
         # Ignore the hgrc of this machine and of its user, here and in the workers.
         os.environ["HGRCPATH"] = ""
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         # Its bundles are removed with it.
         cache = served.cache if args.cache_dir else attrs.evolve(served.cache, folder=folder / "cache")
         served = attrs.evolve(served, root=str(demonstration), cache=cache)
-        return _serve(served, settings, _demonstration_banner, quiet=args.quiet)
+        return _serve(served, settings, _demonstration_banner, quiet=args.quiet, **identity)
 
 
 def _positive(text: str) -> int:
@@ -137,8 +141,27 @@ def _gunicorn_settings(args: argparse.Namespace, address: str, web: WebSettings)
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _identity(path: str | None) -> dict[str, Any]:
+    """The argument of the application that verifies passwords."""
+    if path is None:
+        return {}
+    from ..access.htpasswd import HtpasswdFile
+    from ..access.identity import basic
+
+    try:
+        return {"identify": basic(HtpasswdFile(path))}
+    except OSError as error:
+        raise CommandLineError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _serve(
-    served: Served, settings: Mapping[str, Any], banner: Callable[[str], str], *, quiet: bool, prefix: str = ""
+    served: Served,
+    settings: Mapping[str, Any],
+    banner: Callable[[str], str],
+    *,
+    quiet: bool,
+    prefix: str = "",
+    **identity: Any,
 ) -> int:
     from gunicorn.errors import HaltServer
 
@@ -149,9 +172,10 @@ def _serve(
         print(banner(shown + prefix.lstrip("/") if shown.endswith("/") else shown), flush=True)
 
     def app() -> WSGIApplication:
-        made = served.wsgi(observers=observers)
+        made = served.wsgi(observers=observers, **identity)
         return Mounted(made, prefix) if prefix else made
 
+    _check_cache(served.cache)
     observers = () if quiet else _printers(served)
     try:
         Server(app, settings, ready).run()
@@ -164,6 +188,15 @@ def _serve(
             Path(settings["pidfile"]).unlink(missing_ok=True)
         return int(failure.exit_status)
     return 0
+
+
+def _check_cache(settings: CacheSettings) -> None:
+    """Print a warning if bundles cannot be cached.  Each worker logs it, too, when it makes its first bundle."""
+    if settings.disk and settings.folder is not None:
+        try:
+            FolderStore(settings.folder, settings.disk)
+        except OSError as error:
+            print(f"hgwire: bundles are not cached: {error.filename}: {error.strerror}", file=sys.stderr)
 
 
 def _printers(served: Served) -> tuple[OperationPrinter, ...]:

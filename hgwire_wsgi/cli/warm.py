@@ -135,9 +135,10 @@ class _WatchedStore(FolderStore):
     key = ""
     was_stored = False
 
-    def open(self, key: str) -> StoredFile | None:
-        stored = super().open(key)
-        self.key, self.was_stored = key, stored is not None
+    def open(self, key: str, *, shared: bool = False) -> StoredFile | None:
+        self.key, self.was_stored = key, False
+        stored = super().open(key, shared=shared)
+        self.was_stored = stored is not None
         return stored
 
 

@@ -18,7 +18,7 @@ from ..negotiation import parse_form
 from .batch import SubCommand, split_commands
 from .registry import CommandRegistry, Permission, ProtocolVersion, stricter
 
-__all__ = ["WireRequest", "describe", "names_command"]
+__all__ = ["WireRequest", "describe", "named_command", "names_command"]
 
 _PLAIN = re.compile(r"cmd=([^&%+]+)")
 """The form of nearly all query strings."""
@@ -56,6 +56,21 @@ def names_command(query: str) -> tuple[str, ...]:
     if plain is not None:
         return (plain[1],)
     return tuple(value.decode("latin-1") for name, value in parse_form(query) if name == "cmd" and value)
+
+
+def named_command(query: str) -> str:
+    """Return the command that a query string names; empty if it names none.
+
+    Raises:
+        RequestError: if it names more than one, or one twice.
+    """
+    plain = _PLAIN.fullmatch(query)
+    if plain is not None:
+        return plain[1]
+    named = [value for name, value in parse_form(query) if name == "cmd"]
+    if any(named) and len(named) > 1:
+        raise RequestError("the query string names cmd more than once")
+    return named[0].decode("latin-1") if named else ""
 
 
 def describe(

@@ -56,7 +56,7 @@ class CommandContext:
     server: ServerCapabilities
     body: Readable
     client: str
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     authorize: Callable[[str], None]
     runner: Callable[[CommandContext, str], Response]
     batch: tuple[Runnable, ...] = ()

@@ -326,6 +326,10 @@ class CommandRegistry(Mapping[str, Command]):
             return theirs
         return attrs.evolve(theirs, permission=stricter(own.permission, theirs.permission), cacheable=False)
 
+    def is_known(self, name: str) -> bool:
+        """Whether a name is that of a command: registered, removed, or provided by some repositories."""
+        return name in self or name in self._removed or name in self._known
+
     def permission_of(self, name: str, version: ProtocolVersion = "v1") -> Permission:
         """The permission that a command needs; ``push`` for an unknown name."""
         command = self.find(name, version)

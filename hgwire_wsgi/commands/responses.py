@@ -31,6 +31,10 @@ class BytesResponse:
     data: bytes
 
 
+def _always() -> bool:
+    return True
+
+
 @attrs.frozen
 class StreamResponse:
     """A long reply, compressed as negotiated.
@@ -38,10 +42,13 @@ class StreamResponse:
     Attributes:
         chunks: the reply in pieces; closed when the response ends, if it has ``close``.
         prefer_uncompressed: true for incompressible data.
+        may_be_cached: returns whether the reply may be cached if its command is cacheable; called when all chunks were
+            taken.  A reply that contains a failure may not.
     """
 
     chunks: Iterable[bytes]
     prefer_uncompressed: bool = False
+    may_be_cached: Callable[[], bool] = _always
 
 
 @attrs.frozen

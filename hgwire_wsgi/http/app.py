@@ -2,21 +2,29 @@
 
 A request goes through :meth:`WireApp._respond`: routing finds its target, and a transport turns it into a response
 value.  Errors on the way become responses too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+
+The policy is asked before anything of a request's body is read, and before its arguments are parsed.  If it hides a
+repository, every answer is the one for a repository that does not exist: both are made by the same code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import webob
 
-from ..access.policy import Policy, hgweb_policy, is_hidden
+from ..access.admission import Admission
+from ..access.combine import default_policy
+from ..access.hgweb import is_hidden
+from ..access.identity import Identify
+from ..access.proxies import TrustedProxies
+from ..access.request import Policy, View
 from ..cache.bundles import BundleCache
 from ..cache.settings import CacheSettings, PerProcess, open_bundle_cache, open_response_cache
-from ..commands.classify import WireRequest
+from ..commands.classify import WireRequest, named_command
 from ..commands.registry import CommandRegistry
 from ..dispatch import Dispatcher
 from ..errors import HgWireError, RepositoryNotFound, RequestError
@@ -24,13 +32,16 @@ from ..events import Observer
 from ..limits import Limits
 from ..logcontext import CURRENT
 from ..negotiation import MEDIA_TYPE_01, ServerCapabilities
-from ..repositories.base import Lease, RepositoryProvider, SubresourceRequest, Subresources
+from ..repositories.base import Lease, RepositoryProvider, SubresourceReply, SubresourceRequest, Subresources
 from ..streams import close_source
-from .message import NOSNIFF, Request, Response, text_response
+from .arrival import Arrivals
+from .deadlines import Deadlines, Watchdog
+from .message import NO_STORE, NOSNIFF, PRIVATE, Request, Response, text_response
 from .refusals import refuse
 from .routing import Route, Router
+from .uwsgi import thread_count
 from .v1.bundles import LongReplies
-from .v1.input import classify, read_request
+from .v1.input import classify
 from .v1.transport import V1Transport
 from .v2.api import ApiSettings, url_access
 from .v2.transport import V2Transport
@@ -52,14 +63,20 @@ class WireApp:
     Args:
         provider: finds the repositories.
         commands: the registry (default: the standard commands).  A copy is taken.
-        policy: the access policy (default: hgweb's rules).
+        policy: the access policy (default: hgweb's rules, and the file ``.hg/hgwire-readonly``).
+        view: names what identifies a user's view of a repository, if not all users get the same replies.  It becomes
+            part of the cache keys; with ``None`` for a user, no reply to that user is cached.
         capabilities: the capabilities to negotiate (default: those of the provider).
         limits: bounds on what a peer controls.
         challenge: the ``WWW-Authenticate`` header of a 401.  The host, or the server in front, checks the credentials
-            and sets ``REMOTE_USER``.
+            and sets ``REMOTE_USER``.  With ``None``, no client is asked for credentials: a 401 becomes 403.
         api: the frame-based API (default: off).
         cache: sizes and locations of the reply caches.
         observers: called when a request starts and when its response is closed; see :mod:`hgwire_wsgi.events`.
+        identify: finds out who the user is (default: ``REMOTE_USER``); see :mod:`hgwire_wsgi.access.identity`.
+        proxies: the proxies that may tell the client's address and scheme (default: none).
+        admission: how many requests may occupy threads of a process, so that some always serve small commands.
+        deadlines: minimum rates of transfers.
     """
 
     def __init__(
@@ -67,13 +84,18 @@ class WireApp:
         provider: RepositoryProvider,
         *,
         commands: CommandRegistry | None = None,
-        policy: Policy = hgweb_policy,
+        policy: Policy = default_policy,
+        view: View | None = None,
         capabilities: ServerCapabilities | None = None,
         limits: Limits | None = None,
-        challenge: str = 'Basic realm="Mercurial"',
+        challenge: str | None = 'Basic realm="Mercurial"',
         api: ApiSettings | None = None,
         cache: CacheSettings | None = None,
         observers: Sequence[Observer] = (),
+        identify: Identify | None = None,
+        proxies: TrustedProxies | None = None,
+        admission: Admission | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         registry = CommandRegistry.standard() if commands is None else commands.copy()
         registry.add_backend_commands(provider.commands(), provider.known_permissions())
@@ -85,10 +107,14 @@ class WireApp:
         self.api = api or ApiSettings()
         settings, chunk = cache or CacheSettings(), self.limits.chunk
         self._bundles: PerProcess[BundleCache | None] = PerProcess(lambda: open_bundle_cache(settings, chunk=chunk))
+        limited, watched = admission or Admission(), deadlines or Deadlines()
+        self._control = PerProcess(lambda: limited.for_process(thread_count()))
+        self._watchdog = PerProcess(lambda: Watchdog(watched))
         self.observers = tuple(observers)
-        self._challenge = challenge
+        self._arrive = Request if identify is None and proxies is None else Arrivals(identify, proxies)
+        self.challenge = challenge
         self._dispatcher = Dispatcher(
-            commands=self.commands, policy=policy, server=self.capabilities, limits=self.limits
+            commands=self.commands, policy=policy, view=view, server=self.capabilities, limits=self.limits
         )
         self._router = Router(provider, self.commands, self.api)
         self._v1 = V1Transport(
@@ -100,13 +126,21 @@ class WireApp:
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ, self.limits)
+        request = self._arrive(environ, self.limits)
         CURRENT.set(request)
+        request.watchdog = self._watchdog.get
+        if environ.get("wsgi.multithread"):
+            # A process that serves one request at a time has no thread to spare.
+            request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
+            if request.refusal is not None:
+                raise request.refusal
             response = self._respond(request)
+            if not (response.is_short or request.has_slot):
+                _enter_to_send(request, response)
         except Exception as error:
-            response = refuse(error, request, self._challenge)
+            response = refuse(error, request, self.challenge)
         return send(request, response, start_response, observation=observation)
 
     def respond(self, request: webob.BaseRequest) -> webob.Response:
@@ -141,6 +175,45 @@ class WireApp:
             return WireRequest("resource", {}, (), "pull" if request.method in ("GET", "HEAD") else "push")
         return None
 
+    def authorize(self, environ: dict[str, Any]) -> None:
+        """Decide whether a request may run, without running it or reading its body.
+
+        The answer is that of the policy and of the application's own rules for the same request.  Pages below a
+        repository need ``pull``, and other methods there ``push``.
+
+        Args:
+            environ: of the request.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        request = self._arrive(environ, self.limits)
+        CURRENT.set(request)
+        try:
+            if request.refusal is not None:
+                raise request.refusal
+            self._authorize(request)
+        finally:
+            CURRENT.set(None)
+
+    def _authorize(self, request: Request) -> None:
+        route = self._router.route(request)
+        request.repository = route.name
+        if route.kind == "nothing":
+            raise RepositoryNotFound
+        if route.kind == "index":
+            return
+        with self.provider.lease(route.name) as repository:
+            if route.kind == "command":
+                self._v1.decide(request, route.name, repository)
+                return
+            permission = "pull" if request.method in ("GET", "HEAD") else "push"
+            if route.kind == "api":
+                permission = url_access(route.rest)[0]
+            elif route.kind == "resource" and request.method == "PUT":
+                permission = "upload"
+            self._dispatcher.authorize(request, route.name, repository, (), permission)
+
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
 
@@ -162,34 +235,19 @@ class WireApp:
         if route.kind == "api":
             return self._v2.respond(request, route.name, route.rest)
         if route.kind == "command":
-            return self._command(request, route.name)
-        wire = read_request(request, self.commands, self.capabilities, self.limits)
-        if wire is not None:
-            request.commands = wire.names
-        if route.kind == "nothing":
-            raise RepositoryNotFound("no such repository")
-        if route.kind == "index":
-            return self._list(request)
-        if route.kind == "below":
-            return _below()
+            respond: Callable[[Lease], Response] = partial(self._v1.respond, request, route.name)
+        else:
+            command = named_command(request.query)
+            if command:
+                request.commands = (command,)
+            if route.kind == "nothing":
+                raise RepositoryNotFound
+            if route.kind == "index":
+                return self._list(request)
+            respond = partial(self._other, request, route)
         lease = self.provider.lease(route.name)
         try:
-            return self._other(request, route, lease)
-        except BaseException:
-            lease.release()
-            raise
-
-    def _command(self, request: Request, name: str) -> Response:
-        lease = self.provider.lease(name)
-        try:
-            again = self._v1.repeat(request, name, lease.repository)
-            if again is not None:
-                lease.release()
-                return again
-            # The route says that the query string names a command.
-            wire = cast("WireRequest", read_request(request, self.commands, self.capabilities, self.limits))
-            request.commands = wire.names
-            return self._v1.respond(request, wire, name, lease)
+            return respond(lease)
         except BaseException:
             lease.release()
             raise
@@ -197,18 +255,25 @@ class WireApp:
     def _other(self, request: Request, route: Route, lease: Lease) -> Response:
         """Serve requests other than commands: large files, and a text for browsers that open a repository's URL."""
         authorize = partial(self._dispatcher.authorize, request, route.name, lease.repository, ())
-        body = request.body.check()
         if route.kind == "greeting":
             authorize("pull")
             lease.release()
             return _greet(request)
         repository = lease.repository
+        self._dispatcher.require_visible(request, route.name, repository)
+        if route.kind == "below":
+            lease.release()
+            return _below()
         if isinstance(repository, Subresources) and self.provider.is_subresource(route.rest):
+            body = request.body.check()
+            if request.may_have_body:
+                request.enter("receive")
             asked = SubresourceRequest(environ=_shift(request, route.rest), path=route.rest, body=body)
             reply = repository.subresource(asked, authorize)
             if reply is not None:
                 close = partial(close_source, reply.chunks)
-                return Response(reply.status, [*reply.headers], iter(reply.chunks), (close, lease.release))
+                headers = _with_cache_control(request, reply)
+                return Response(reply.status, headers, iter(reply.chunks), (close, lease.release))
         raise RepositoryNotFound("not found")
 
     def _list(self, request: Request) -> Response:
@@ -222,7 +287,7 @@ class WireApp:
             if self._shows(request, name)
         ]
         if not lines:
-            raise RepositoryNotFound("no such repository")
+            raise RepositoryNotFound
         return text_response("200 OK", "".join(lines))
 
     def _shows(self, request: Request, name: str) -> bool:
@@ -234,9 +299,31 @@ class WireApp:
             return False
 
 
+def _enter_to_send(request: Request, response: Response) -> None:
+    """Take a slot for a reply that turned out to be long.
+
+    Raises:
+        ServerBusy: if there is none; the response is abandoned.
+    """
+    try:
+        request.enter("send")
+    except BaseException:
+        response.abandon()
+        raise
+
+
 def _below() -> Response:
     """A command belongs to a repository's own URL; below it, hgweb answers the same."""
-    return Response("404 Not Found", [("Content-Type", MEDIA_TYPE_01), NOSNIFF], b"0\nNot Found\n", error="Not Found")
+    headers = [("Content-Type", MEDIA_TYPE_01), NO_STORE, NOSNIFF]
+    return Response("404 Not Found", headers, b"0\nNot Found\n", error="Not Found")
+
+
+def _with_cache_control(request: Request, reply: SubresourceReply) -> list[tuple[str, str]]:
+    """The headers of a reply, with ``Cache-Control`` unless the backend has set it."""
+    if any(name.lower() == "cache-control" for name, _ in reply.headers):
+        return [*reply.headers]
+    reads = request.method in ("GET", "HEAD") and reply.status.startswith("2")
+    return [*reply.headers, PRIVATE if reads else NO_STORE]
 
 
 def _greet(request: Request) -> Response:
@@ -252,6 +339,7 @@ def _shift(request: Request, rest: str) -> dict[str, Any]:
     mount = path[: len(path) - len(rest)].rstrip("/") if path.endswith(rest) else ""
     return {
         **request.environ,
+        **request.credentials,
         "SCRIPT_NAME": (request.environ.get("SCRIPT_NAME") or "") + mount,
         "PATH_INFO": "/" + rest,
         "wsgi.input": request.body,

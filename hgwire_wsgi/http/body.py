@@ -11,14 +11,15 @@ Posted arguments precede the body.  To parse them without consuming them, a read
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import BodyTooLarge, BodyTruncated, LengthRequired, RequestError
+from ..errors import BodyTooLarge, BodyTooSlow, BodyTruncated, LengthRequired, RequestError
 from ..limits import Limits
 from ..negotiation import content_length
 from ..streams import Prefixed, Readable
+from .deadlines import Transfer
 from .headers import Headers
 from .uwsgi import chunked_input
 
@@ -37,10 +38,14 @@ class RequestBody:
 
     Attributes:
         received: bytes read so far.
+        admit: called before the first byte is read; it may refuse.
+        transfer: its deadline; ``None`` if it has none.
     """
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
         self.received = 0
+        self.admit: Callable[[], object] | None = None
+        self.transfer: Transfer | None = None
         self._source: Readable | None = environ.get("wsgi.input")
         self._front: Prefixed | None = None
         self._limit = limits.body
@@ -113,11 +118,25 @@ class RequestBody:
             size = min(size, self._left)
         if size <= 0 or self._source is None:
             return b""
+        if self.admit is not None:
+            self.admit()
+            self.admit = None
+        transfer = self.transfer
         try:
-            data = self._source.read(size)
+            if transfer is not None:
+                transfer.begin()
+            try:
+                data = self._source.read(size)
+            finally:
+                if transfer is not None:
+                    transfer.end()
         except Exception as error:  # each server raises its own exceptions for a lost client or a bad chunk
-            self._left = 0
+            self._lose(transfer)
             raise BodyTruncated("the request body is cut short or malformed") from error
+        if transfer is not None:
+            transfer.moved += len(data)
+            if transfer.expired:
+                self._lose(transfer)
         if not data:
             left, self._left = self._left, 0
             if left:
@@ -126,6 +145,17 @@ class RequestBody:
             self._left -= len(data)
         self.received += len(data)
         return data
+
+    def _lose(self, transfer: Transfer | None) -> None:
+        """Give up the rest of the body.
+
+        Raises:
+            BodyTooSlow: if the client was too slow.
+        """
+        self._left = 0
+        if transfer is not None and transfer.expired:
+            self._end_unknown = True
+            raise BodyTooSlow("the request body arrives too slowly")
 
     @contextmanager
     def preview(self, limit: int) -> Iterator[Readable]:

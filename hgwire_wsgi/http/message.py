@@ -9,23 +9,53 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import attrs
 from webob import BaseRequest
 
+from ..access.admission import AdmissionControl, Lane, Slot
+from ..access.identity import user_text
 from ..events import CacheOutcome, CommandReport, PushChanges
 from ..limits import Limits
-from ..logcontext import printable, short_list
+from ..logcontext import LOGGER, printable, short_list
 from .body import RequestBody
+from .deadlines import Watchdog, client_socket, stop_receiving
 from .headers import Headers
 
-__all__ = ["NOSNIFF", "FileBody", "FrontEndBody", "Observed", "Request", "Response", "text_response"]
+__all__ = [
+    "NOSNIFF",
+    "NO_STORE",
+    "PRIVATE",
+    "FileBody",
+    "FrontEndBody",
+    "Observed",
+    "Request",
+    "Response",
+    "text_response",
+]
 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 """Browsers must not guess that a reply is a page: repositories contain untrusted data."""
+
+PRIVATE = ("Cache-Control", "private, no-cache")
+"""For replies that succeeded.
+
+Whether the next user may have the same reply is up to the policy, so no shared cache may store it.  The reply is right
+only for the present state of the repository, so a cache of the user must not repeat it without asking; a reply without
+this header may be repeated, even with a query string in its URL (RFC 9111, section 4.2.2).
+"""
+
+NO_STORE = ("Cache-Control", "no-store")
+"""For pushes and errors.  Without it, caches may repeat a 404 (RFC 9110, section 15.1)."""
+_NO_CREDENTIALS: Mapping[str, str] = {}
+
+_SHORT = 16 * 1024
+_DRAINED = 4 * 1024 * 1024
+_LARGEST_BODY = 1 << 63
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -62,21 +92,30 @@ class Request:
         commands: the command and its sub-commands, once known.
         cache: the cache outcome, as in :class:`~hgwire_wsgi.events.RequestClosed`.
         observed: collects facts for the observers; ``None`` without observers.
+        credentials: the variable ``HTTP_AUTHORIZATION``, if an identity has removed it from the environ.
+        refusal: why the request was refused on its arrival; ``None`` if it was not.
+        control: returns the slots of this process, if requests are limited.
+        watchdog: returns the watchdog of this process.
     """
 
     __slots__ = (
         "_body",
         "_limits",
         "_request_id",
+        "_slot",
         "cache",
         "commands",
+        "control",
+        "credentials",
         "environ",
         "headers",
         "method",
         "observed",
         "path",
         "query",
+        "refusal",
         "repository",
+        "watchdog",
     )
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
@@ -89,14 +128,20 @@ class Request:
         self.commands: tuple[str, ...] = ()
         self.cache: CacheOutcome = ""
         self.observed: Observed | None = None
+        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
+        self.refusal: Exception | None = None
+        self.control: Callable[[], AdmissionControl | None] | None = None
+        self.watchdog: Callable[[], Watchdog] | None = None
+        self._slot: Slot | None = None
         self._limits = limits
         self._body: RequestBody | None = None
         self._request_id: str | None = None
 
     @property
     def user(self) -> str | None:
-        """The authenticated user; ``None`` if unauthenticated."""
-        return self.environ.get("REMOTE_USER") or None
+        """The authenticated user as text; ``None`` if unauthenticated."""
+        name = self.environ.get("REMOTE_USER")
+        return user_text(name) if name else None
 
     @property
     def address(self) -> str:
@@ -137,7 +182,15 @@ class Request:
         """The request body.  Call :meth:`RequestBody.check` before a command reads it."""
         if self._body is None:
             self._body = RequestBody(self.environ, self._limits)
+            self._body.admit = self._enter_to_read
+            if self.watchdog is not None:
+                self._body.transfer = self.watchdog().receiving(self.connection)
         return self._body
+
+    @property
+    def connection(self) -> socket.socket | None:
+        """The connection to the client, if the server gives it to the application."""
+        return client_socket(self.environ)
 
     @property
     def may_have_body(self) -> bool:
@@ -155,16 +208,102 @@ class Request:
         """Bytes of the body read so far."""
         return 0 if self._body is None else self._body.received
 
-    def drain(self) -> bool:
-        """Read the rest of the body, within ``Limits.drain``.
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing is left to read of the request."""
+        return not self.may_have_body if self._body is None else self._body.at_end
 
-        Mercurial's client reads the answer only after it has sent its whole request.  If the body is not read, an early
-        answer is lost.
+    def drain(self) -> bool:
+        """Read the rest of the body, within ``Limits.drain`` and ``Deadlines.linger``.
+
+        Mercurial's client reads the answer only after it has sent its whole request, or has failed to.  If the rest is
+        large, it is not read: the connection is closed after the answer, and the client reads the answer then.  A
+        client that waits for permission to send its body gets the answer instead.
 
         Returns:
             True if the connection can be used again.
         """
-        return (self._body is None and not self.may_have_body) or self.body.drain(self._limits.drain)
+        if self.is_read:
+            return True
+        if self.bytes_in == 0 and self._is_held_back:
+            return False
+        if self._slot is None and (control := self._control) is not None:
+            # Reading it occupies a thread, but the client must not wait for its answer.
+            self._slot = control.enter_now("receive", self._clients)
+            if self._slot is None:
+                return False
+        body, connection = self.body, self.connection
+        if self.watchdog is not None:
+            body.transfer = self.watchdog().lingering(connection)
+        return body.drain(self._limits.drain or (_LARGEST_BODY if connection is None else _DRAINED))
+
+    def stop_receiving(self) -> bool:
+        """Let the server find the end of the body, so that it closes the connection; False if it cannot be done."""
+        connection = self.connection
+        if connection is not None:
+            stop_receiving(connection)
+        return connection is not None
+
+    # Admission
+
+    def enter(self, lane: Lane) -> None:
+        """Take a slot, or continue in another lane.
+
+        Raises:
+            ServerBusy: if there is none.
+        """
+        if self._slot is not None:
+            slot, self._slot = self._slot, None
+            slot.move(lane)
+            self._slot = slot
+        elif (control := self._control) is not None:
+            self._slot = control.enter(lane, self._clients)
+
+    def _enter_to_read(self) -> None:
+        if self._slot is None:
+            self.enter("receive")
+
+    def enter_making(self) -> Slot | None:
+        """Take a slot for making a bundle; ``None`` if their number is not limited.  The caller releases it.
+
+        Raises:
+            ServerBusy: if there is none.
+        """
+        control = self._control
+        return None if control is None else control.enter("make", self._clients)
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether the request has a slot."""
+        return self._slot is not None
+
+    @property
+    def _control(self) -> AdmissionControl | None:
+        return None if self.control is None else self.control()
+
+    @property
+    def _clients(self) -> tuple[str, ...]:
+        """Whose limits count: those of the address and of the user."""
+        named = {"address": self.address, "user": self.user}
+        return tuple(f"{kind} {name}" for kind, name in named.items() if name)
+
+    @property
+    def _is_held_back(self) -> bool:
+        """Whether the client sends the body only after a ``100 Continue``, which the server has not sent yet.
+
+        PEP 3333 lets servers send it at once, as gunicorn, waitress and Werkzeug do, or when ``wsgi.input`` is read, as
+        gevent does.  uWSGI never sends it, unless its router has ``http-manage-expect``.
+        """
+        environ = self.environ
+        return environ.get("HTTP_EXPECT", "").lower() == "100-continue" and (
+            "uwsgi.version" in environ or environ.get("SERVER_SOFTWARE", "").startswith("gevent/")
+        )
 
     def describe(self) -> str:
         """Describe the request in one line for log messages."""
@@ -228,8 +367,23 @@ class Response:
         """The status as a number."""
         return int(self.status[:3])
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the body fits into the buffer of any connection, so that sending it never waits."""
+        return isinstance(self.body, FrontEndBody) or (isinstance(self.body, bytes) and len(self.body) <= _SHORT)
+
+    def abandon(self) -> None:
+        """Release all resources of a response that is not sent."""
+        for close in (*([self.body.file.close] if isinstance(self.body, FileBody) else []), *self.release):
+            try:
+                close()
+            except Exception:
+                LOGGER.exception("cleaning up after a response failed")
+
 
 def text_response(status: str, text: str | bytes, headers: Iterable[tuple[str, str]] = (), error: str = "") -> Response:
     """A response of plain text."""
     body = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return Response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers, NOSNIFF], body, error=error)
+    stored = NO_STORE if error else PRIVATE
+    media_type = ("Content-Type", "text/plain; charset=utf-8")
+    return Response(status, [media_type, *headers, stored, NOSNIFF], body, error=error)

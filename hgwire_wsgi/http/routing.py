@@ -22,6 +22,7 @@ import attrs
 
 from ..commands.classify import names_command
 from ..commands.registry import CommandRegistry
+from ..commands.standard import STANDARD_COMMANDS
 from ..errors import HgWireError
 from ..repositories.base import RepositoryProvider
 from .message import Request
@@ -47,8 +48,25 @@ class Route:
     rest: str = ""
 
 
-_route = functools.lru_cache(maxsize=1024)(Route)
-"""Makes routes, the usual ones once."""
+_STANDARD = frozenset(command.name for command in STANDARD_COMMANDS)
+
+_PAGES = frozenset(
+    {
+        *("annotate", "archive", "bookmarks", "changelog", "changeset", "comparison", "diff", "file", "filediff"),
+        *("filelog", "graph", "help", "log", "manifest", "rawfile", "rev", "shortlog", "static", "summary", "tags"),
+    }
+)
+"""The pages that hgweb 7.2 has at ``?cmd=``, except ``branches``, which is a command, too, and goes first there."""
+
+_LONGEST_CACHED = 200
+"""Maximum length in characters of a name and the path below it for a route to be cached: clients choose them."""
+
+_cached_route = functools.lru_cache(maxsize=1024)(Route)
+
+
+def _route(kind: RouteKind, name: str = "", rest: str = "") -> Route:
+    """Make a route, a usual one once."""
+    return (_cached_route if len(name) + len(rest) <= _LONGEST_CACHED else Route)(kind, name, rest)
 
 
 @attrs.frozen
@@ -79,23 +97,52 @@ class Router:
     def handles(self, request: Request) -> bool:
         """Whether a request is for the application, and not for the pages behind a middleware.
 
-        It is if it names a command, a resource such as a large file, or an API of one of its repositories.
+        The pages may be those of hgweb, which would run any command that it knows, in any repository that it serves.
+        So no request that names a command reaches them: one that the application knows, has removed, or could learn
+        from the repository, at any path.  Below a repository, where there may be others that only hgweb serves, every
+        name but those of hgweb's pages counts as a command.
 
         Raises:
             RequestError: for a malformed query string.
         """
         route = self.route(request)
-        if route.kind == "resource":
-            return self.provider.is_subresource(route.rest)
-        if route.kind != "command":
-            return route.kind == "api"
-        named = names_command(request.query)
-        if any(name in self.commands for name in named):
+        if route.kind == "api":
             return True
-        # It may be one that only this repository's extensions bring.
+        if names := _possible_commands(request.query):
+            return self._takes(route, names)
+        return route.kind == "resource" and self._serves(route)
+
+    def _takes(self, route: Route, names: tuple[str, ...]) -> bool:
+        """Whether one of the names is, or may be, that of a command."""
+        if any(map(self._is_command, names)):
+            return True
+        if route.kind not in ("command", "below") or all(name.partition(";")[0] in _PAGES for name in names):
+            return False
+        if route.kind == "below":
+            return True
         try:
             with self.provider.lease(route.name) as repository:
-                from_repository = repository.commands()
+                own = repository.commands()
         except HgWireError:
+            return True
+        # The backend may know more commands now than before.
+        return any(name in own or self._is_command(name) for name in names)
+
+    def _is_command(self, name: str) -> bool:
+        return name in _STANDARD or self.commands.is_known(name) or self.provider.is_command(name)
+
+    def _serves(self, route: Route) -> bool:
+        """Whether the repository serves resources such as large files at a path."""
+        if not self.provider.is_subresource(route.rest):
             return False
-        return any(self.commands.resolve(name, from_repository) is not None for name in named)
+        try:
+            with self.provider.lease(route.name) as repository:
+                return repository.has_subresource(route.rest)
+        except HgWireError:
+            return True
+
+
+def _possible_commands(query: str) -> tuple[str, ...]:
+    """Return the commands that any server could find in a query string: some separate parameters at semicolons, too."""
+    names = names_command(query)
+    return names + names_command(query.replace(";", "&")) if ";" in query else names

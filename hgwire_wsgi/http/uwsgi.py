@@ -1,7 +1,8 @@
-"""Chunked request bodies under uWSGI 2.0, which provides them through its own function.
+"""What only uWSGI itself knows: the number of its threads, and chunked request bodies.
 
-uWSGI 2.1 has ``wsgi-manage-chunked-input`` and needs none of this.  Observed in 2.0.31: with ``http-chunked-input`` the
-router passes chunks on, ``wsgi.input`` is empty, and ``uwsgi.chunked_read()`` returns a chunk, or ``b""`` at the end.
+uWSGI 2.1 has ``wsgi-manage-chunked-input`` for the latter, and needs none of this.  Observed in 2.0.31: with
+``http-chunked-input`` the router passes chunks on, ``wsgi.input`` is empty, and ``uwsgi.chunked_read()`` returns a
+chunk, or ``b""`` at the end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["chunked_input"]
+__all__ = ["chunked_input", "thread_count"]
+
+
+def thread_count() -> int | None:
+    """Return the number of threads of each uWSGI process; ``None`` elsewhere."""
+    try:
+        import uwsgi  # exists only inside uWSGI
+    except ImportError:
+        return None
+    count = uwsgi.opt.get("threads", b"1")
+    return int(count) if isinstance(count, bytes) and count.isdigit() else 1
 
 
 def chunked_input(environ: Mapping[str, Any]) -> ChunkedInput | None:

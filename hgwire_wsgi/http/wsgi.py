@@ -2,7 +2,11 @@
 
 For every response, in this order: the rest of the request body is read, or the connection is marked for closing; the
 body of a ``HEAD`` response is dropped; headers that depend on the body are added; the response starts; its bytes are
-counted.  When the server closes it, all its resources are released, once, and the observers are called.
+counted, and its rate is watched.  When the server closes it, all its resources are released, once, and the observers
+are called.
+
+A short reply goes out before the rest of the request is read.  A client whose push was refused is still sending; if it
+sends too much, the connection is closed, and it finds the refusal there.
 
 A response that fails before it starts gets an error status (``app.py``).  A later failure is logged and interrupts the
 transfer: the server closes the connection, so that no client mistakes a part for the whole.
@@ -22,6 +26,7 @@ import attrs
 from ..errors import BodyTooLarge
 from ..events import Event, Observer, Outcome, RequestClosed, RequestStarted
 from ..logcontext import CURRENT, LOGGER
+from .deadlines import Transfer
 from .message import FileBody, FrontEndBody, Observed, Request, Response
 
 __all__ = ["Observation", "StartResponse", "send"]
@@ -99,7 +104,7 @@ class Observation:
 def _outcome(response: Response, failure: str) -> Outcome:
     if failure:
         return "cut"
-    if response.code >= 500:
+    if response.code >= 500 and response.code != 503:
         return "failed"
     return "refused" if response.error or response.code >= 400 else "ok"
 
@@ -111,19 +116,35 @@ class _Transfer:
         self._response: Response | None = response
         self._request = request
         self._observation = observation
+        self.rate: Transfer | None = None
         self.sent = 0
         self.failure = ""
+
+    def wait(self) -> None:
+        """The server begins to send: the client has to keep up with the minimum rate."""
+        if self.rate is not None:
+            self.rate.moved = self.sent
+            self.rate.begin()
+
+    def resume(self) -> None:
+        """The server has sent everything so far, or has given up."""
+        if self.rate is not None:
+            self.rate.end()
+            if self.rate.expired:
+                self.failure = "the client read too slowly"
 
     def end(self, complete: bool) -> None:
         response, self._response = self._response, None
         if response is None:
             return
+        self.resume()
         CURRENT.set(self._request)
         for release in response.release:
             try:
                 release()
             except Exception:
                 LOGGER.exception("cleaning up after a response failed")
+        self._request.leave()
         if self._observation is not None:
             broken = "" if complete else "the client disconnected"
             self._observation.close(response, self.sent, self.failure or broken)
@@ -131,11 +152,29 @@ class _Transfer:
 
 
 class _Chunks:
-    """The iterable that a WSGI server reads and closes."""
+    """The iterable that a WSGI server reads and closes.
 
-    def __init__(self, chunks: Iterator[bytes] | None, transfer: _Transfer, *, cut: bool) -> None:
+    Args:
+        chunks: the body; ``None`` for none.
+        ending: the end of the response.
+        request: whose body may have a rest.
+        drain: whether to read that rest after the reply.
+        cut: whether the connection must be closed after the reply.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[bytes] | None,
+        ending: _Transfer,
+        request: Request,
+        *,
+        drain: bool,
+        cut: bool,
+    ) -> None:
         self._chunks = iter(()) if chunks is None else chunks
-        self._transfer = transfer
+        self._ending = ending
+        self._request = request
+        self._drain = drain
         self._cut = cut
         # Servers need not iterate a response without a body.
         self._complete = chunks is None
@@ -144,23 +183,40 @@ class _Chunks:
         return self
 
     def __next__(self) -> bytes:
+        self._ending.resume()
         try:
             chunk = next(self._chunks)
         except StopIteration:
             self._complete = True
-            if self._cut:
-                self._cut = False
-                raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
+            self._end_request()
             raise
         except Exception as error:
-            self._transfer.failure = str(error) or type(error).__name__
+            self._ending.failure = str(error) or type(error).__name__
             LOGGER.exception("a response failed after it had begun; closing the connection")
             raise
-        self._transfer.sent += len(chunk)
+        self._ending.sent += len(chunk)
+        self._ending.wait()
         return chunk
 
+    def _end_request(self) -> None:
+        """Read the rest of the request, or let the server close the connection.
+
+        Raises:
+            BodyTooLarge: where only an error makes the server do that.
+        """
+        drain, self._drain = self._drain, False
+        cut, self._cut = self._cut or (drain and not self._request.drain()), False
+        if cut and not self._request.stop_receiving():
+            raise BodyTooLarge("the request could not be read to its end; closing the connection") from None
+
     def close(self) -> None:
-        self._transfer.end(self._complete)
+        self._ending.end(self._complete)
+
+
+def _watched(request: Request, size: int = 0) -> Transfer | None:
+    """The deadline of a reply; ``None`` if it has none."""
+    connection = request.connection if request.watchdog is not None else None
+    return None if connection is None or request.watchdog is None else request.watchdog().sending(connection, size)
 
 
 class _File(io.FileIO):
@@ -178,6 +234,7 @@ class _File(io.FileIO):
         self._transfer = transfer
         self._position = 0
         self._whole = whole
+        transfer.wait()
 
     def readinto(self, buffer: Any, /) -> int | None:
         count = super().readinto(buffer)
@@ -219,10 +276,13 @@ def send(
         The WSGI body.
     """
     body, headers = response.body, response.headers
-    cut = not request.drain()
+    # A reply that never waits may go first.
+    short = response.is_short
+    drain = short and not request.is_read
+    cut = not short and not request.drain()
     if isinstance(body, bytes):
         headers.append(("Content-Length", str(len(body))))
-        if observation is None and not cut and not response.release:
+        if short and not drain and observation is None and not response.release and not request.has_slot:
             # Nothing needs to be done when the server closes it.
             CURRENT.set(None)
             start_response(response.status, headers)
@@ -239,20 +299,23 @@ def send(
         transfer.failure = "the server refused the response"
         transfer.end(False)
         raise
+    chunked = partial(_Chunks, ending=transfer, request=request, drain=drain, cut=cut)
     if request.method == "HEAD":
-        return _Chunks(None, transfer, cut=cut)
+        return chunked(None)
     if isinstance(body, FrontEndBody):
         transfer.sent = body.size
-        return _Chunks(None, transfer, cut=cut)
+        return chunked(None)
+    wrap = request.environ.get("wsgi.file_wrapper") if isinstance(body, FileBody) and not cut else None
+    if not short:
+        transfer.rate = _watched(request, body.size if isinstance(body, FileBody) and wrap is not None else 0)
     if isinstance(body, bytes):
-        return _Chunks(iter([body]), transfer, cut=cut)
+        return chunked(iter([body]))
     if not isinstance(body, FileBody):
-        return _Chunks(body, transfer, cut=cut)
-    wrap = request.environ.get("wsgi.file_wrapper")
-    if wrap is None or cut:
-        return _Chunks(iter(partial(body.file.read, _READ_SIZE), b""), transfer, cut=cut)
+        return chunked(body)
+    if wrap is None:
+        return chunked(iter(partial(body.file.read, _READ_SIZE), b""))
     file: Any = body.file
-    if observation is None and len(response.release) == 1:
+    if observation is None and transfer.rate is None and len(response.release) == 1 and not request.has_slot:
         # Nothing but the file has to be closed, and nobody asks how much of it was sent.
         CURRENT.set(None)
     else:

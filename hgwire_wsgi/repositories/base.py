@@ -54,6 +54,18 @@ class RepositoryState(abc.ABC):
         undone.  It is read for every request, so it must be cheap.
         """
 
+    def bundle_token(self, command: str, arguments: Mapping[str, Any]) -> bytes:
+        """Return a token of everything that a long reply depends on.
+
+        The default is the content token.  A backend can leave out what the reply does not hold, such as bookmarks that
+        the client does not request, so that bundles outlive changes of the rest.
+
+        Args:
+            command: the name of the command.
+            arguments: its arguments, decoded.
+        """
+        return self.content_token()
+
     def change_stamp(self) -> object:
         """Return a value that changes with every change, even if the change is later undone.
 
@@ -79,6 +91,13 @@ class RepositorySettings:
         """Whether a setting's list of users includes a user; ``*`` alone includes everybody."""
         return list(members) == ["*"] or user in members
 
+    def read_only_reason(self) -> str | None:
+        """Return why the repository does not accept pushes, for the client's user; ``None`` if it does.
+
+        It is called for every push, and never answered from a cache of the state.
+        """
+        return None
+
 
 class RepositoryCommands:
     """The repository's own commands, and its changes to caching and negotiation."""
@@ -97,6 +116,36 @@ class RepositoryCommands:
         :meth:`RepositoryState.content_token` does not cover.
         """
         return True
+
+    def is_same_for_all(self) -> bool:
+        """Whether all users get the same replies in one state; if not, a reply is cached only for a named view.
+
+        It may become false at any time, for example when a plugin is loaded, so it is asked before a reply is made and
+        again before it is cached.
+        """
+        return True
+
+    def check_access(
+        self, permission: str, commands: tuple[str, ...], user: str | None, environ: Mapping[str, Any]
+    ) -> None:
+        """Make the backend's own checks, after the policy has agreed.  Called for every request.
+
+        Args:
+            permission: ``pull``, ``push``, or ``upload`` for the contents of a large file.
+            commands: the command and its sub-commands; empty for large files.
+            user: the authenticated user; ``None`` if unauthenticated.
+            environ: the WSGI environ.
+
+        Raises:
+            HgWireError: if the backend refuses.
+        """
+
+    def has_subresource(self, path: str) -> bool:
+        """Whether to ask for a resource (:class:`Subresources`) at a path where the provider expects one.
+
+        If not, a middleware passes the request on.
+        """
+        return isinstance(self, Subresources)
 
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         """Return the capabilities to negotiate for this repository.
@@ -160,7 +209,7 @@ class SubresourceRequest:
         body: the request body; reading stops at its end.
     """
 
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = attrs.field(repr=False)
     path: str
     body: Readable
 
@@ -273,6 +322,10 @@ class RepositoryProvider(abc.ABC):
     def commands(self) -> Mapping[str, Command]:
         """Return the commands that every repository may provide, as far as known without opening one."""
         return {}
+
+    def is_command(self, name: str) -> bool:
+        """Whether another server in this process, such as hgweb, may run a command of this name."""
+        return False
 
     def known_permissions(self) -> Mapping[str, Permission]:
         """Return the permissions of commands that only some repositories provide, by command name.

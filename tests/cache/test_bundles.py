@@ -111,7 +111,7 @@ def test_an_index_that_something_else_wrote_does_not_count(cache: BundleCache, s
 def test_a_store_that_fails_is_as_good_as_none(
     cache: BundleCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(self: FolderStore, key: str) -> None:
+    def fail(self: FolderStore, key: str, **options: object) -> None:
         raise OSError("the disk is broken")
 
     for name in ("open", "get", "open_or_begin"):

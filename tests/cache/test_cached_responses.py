@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_any_store_will_do_and_learns_what_a_reply_occupies() -> None:
     store = Recorder()
     cache = ResponseCache(store)
     cache.put(KEY, REPLY)
-    assert cache.get(KEY) is REPLY
+    assert cache.get(KEY) == REPLY
     _, size = store.kept[KEY]
     assert size > len(REPLY.body) + sum(len(word) for header in REPLY.headers for word in header)
 
@@ -77,3 +77,57 @@ def test_memory_stays_near_its_bound(capacity: int, size: int) -> None:
     finally:
         tracemalloc.stop()
     assert 0.8 * capacity < used < 1.2 * capacity
+
+
+APPLICATION = "0" * 64
+
+
+def shared(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
+    """A reply as the transport makes it: with new objects that are equal to those of other replies."""
+    _, response = make(0, 1)
+    request = (APPLICATION, f"cmd=known&x={number}"), (f"{number:0{size}}",), ()
+    return (unshared("project"), b"%20d" % 7, request), CachedResponse(
+        tuple(map(unshared, response.commands)), response.headers[:3], b"%20d" % number
+    )
+
+
+def batch(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
+    """A reply to a batch of many commands."""
+    key, response = make(number, 1)
+    return key, CachedResponse(tuple(unshared("heads") for _ in range(size)), response.headers, b";" * size)
+
+
+def varying(number: int, size: int) -> tuple[ResponseKey, CachedResponse]:
+    """A reply with headers of its own."""
+    key, response = make(number, 1)
+    return key, CachedResponse(response.commands, (("Vary", f"{number:0{size}}"),), b"")
+
+
+@pytest.mark.parametrize(
+    ("reply", "size"), [(shared, 1), (shared, 1000), (batch, 2), (batch, 1000), (varying, 500), (varying, 5000)]
+)
+def test_replies_count_what_they_cost(
+    reply: Callable[[int, int], tuple[ResponseKey, CachedResponse]], size: int
+) -> None:
+    capacity = 1_000_000
+    cache = ResponseCache(MemoryStore(capacity))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            cache.put(*reply(number, size))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * capacity < used < 1.2 * capacity
+
+
+def test_equal_parts_are_kept_once() -> None:
+    cache = ResponseCache(MemoryStore(100_000))
+    replies = [shared(number, 10) for number in range(2)]
+    for key, response in replies:
+        cache.put(key, response)
+    first, second = (cache.get(key) for key, _ in replies)
+    assert first is not None and second is not None
+    assert (first, second) == tuple(response for _, response in replies)
+    assert first.commands is second.commands and first.headers is second.headers

@@ -18,6 +18,7 @@ from hgwire_wsgi.cache.keys import KeyValue, bundle_key, digest, index_key
 FACTS: dict[str, Any] = {
     "version": "1.0",
     "repository": "project",
+    "view": (),
     "token": b"state",
     "command": "getbundle",
     "handler": ("package.module", "getbundle"),
@@ -27,6 +28,7 @@ FACTS: dict[str, Any] = {
 CHANGES: dict[str, Any] = {
     "version": "1.1",
     "repository": "Project",
+    "view": ("alice",),
     "token": "state",
     "command": "changegroup",
     "handler": ("package.module", "lambda"),

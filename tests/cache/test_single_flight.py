@@ -126,7 +126,8 @@ def begin(store: FolderStore) -> PendingEntry:
 
 
 def files(store: FolderStore) -> list[str]:
-    return sorted(path.name for path in store.folder.rglob("*") if path.is_file())
+    """The files except the digests of bundles."""
+    return sorted(path.name for path in store.folder.rglob("*") if path.is_file() and path.suffix != ".sum")
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

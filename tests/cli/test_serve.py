@@ -195,6 +195,20 @@ def test_pushes_need_to_be_allowed(
     assert len(hg("-R", served, "log", "-T", "x")) == (12 if code == 0 else 11)
 
 
+def test_passwords_in_a_file(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
+    pytest.importorskip("passlib")
+    users = tmp_path / "users"
+    users.write_text("alice:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n")
+    served = copy(demonstration, tmp_path / "served")
+    running = serve(served, "--htpasswd", users, "--config", "web.allow-push=alice", "--config", "web.push_ssl=no")
+    hg("clone", running.url, tmp_path / "clone")
+    hg("-R", tmp_path / "clone", "commit", "--config", "ui.allowemptycommit=yes", "-m", "empty", "-u", "you")
+    for login, code in (("", 255), ("alice:wrong@", 255), ("eve:myPassword@", 255), ("alice:myPassword@", 0)):
+        hg("-R", tmp_path / "clone", "push", running.url.replace("//", f"//{login}"), code=code)
+    assert running.stop()[0] == 0
+    assert "alice@127.0.0.1  pushed 1 changeset" in running.printed
+
+
 def test_configuration_reaches_repositories_and_the_offer(serve: Serve, demonstration: Path) -> None:
     plain = serve(demonstration, "--workers", "1")
     assert "httppostargs" not in fetch(plain.url + "?cmd=capabilities").split()
@@ -401,10 +415,13 @@ def folders(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["a", "--config", "web.push_ssl"], "--config takes SECTION.NAME=VALUE, not 'web.push_ssl'"),
         (["a", "--config", "push_ssl=no"], "--config takes SECTION.NAME=VALUE, not 'push_ssl=no'"),
         (["a", "--config", ".x=y"], "--config takes SECTION.NAME=VALUE, not '.x=y'"),
+        (["a", "--htpasswd", "nowhere"], "nowhere cannot be read: No such file or directory"),
         (["a", "--bind", "here"], "--bind takes PORT, HOST:PORT, [IPV6]:PORT or unix:PATH, not 'here'"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "--htpasswd" in arguments:
+        pytest.importorskip("passlib")
     if "--bind" not in arguments:
         arguments = [*arguments, "--bind", "127.0.0.1:0"]
     assert main(["serve", *arguments]) == 2
@@ -424,12 +441,14 @@ def test_numbers_are_positive(option: str, value: str, capsys: pytest.CaptureFix
     assert f"argument {option}: not a positive number: '{value}'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "extra"), [("gunicorn", "serve"), ("mercurial", "mercurial")])
+@pytest.mark.parametrize(
+    ("module", "extra"), [("gunicorn", "serve"), ("mercurial", "mercurial"), ("passlib", "htpasswd")]
+)
 def test_a_missing_extra_is_named(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
-    assert main(["serve"]) == 1
+    assert main(["serve", *(["--htpasswd", "file"] if extra == "htpasswd" else [])]) == 1
     expected = f'hgwire: {module} is not installed; run: pip install "hgwire-wsgi[{extra}]"\n'
     assert capsys.readouterr().err == expected

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgwire_wsgi.commands.batch import SubCommand
-from hgwire_wsgi.commands.classify import WireRequest, describe, names_command
+from hgwire_wsgi.commands.classify import WireRequest, describe, named_command, names_command
 from hgwire_wsgi.commands.registry import CommandRegistry
 from hgwire_wsgi.errors import RequestError
 from hgwire_wsgi.limits import Limits
@@ -40,6 +40,29 @@ def test_the_commands_of_a_query_string(query: str, names: tuple[str, ...]) -> N
 @given(st.text(st.characters(max_codepoint=255), min_size=1))
 def test_a_quoted_name_is_read_back(name: str) -> None:
     assert names_command("cmd=" + quote(name, encoding="latin-1", safe="")) == (name,)
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("", ""),
+        ("x=1", ""),
+        ("cmd=", ""),
+        ("cmd=&cmd=", ""),
+        ("cmd=heads", "heads"),
+        ("cmd=heads&x=1", "heads"),
+        ("cmd=%ff", "\xff"),
+        ("x=1&c%6Dd=a+b", "a b"),
+    ],
+)
+def test_the_command_of_a_query_string(query: str, name: str) -> None:
+    assert named_command(query) == name
+
+
+@pytest.mark.parametrize("query", ["cmd=heads&cmd=heads", "cmd=&cmd=heads", "cmd=heads&x&cmd="])
+def test_one_request_names_one_command(query: str) -> None:
+    with pytest.raises(RequestError, match="more than once"):
+        named_command(query)
 
 
 def test_characters_that_are_no_bytes() -> None:

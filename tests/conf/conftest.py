@@ -77,12 +77,12 @@ def hg() -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(project: Path) -> Iterator[Callable[..., None]]:
-    """Start a server in the project's folder and wait until its port answers HTTP."""
+def start(project: Path) -> Iterator[Callable[..., int]]:
+    """Start a server in the project's folder and wait until its port answers HTTP; gives its process ID."""
     started: list[subprocess.Popen[bytes]] = []
     log_path = project / "server.log"
 
-    def start(command: list[str], port: int, **variables: str) -> None:
+    def start(command: list[str], port: int, **variables: str) -> int:
         environment = {
             **clean_environment(),
             **variables,
@@ -101,7 +101,7 @@ def start(project: Path) -> Iterator[Callable[..., None]]:
             try:
                 connection.request("GET", "/demo?cmd=capabilities")
                 if connection.getresponse().read():
-                    return
+                    return process.pid
             except (OSError, http.client.HTTPException):
                 time.sleep(0.05)
             finally:

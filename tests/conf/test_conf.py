@@ -114,12 +114,8 @@ def test_paste(hg: HG, start: Start, beside: Beside, project: Path) -> None:
     assert ask_with_headers(port, 200) == 200
 
 
-def test_nginx_in_front_of_gunicorn(hg: HG, start: Start, beside: Beside, project: Path) -> None:
-    nginx, port, backend = beside("nginx"), free_port(), free_port()
-    server = (CONF / "nginx.conf").read_text()
-    for old, new in {"127.0.0.1:8000": f"127.0.0.1:{backend}", "listen 8080": f"listen 127.0.0.1:{port}"}.items():
-        assert server.count(old) == 1
-        server = server.replace(old, new)
+def write_nginx(project: Path, server: str) -> None:
+    """A configuration for one process that writes below the project's folder."""
     folders = "".join(
         f"    {kind}_temp_path {project}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
     )
@@ -127,11 +123,71 @@ def test_nginx_in_front_of_gunicorn(hg: HG, start: Start, beside: Beside, projec
         f"daemon off;\nmaster_process off;\npid {project}/nginx.pid;\nerror_log stderr;\n"
         f"events {{}}\nhttp {{\n    access_log off;\n{folders}{server}}}\n"
     )
+
+
+def test_nginx_in_front_of_gunicorn(hg: HG, start: Start, beside: Beside, project: Path) -> None:
+    nginx, port, backend = beside("nginx"), free_port(), free_port()
+    server = (CONF / "nginx.conf").read_text()
+    for old, new in {"127.0.0.1:8000": f"127.0.0.1:{backend}", "listen 8080": f"listen 127.0.0.1:{port}"}.items():
+        assert server.count(old) == 1
+        server = server.replace(old, new)
+    write_nginx(project, server)
     start(gunicorn_command(beside, backend), backend)
     start([nginx, "-p", str(project), "-c", "nginx.conf", "-e", "stderr"], port)
     clone_and_push(hg, f"http://127.0.0.1:{port}/demo", project)
     assert ask_with_headers(port, 300) == 200
     assert not list((project / "client_body").iterdir()), "a push was written to disk first"
+
+
+GUARDED = """\
+from hgwire_wsgi import AuthorizeApp, WireApp
+from project import app
+
+decide = AuthorizeApp(app, statuses=[401, 403])
+open_to_all = WireApp(app.provider, policy=lambda request: None)
+
+def decisions(environ, start_response):
+    return (decide if environ["PATH_INFO"] == "/authorize" else app)(environ, start_response)
+"""
+
+
+def test_nginx_asks_before_it_passes_a_request_on(hg: HG, start: Start, beside: Beside, project: Path) -> None:
+    """Behind nginx is an application that refuses nothing."""
+    nginx, port, decisions, guarded = beside("nginx"), free_port(), free_port(), free_port()
+    server = (CONF / "nginx-authorize.conf").read_text()
+    ports = {"127.0.0.1:8000": f"127.0.0.1:{decisions}", "127.0.0.1:8001": f"127.0.0.1:{guarded}"}
+    for old, new in {**ports, "listen 8080": f"listen 127.0.0.1:{port}"}.items():
+        assert server.count(old) == 1
+        server = server.replace(old, new)
+    write_nginx(project, server)
+    (project / "guarded.py").write_text(GUARDED)
+    for name, rules in (("closed", "allow_read = alice"), ("frozen", "deny_push = *")):
+        hg("clone", "-U", project / "repos" / "demo", project / "repos" / name)
+        (project / "repos" / name / ".hg" / "hgrc").write_text(f"[web]\n{rules}\n")
+    start([*gunicorn_command(beside, decisions)[:-1], "guarded:decisions"], decisions)
+    start([*gunicorn_command(beside, guarded)[:-1], "guarded:open_to_all"], guarded)
+    start([nginx, "-p", str(project), "-c", "nginx.conf", "-e", "stderr"], port)
+    clone_and_push(hg, f"http://127.0.0.1:{port}/demo", project)
+    assert ask_with_headers(port, 300) == 200
+    assert not list((project / "client_body").iterdir()), "a push was written to disk first"
+
+    def ask(method: str, target: str, at: int = port, **headers: str) -> tuple[int, str, bytes]:
+        with closing(http.client.HTTPConnection("127.0.0.1", at, timeout=60)) as connection:
+            connection.request(method, target, headers={name.replace("_", "-"): each for name, each in headers.items()})
+            response = connection.getresponse()
+            return response.status, response.getheader("WWW-Authenticate", ""), response.read()
+
+    assert ask("GET", "/closed?cmd=heads", guarded)[0] == 200, "it refuses nothing"
+    closed = ask("GET", "/closed?cmd=heads")
+    assert closed[:2] == (401, 'Basic realm="Mercurial"')
+    assert ask("GET", "/closed?cmd=heads", X_Original_URI="/demo?cmd=heads", X_Original_Method="GET") == closed
+    assert ask("POST", "/frozen?cmd=unbundle&heads=666f726365") == (403, "", b"push not authorized\n")
+    assert ask("GET", "/demo?cmd=unbundle&heads=666f726365") == (405, "", b"push requires POST request\n")
+    assert ask("GET", "/demo?cmd=batch", X_HgArg_1="cmds=heads+%3Bpushkey+")[0] == 405
+    assert ask("GET", "/none?cmd=heads") == (404, "", b"no such repository\n")
+    assert ask("GET", "/demo/../closed?cmd=heads")[0] == 400
+    assert ask("GET", "/authorize")[0] == 404
+    assert ask("GET", "/frozen?cmd=heads")[0] == 200
 
 
 @pytest.mark.parametrize(

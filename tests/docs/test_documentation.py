@@ -70,6 +70,52 @@ def test_authentication(page: Pages) -> None:
         assert app.wire("/", "whoami", headers=headers, user="mallory").data == user
 
 
+def user_seen_by(app: Any, authorization: str = "", **environ: str) -> str:
+    """The user that the policy of an application sees, or the status of a refusal."""
+    seen: list[str] = []
+    again = WireApp(app.provider, policy=lambda request: seen.append(str(request.user)), **arguments_of(app))
+    headers = {"Authorization": authorization} if authorization else {}
+    reply = WireTestApp(again).wire("/project", "heads", headers=headers, environ=environ)
+    return seen[0] if reply.status == 200 else str(reply.status)
+
+
+def arguments_of(app: Any) -> dict[str, Any]:
+    return {"identify": app._arrive.identify, "proxies": app._arrive.proxies}
+
+
+def login(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_identities(page: Pages) -> None:
+    pytest.importorskip("passlib")
+    identities = page("docs/identities.rst")
+    app = identities("basic")["app"]
+    assert user_seen_by(app, login("alice", "secret")) == "alice"
+    assert user_seen_by(app, login("alice", "wrong")) == user_seen_by(app, login("eve", "")) == "401"
+    assert user_seen_by(app, REMOTE_USER="mallory") == "None"
+    app = identities("htpasswd")["app"]
+    assert user_seen_by(app, login("alice", "myPassword")) == "alice"
+    assert user_seen_by(app, login("eve", "myPassword")) == "401"
+    app = identities("bearer")["app"]
+    assert user_seen_by(app, login("alice", "secret")) == "alice"
+    assert user_seen_by(app, "Bearer sesame") == "robot"
+    assert user_seen_by(app, "Bearer x") == "401"
+    assert user_seen_by(app) == "None"
+    app = identities("front")["app"]
+    assert user_seen_by(app, REMOTE_ADDR="10.1.2.3", HTTP_X_FORWARDED_USER="carol") == "carol"
+    assert user_seen_by(app, REMOTE_ADDR="192.0.2.1", HTTP_X_FORWARDED_USER="carol") == "None"
+    asks = WireTestApp(identities("login-first")["app"], extra_environ={"wsgi.url_scheme": "https"})
+    hgrc = identities.folder / "hg" / "project" / ".hg" / "hgrc"
+    hgrc.write_text("[web]\nallow-push = *\n")
+    assert asks.wire("/project", "capabilities").status == 200
+    hgrc.write_text("[web]\nallow-push = alice\n")
+    assert asks.wire("/project", "capabilities").status == 401
+    assert asks.wire("/project", "heads").status == 200
+    headers = {"Authorization": login("alice", "secret")}
+    assert asks.wire("/project", "capabilities", headers=headers).status == 200
+
+
 def test_pyramid(page: Pages) -> None:
     pytest.importorskip("pyramid")
     assert clonable(page("README.rst")("pyramid")["app"], "/hg/project")
@@ -128,6 +174,92 @@ def test_by_hand(page: Pages) -> None:
     app = page("docs/embedding.rst")("by-hand")["app"]
     assert clonable(app, "/hg/project")
     assert WireTestApp(app).get("/hgweb").text == "The repositories are below /hg.\n"
+
+
+def hg(*arguments: str | Path) -> str:
+    """Run ``hg``; gives what it printed on standard output."""
+    command = [*hg_command(), *map(str, arguments)]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def push_key(app: Any, namespace: str, key: str, user: str | None = None) -> int:
+    arguments = {"namespace": namespace, "key": key, "old": "", "new": ""}
+    return WireTestApp(app).wire("/project", "pushkey", arguments, body=b"", user=user).status
+
+
+def open_for_pushes(srv: Path) -> Path:
+    hgrc = srv / "hg" / "project" / ".hg" / "hgrc"
+    hgrc.write_text("[web]\nallow-push = *\npush_ssl = no\n")
+    return hgrc
+
+
+def test_a_policy(page: Pages, srv: Path) -> None:
+    open_for_pushes(srv)
+    app = page("docs/access.rst")("policy")["app"]
+    assert clonable(app, "/project")
+    assert [push_key(app, "bookmarks", "b", user) for user in ("alice", "eve", None)] == [200, 403, 403]
+
+
+def test_combined_policies(page: Pages, srv: Path) -> None:
+    app = WireTestApp(page("docs/access.rst")("combine")["app"])
+    assert clonable(app.app, "/project")
+    (srv / "hg" / "project").rename(srv / "hg" / "moving")
+    (srv / "hg" / "drafts").mkdir()
+    (srv / "hg" / "moving").rename(srv / "hg" / "drafts" / "project")
+    hidden, missing = (app.wire(path, "heads").response for path in ("/drafts/project", "/drafts/none"))
+    assert (hidden.status, hidden.headers, hidden.body) == (missing.status, missing.headers, missing.body)
+    assert app.wire("/drafts/project", "heads", user="alice").status == 200
+    (srv / "maintenance").touch()
+    assert app.wire("/drafts/project", "heads", user="alice").response.headers["Retry-After"] == "3600"
+
+
+def test_a_policy_protects_keys_and_a_hook_protects_bundles(page: Pages, srv: Path, tmp_path: Path) -> None:
+    hgrc = open_for_pushes(srv)
+    access = page("docs/access.rst")
+    app = access("arguments")["app"]
+    assert push_key(app, "bookmarks", "feature") == 200
+    assert push_key(app, "bookmarks", "release-1") == push_key(app, "phases", "11" * 20) == 403
+    assert push_key(app, "bookmarks", "release-1", "robot") == 200
+    assert WireTestApp(app).wire("/project", "listkeys", {"namespace": "obsolete"}).status == 403
+    with serving(app) as url:
+        work, remote = tmp_path / "work", f"{url}/project"
+        hg("clone", remote, work)
+
+        def push(bookmark: str, exchange: str = "bundle2") -> str:
+            hg("-R", work, "bookmark", "-f", "-r", "0", bookmark)
+            command = ["-R", str(work), "push", "-r", "0", "-B", bookmark, remote]
+            command += ["--config", f"devel.legacy.exchange={exchange}"]
+            environment = clean_environment()
+            done = subprocess.run(
+                [*hg_command(), *command], env=environment, capture_output=True, text=True, timeout=60
+            )
+            return done.stdout + done.stderr
+
+        marks = srv / "hg" / "project" / ".hg" / "bookmarks"
+        refused = "only the robot "
+        assert refused in push("release-2", "bundle1")
+        assert refused not in push("release-2")
+        assert "release-2" in marks.read_text(), "a policy does not see into a bundle"
+        hgrc.write_text(hgrc.read_text() + next(each.text for each in access.blocks if each.name == "hooks"))
+        before = marks.read_text()
+        for exchange in ("bundle2", "bookmarks", "bundle1"):
+            assert refused in push("release-3", exchange)
+        assert marks.read_text() == before
+        assert "exporting bookmark other" in push("other")
+
+
+def test_decisions(page: Pages, srv: Path) -> None:
+    app = WireTestApp(page("docs/access.rst")("authorize")["app"])
+    assert clonable(app.app, "/project")
+
+    def ask(method: str, uri: str) -> int:
+        headers = {"X-Original-Method": method, "X-Original-URI": uri}
+        return int(app.get("/authorize", headers=headers, expect_errors=True).status_int)
+
+    questions = (("GET", "/project?cmd=heads"), ("POST", "/project?cmd=unbundle"), ("GET", "/none"))
+    assert [ask(*each) for each in questions] == [204, 403, 403]
 
 
 def test_classify(page: Pages) -> None:
@@ -223,17 +355,10 @@ def test_finding(page: Pages) -> None:
     statuses = [
         WireTestApp(app).wire("/project", "pushkey", keys, body=b"", user=user).status for user in ("alice", "eve")
     ]
-    assert statuses == [200, 401]
+    assert statuses == [200, 403]
 
 
 def test_the_backend_is_enough_for_a_clone(page: Pages, srv: Path, tmp_path: Path) -> None:
-    def hg(*arguments: str | Path) -> str:
-        done = subprocess.run(
-            [*hg_command(), *map(str, arguments)], env=clean_environment(), capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     source, snapshot = srv / "hg" / "project", srv / "snapshots" / "project"
     snapshot.mkdir(parents=True)
     hg("-R", source, "bundle", "--all", "--type", "none-v1", snapshot / "bundle.hg")

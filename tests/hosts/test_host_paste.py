@@ -49,7 +49,7 @@ def test_repositories_by_name(call: Any, demonstration: Path) -> None:
 def test_configuration_may_hold_equals_signs(call: Any, demonstration: Path) -> None:
     config = "web.allow-pull = no\nhooks.changegroup = test a = b\n experimental.httppostargs=true"
     app = app_factory({}, root=str(demonstration), config=config)
-    assert fetch(call, app, "/")[0].startswith("401")
+    assert fetch(call, app, "/")[0].startswith("403")
     assert app.capabilities.post_args
     with app.provider.lease("") as repository:
         assert repository.setting("hooks", "changegroup") == "test a = b"

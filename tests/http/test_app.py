@@ -21,12 +21,13 @@ from hgwire_wsgi import (
     CommandContext,
     CommandRegistry,
     Lease,
+    PermissionDenied,
     ServerCapabilities,
     StreamResponse,
     WireApp,
     WireMiddleware,
 )
-from hgwire_wsgi.errors import RepositoryNotFound, RepositoryUnusable
+from hgwire_wsgi.errors import HgWireError, RepositoryNotFound, RepositoryUnusable, RequestError
 from hgwire_wsgi.logcontext import CURRENT, LOGGER
 from hgwire_wsgi.repositories.base import SubresourceReply, SubresourceRequest
 from hgwire_wsgi.testing import WireTestApp
@@ -76,9 +77,12 @@ def test_middleware_hands_on_what_is_not_its_own() -> None:
     app = WireTestApp(WireMiddleware(pages, wire=WireApp(FakeProvider())))
     assert app.wire("/repo", "heads").data == b"11" * 20 + b"\n"
     assert seen == []
-    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=heads", "/other?cmd=heads"]
+    others = ["/?", "/repo?", "/repo?cmd=", "/repo?cmd=changelog", "/repo/file?cmd=file", "/other?cmd=more"]
     for url in others:
         assert app.get(url).body == b"page"
+    assert seen == others
+    for url in ("/repo/file?cmd=heads", "/repo/nested?cmd=nosuch", "/other?cmd=unbundle"):
+        assert app.post(url, b"", expect_errors=True).status_int == 404
     assert seen == others
     assert app.get("/repo?cmd=heads&cmd=changelog", expect_errors=True).status_int == 400
 
@@ -127,7 +131,9 @@ def test_what_is_classified_is_what_the_policy_is_asked(query: str, names: tuple
     classified = app.classify(exchange.environ)
     assert classified is not None
     assert (classified.names, classified.permission) == (names, permission)
-    assert [(each.commands, each.permission) for each in asked] == [(names, permission)]
+    questions = [(each.commands, each.permission) for each in asked]
+    first = [(("batch",), "pull")] if names[0] == "batch" else []
+    assert questions == [*first, (names, permission)]
 
 
 def test_a_reply_that_was_given_before_is_given_again() -> None:
@@ -221,6 +227,183 @@ def test_a_greeting_names_the_url_whatever_its_encoding() -> None:
     assert (status, body.split()[-1]) == ("200 OK", b"http://example.org/%FF")
 
 
+# Repositories that a policy hides.
+
+
+class Hiding(FakeProvider):
+    """Serves ``/repo`` and ``/hidden``, which the policy below hides; also files below them."""
+
+    def __init__(self) -> None:
+        super().__init__(OPEN)
+        self.repository.subresource = self.subresource
+
+    def locate(self, path: str) -> tuple[str, str] | None:
+        name, _, rest = path.strip("/").partition("/")
+        return (name, rest) if name in ("repo", "hidden") else None
+
+    def is_subresource(self, rest: str) -> bool:
+        return rest.startswith("files/")
+
+    def subresource(self, request: SubresourceRequest, authorize: Any) -> SubresourceReply:
+        authorize("upload" if request.environ["REQUEST_METHOD"] == "PUT" else "pull")
+        return SubresourceReply("200 OK", (("Content-Type", "x/y"),), [b"file"])
+
+    def names(self, limit: int) -> list[str]:
+        return ["hidden", "repo"]
+
+
+def hides(request: AccessRequest) -> None:
+    if request.name == "hidden":
+        raise RepositoryNotFound("you may not know that there is a hidden repository", headers=[("X-Secret", "1")])
+
+
+@pytest.mark.parametrize(
+    ("below", "query", "environ"),
+    [
+        ("", "cmd=heads", {}),
+        ("", "cmd=heads", {"REQUEST_METHOD": "HEAD"}),
+        ("", "cmd=known&nodes=zz", {}),
+        ("", "cmd=known", {"HTTP_X_HGARG_1": "a,b"}),
+        ("", "cmd=heads", {"HTTP_X_HGPROTO_1": "x" * 5000}),
+        ("", "cmd=heads", {"CONTENT_LENGTH": "x"}),
+        ("", "cmd=heads&cmd=heads", {}),
+        ("", "cmd=batch&cmds=", {}),
+        ("", "cmd=batch&cmds=heads+", {}),
+        ("", "cmd=nosuch", {}),
+        ("", "cmd=unbundle", {}),
+        ("", "cmd=unbundle", {"body": b"x", "CONTENT_TYPE": "text/plain"}),
+        ("", "cmd=pushkey", {"REQUEST_METHOD": "POST", "HTTP_ORIGIN": "https://a.example"}),
+        ("", "", {}),
+        ("", "", {"body": b"x"}),
+        ("", "", {"REQUEST_METHOD": "DELETE"}),
+        ("", "", {"CONTENT_LENGTH": "x"}),
+        ("/page", "", {}),
+        ("/page", "cmd=heads", {}),
+        ("/files/x", "", {}),
+        ("/files/x", "", {"body": b"x", "REQUEST_METHOD": "PUT"}),
+        ("/files/x", "", {"CONTENT_LENGTH": "x"}),
+        ("/api", "", {}),
+        ("/api", "cmd=heads", {}),
+        ("/api/none", "", {}),
+        ("/api/exp-http-v2-0001", "", {}),
+        ("/api/exp-http-v2-0001/ro/heads", "", {}),
+        ("/api/exp-http-v2-0001/ro/heads", "", {"body": b"x"}),
+        ("/api/exp-http-v2-0001/rw/multirequest", "", {"body": b"x"}),
+        ("/api/exp-http-v2-0001/rw/multirequest", "", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "x"}),
+        ("/api/exp-http-v2-0001/ro/debugreflect", "", {"body": b"x"}),
+    ],
+)
+def test_a_hidden_repository_cannot_be_told_from_none(below: str, query: str, environ: dict[str, Any]) -> None:
+    provider = Hiding()
+    api = ApiSettings(server=True, http_v2=True, debugreflect=True)
+    app = WireApp(provider, policy=hides, api=api)
+
+    def answer(name: str) -> tuple[str, dict[str, str], Any]:
+        exchange = Exchange(app, query, path=f"/{name}{below}", **environ)
+        try:
+            body: Any = exchange.read()
+        except Exception as error:
+            body = repr(error)
+        return exchange.status, exchange.headers, body
+
+    hidden, missing = answer("hidden"), answer("nothere")
+    assert hidden == missing
+    assert hidden[0][:3] == ("400" if query.count("cmd=") > 1 else "404")
+    assert answer("repo") != missing or query.count("cmd=") > 1
+    assert provider.held == 0
+
+
+def test_a_hidden_repository_is_not_listed_and_not_answered_from_the_cache() -> None:
+    hidden: list[bool] = []
+    app = WireApp(Hiding(), policy=lambda request: hides(request) if hidden else None)
+    for status, names in (("200", ["hidden", "repo"]), ("404", ["repo"])):
+        for _ in range(2):
+            assert Exchange(app, "cmd=heads", path="/hidden").status[:3] == status
+        lines = Exchange(app, path="/").read().decode().split()
+        assert [line.rpartition("/")[2] for line in lines] == names
+        hidden.append(True)
+
+
+# Decisions without running anything.
+
+PUSHES = "cmds=heads+%3Bpushkey+namespace%3Da%2Ckey%3Db%2Cold%3D%2Cnew%3D"
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "environ", "expected"),
+    [
+        ("/repo", "cmd=heads", {}, "pull"),
+        ("/repo", "cmd=unbundle&heads=", {"REQUEST_METHOD": "POST"}, "push"),
+        ("/repo", "cmd=unbundle&heads=", {}, "405 push requires POST request"),
+        ("/repo", "cmd=unbundle", {"REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/plain"}, 415),
+        ("/repo", "cmd=nosuch", {}, "400 unknown command: nosuch"),
+        ("/repo", "cmd=heads&cmd=heads", {}, 400),
+        ("/repo", "cmd=batch&cmds=heads+%3Blookup+key%3Dtip", {}, "pull pull"),
+        ("/repo", "cmd=batch", {"HTTP_X_HGARG_1": PUSHES, "REQUEST_METHOD": "POST"}, "pull push"),
+        ("/repo", "cmd=batch", {"HTTP_X_HGARG_1": PUSHES}, 405),
+        ("/repo", "cmd=batch&cmds=", {}, 400),
+        ("/repo", "cmd=batch", {"HTTP_X_HGARGS_POST": "9", "REQUEST_METHOD": "POST"}, "pull push"),
+        ("/repo", "cmd=known", {"HTTP_X_HGARGS_POST": "9", "REQUEST_METHOD": "POST"}, "pull"),
+        ("/repo", "", {}, "pull"),
+        ("/repo", "", {"REQUEST_METHOD": "POST"}, "push"),
+        ("/repo/file/tip", "", {}, "pull"),
+        ("/repo/page", "cmd=heads", {}, "pull"),
+        ("/repo/files/x", "", {"REQUEST_METHOD": "PUT"}, "upload"),
+        ("/repo/files/x", "", {"REQUEST_METHOD": "DELETE"}, 405),
+        ("/repo/api/exp-http-v2-0001/ro/heads", "", {"REQUEST_METHOD": "POST"}, "pull"),
+        ("/repo/api/exp-http-v2-0001/rw/heads", "", {"REQUEST_METHOD": "POST"}, "push"),
+        ("/", "", {}, ""),
+        ("/none", "cmd=heads", {}, "404 no such repository"),
+        ("/hidden", "cmd=heads", {}, "404 no such repository"),
+        ("/hidden/page", "", {}, "404 no such repository"),
+    ],
+)
+def test_a_decision_without_running_anything(path: str, query: str, environ: dict[str, str], expected: Any) -> None:
+    asked: list[str] = []
+
+    def policy(request: AccessRequest) -> None:
+        hides(request)
+        asked.append("upload" if request.upload else request.permission)
+
+    provider = Hiding()
+    app = WireApp(provider, policy=policy, api=ApiSettings(server=True, http_v2=True))
+    unread = unanswered(query, path=path, **environ)
+    unread["wsgi.input"] = None
+    try:
+        app.authorize(unread)
+    except HgWireError as error:
+        assert expected in (error.http_status, f"{error.http_status} {error.message}")
+    else:
+        assert " ".join(asked) == expected
+    assert provider.held == 0
+    assert CURRENT.get() is None
+
+
+def unanswered(query: str, **environ: Any) -> dict[str, Any]:
+    """The environ of a request that nobody has answered."""
+    return Exchange(lambda environ, start_response: [], query, **environ).environ
+
+
+def test_a_request_that_is_refused_on_its_arrival_is_not_decided_on() -> None:
+    def identify(request: Any) -> str | None:
+        raise PermissionDenied("wrong password", status=401)
+
+    app = WireApp(Hiding(), policy=lambda request: None, identify=identify)
+    assert Exchange(app, "cmd=heads").status == "401 wrong password"
+    with pytest.raises(PermissionDenied, match="wrong password"):
+        app.authorize(unanswered("cmd=heads"))
+
+
+def test_posted_arguments_that_a_policy_wants_to_see_cannot_be_decided_on() -> None:
+    def policy(request: AccessRequest) -> None:
+        assert request.calls
+
+    app = WireApp(Hiding(), policy=policy)
+    for command in ("known", "batch"):
+        with pytest.raises(RequestError, match="posted arguments"):
+            app.authorize(unanswered(f"cmd={command}&cmds=heads+", HTTP_X_HGARGS_POST="9"))
+
+
 # What a backend serves besides commands.
 
 
@@ -259,12 +442,28 @@ def test_a_backend_serves_files_below_a_repository() -> None:
 
     provider = Files(reply)
     exchange = Exchange(WireApp(provider), path="/repo/files/x", body=b"body", SCRIPT_NAME="/hg")
-    assert (exchange.status, exchange.headers) == ("201 Created", {"Content-Type": "x/y"})
+    assert (exchange.status, exchange.headers) == ("201 Created", {"Content-Type": "x/y", "Cache-Control": "no-store"})
     assert (provider.held, chunks.closed) == (1, 0)
     assert exchange.read() == b"onetwo"
     exchange.close()
     assert (provider.held, chunks.closed) == (0, 1)
     assert seen == [("/hg/repo", "/files/x", "files/x", b"body")]
+
+
+@pytest.mark.parametrize(
+    ("own", "status", "environ", "expected"),
+    [
+        ((), "200 OK", {}, "private, no-cache"),
+        ((), "404 Not Found", {}, "no-store"),
+        ((), "200 OK", {"REQUEST_METHOD": "PUT"}, "no-store"),
+        ((("cache-control", "max-age=9"),), "200 OK", {}, "max-age=9"),
+    ],
+)
+def test_who_may_keep_a_file_is_up_to_the_backend(own: Any, status: str, environ: Any, expected: str) -> None:
+    provider = Files(lambda request: SubresourceReply(status, own, [b"x"]))
+    exchange = Exchange(WireApp(provider), path="/repo/files/x", **environ)
+    exchange.read()
+    assert {name.lower(): value for name, value in exchange.headers.items()} == {"cache-control": expected}
 
 
 def test_a_backend_that_has_no_such_file() -> None:

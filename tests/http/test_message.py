@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hgwire_wsgi import Limits, PushChanges
-from hgwire_wsgi.http.message import NOSNIFF, Observed, Request, Response, text_response
+from hgwire_wsgi.http.message import NO_STORE, NOSNIFF, PRIVATE, Observed, Request, Response, text_response
 
 
 def request(body: bytes = b"", limits: Limits | None = None, **environ: Any) -> Request:
@@ -30,6 +30,39 @@ def test_what_a_request_says() -> None:
     assert (made.method, made.path, made.query) == ("POST", "/r\xff", "cmd=x")
     assert (made.user, made.address) == ("alice", "192.0.2.1")
     assert request(REMOTE_USER="").user is None
+
+
+@pytest.mark.parametrize("name", ["Ã©m", "ém", "\xe9m"])
+def test_a_user_is_text_and_hooks_get_its_utf_8(name: str) -> None:
+    made = request(REMOTE_USER=name)
+    assert (made.user, made.client) == ("ém", "remote:http::%C3%A9m")
+
+
+class Unread:
+    """A body that must not be read."""
+
+    def read(self, size: int) -> bytes:
+        raise AssertionError("the body is read")
+
+
+@pytest.mark.parametrize("server", [{"uwsgi.version": b"2.0.31"}, {"SERVER_SOFTWARE": "gevent/26 Python/3.11"}])
+def test_a_body_that_the_client_holds_back_is_not_read_for_a_refusal(server: dict[str, Any]) -> None:
+    held: dict[str, Any] = {"CONTENT_LENGTH": "9", "HTTP_EXPECT": "100-Continue", "wsgi.input": Unread(), **server}
+    assert not request(**held).drain()
+    # A command that has read it asked for it.
+    reading = {**held, "wsgi.input": io.BytesIO(b"123456789")}
+    made = request(**reading)
+    assert made.body.read(3) == b"123"
+    assert made.drain() and made.bytes_in == 9
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"SERVER_SOFTWARE": "gunicorn/27"}, {"HTTP_EXPECT": "x", "uwsgi.version": b""}]
+)
+def test_other_bodies_are_read(variables: dict[str, Any]) -> None:
+    environ = {"HTTP_EXPECT": "100-continue", **variables}
+    made = request(b"123456789", **environ)
+    assert made.drain() and made.bytes_in == 9
 
 
 @pytest.mark.parametrize("given", ["abc-1.2:3/x_y=+", "x" * 128])
@@ -116,9 +149,10 @@ def test_a_status_as_a_number() -> None:
 def test_a_response_of_text_forbids_guessing() -> None:
     response = text_response("400 no", "naïve\udcff", [("Allow", "GET")], error="no")
     assert response.body == "naïve?".encode()
-    assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NOSNIFF]
+    assert response.headers == [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET"), NO_STORE, NOSNIFF]
     assert (response.error, response.release) == ("no", ())
-    assert text_response("200 OK", b"\xff").body == b"\xff"
+    good = text_response("200 OK", b"\xff")
+    assert (good.body, good.headers[1:]) == (b"\xff", [PRIVATE, NOSNIFF])
 
 
 @pytest.mark.parametrize(

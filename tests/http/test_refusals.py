@@ -19,7 +19,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.errors import CommandFailed, LocalProtocolError, RepositoryBusy, RequestError, UnsupportedMediaType
 from hgwire_wsgi.http.message import Request
-from hgwire_wsgi.http.refusals import challenges, public, refuse, refuse_cross_site
+from hgwire_wsgi.http.refusals import challenged, public, refuse, refuse_cross_site
 from hgwire_wsgi.testing import WireTestApp
 
 
@@ -62,6 +62,7 @@ def test_challenge_goes_with_401() -> None:
     assert app.wire("/repo", "heads", user="alice").status == 200
 
 
+BEARER = [("www-authenticate", "Bearer")]
 FORM = {"CONTENT_TYPE": "application/x-www-form-urlencoded"}
 OURS = {"CONTENT_TYPE": "application/mercurial-0.1"}
 
@@ -74,6 +75,11 @@ OURS = {"CONTENT_TYPE": "application/mercurial-0.1"}
         ({"CONTENT_TYPE": "Application/Mercurial-0.2; x=y"}, 200),
         ({"CONTENT_TYPE": "text/plain"}, 415),
         ({"CONTENT_TYPE": "application/mercurial"}, 415),
+        ({"CONTENT_TYPE": "application/octet-stream"}, 200),
+        ({"CONTENT_TYPE": "Application/Octet-Stream ; x=y"}, 200),
+        ({"CONTENT_TYPE": "application/octet-stream-x"}, 415),
+        ({"CONTENT_TYPE": "application/octet-stream", "HTTP_ORIGIN": "https://evil.example"}, 403),
+        ({"CONTENT_TYPE": "application/octet-stream", "HTTP_SEC_FETCH_SITE": "cross-site"}, 403),
         (FORM, 415),
         ({**FORM, "HTTP_X_HGARG_1": "namespace=bookmarks"}, 200),
         ({**FORM, "HTTP_X_HGARG_2": "namespace=bookmarks"}, 415),
@@ -153,16 +159,26 @@ def test_an_error_of_the_package_is_shown_as_it_is(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "challenge", "status", "headers"),
     [
-        (PermissionDenied("no", status=401), [("WWW-Authenticate", "Basic")]),
-        (PermissionDenied("no", status=401, headers=[("www-authenticate", "Bearer")]), []),
-        (PermissionDenied("no", status=403), []),
-        (RequestError("no"), []),
+        (PermissionDenied("no", status=401), "Basic", 401, [("WWW-Authenticate", "Basic")]),
+        (PermissionDenied("no", status=401, headers=BEARER), "Basic", 401, BEARER),
+        (PermissionDenied("no", status=401, headers=BEARER), None, 401, BEARER),
+        (PermissionDenied("no", status=401, headers=[("X-Why", "y")]), None, 403, [("X-Why", "y")]),
+        (PermissionDenied("no", status=403), "Basic", 403, []),
+        (RequestError("no"), "Basic", 400, []),
     ],
 )
-def test_a_401_has_one_challenge(error: HgWireError, expected: list[tuple[str, str]]) -> None:
-    assert challenges(error, "Basic") == expected
+def test_a_401_has_one_challenge(
+    error: HgWireError, challenge: str | None, status: int, headers: list[tuple[str, str]]
+) -> None:
+    assert challenged(error, challenge) == (status, headers)
+
+
+def test_without_a_challenge_nobody_is_asked_for_a_password() -> None:
+    app = WireTestApp(WireApp(FakeProvider({"allow_read": "alice"}), challenge=None))
+    reply = app.wire("/repo", "heads")
+    assert (reply.response.status, "WWW-Authenticate" in reply.response.headers) == ("403 read not authorized", False)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +198,7 @@ def test_a_person_with_a_browser_gets_text(query: str, media_type: str, body: st
         "Content-Type": media_type,
         "X-Why": "because",
         "WWW-Authenticate": "Basic",
+        "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
     assert response.status.isascii() and "\n" not in response.status

@@ -22,6 +22,9 @@ class Provider(FakeProvider):
         self.repository = _Extended(own)
         self.busy = False
 
+    def is_command(self, name: str) -> bool:
+        return name == "loaded" and self.leased > 0
+
     def is_subresource(self, rest: str) -> bool:
         return rest.startswith("files/")
 
@@ -35,6 +38,9 @@ class _Extended(FakeRepository):
     def __init__(self, own: tuple[str, ...]) -> None:
         super().__init__()
         self.own = own
+
+    def has_subresource(self, path: str) -> bool:
+        return path != "files/hidden"
 
     def commands(self) -> Mapping[str, Command]:
         return {name: Command(name=name, handler=lambda context: b"", permission="pull") for name in self.own}
@@ -92,29 +98,55 @@ def test_a_malformed_query_is_an_error_of_the_request() -> None:
         ("/repo?cmd=changelog", False),
         ("/repo?cmd=changelog&cmd=heads", True),
         ("/repo?cmd=own", True),
-        ("/repo/below?cmd=heads", False),
+        ("/repo?cmd=nosuch", False),
+        ("/repo?cmd=HEADS", False),
+        ("/repo?cmd=heads&cmd=changelog", True),
+        ("/repo?cmd=&cmd=heads", True),
+        ("/repo?%63m%64=h%65ads", True),
+        ("/repo?x=1;cmd=heads", True),
+        ("/repo?cmd=manifest;node=1;path=/", False),
+        ("/repo?cmd=manifest;cmd=heads", True),
+        ("/repo?cmd=branches", True),
+        ("/repo?cmd=known-elsewhere", True),
+        ("/repo?cmd=loaded", True),
+        ("/repo/below?cmd=heads", True),
+        ("/repo/below?cmd=nosuch", True),
+        ("/repo/below?cmd=changelog", False),
+        ("/repo/below?x=1", False),
         ("/repo", False),
         ("/repo/files/x", True),
+        ("/repo/files/hidden", False),
         ("/repo/file/x", False),
         ("/repo/api/x", True),
-        ("/other?cmd=heads", False),
+        ("/other?cmd=heads", True),
+        ("/other?cmd=known-elsewhere", True),
+        ("/other?cmd=nosuch", False),
+        ("/?cmd=unbundle", True),
+        ("/?cmd=nosuch", False),
         ("/", False),
     ],
 )
 def test_what_a_middleware_takes(url: str, expected: bool) -> None:
     provider = Provider("own")
-    assert router(provider).handles(request(url)) is expected
+    commands = CommandRegistry.standard()
+    commands.add_backend_commands({}, {"known-elsewhere": "pull"})
+    assert router(provider, commands).handles(request(url)) is expected
     assert provider.held == 0
 
 
-def test_a_middleware_leaves_unknown_commands_of_unusable_repositories_to_the_pages() -> None:
+def test_a_middleware_keeps_what_may_be_a_command_of_an_unusable_repository() -> None:
     provider = Provider("own")
     provider.busy = True
-    assert not router(provider).handles(request("/repo?cmd=own"))
-    assert router(provider).handles(request("/repo?cmd=heads"))
+    for url in ("/repo?cmd=own", "/repo?cmd=nosuch", "/repo?cmd=heads", "/repo/files/x"):
+        assert router(provider).handles(request(url))
+    assert not router(provider).handles(request("/repo?cmd=changelog"))
 
 
-def test_a_removed_command_is_left_to_the_pages() -> None:
+@pytest.mark.parametrize("path", ["/repo", "/repo/below", "/other", "/", "//repo", "/repo/../other", "/REPO"])
+def test_no_command_reaches_the_pages_that_was_removed_or_never_registered(path: str) -> None:
     commands = CommandRegistry.standard()
-    commands.remove("own")
-    assert not router(Provider("own"), commands).handles(request("/repo?cmd=own"))
+    commands.remove("own", "pushkey")
+    for registry in (commands, CommandRegistry()):
+        for name in ("pushkey", "unbundle", "batch"):
+            assert router(Provider("own"), registry).handles(request(f"{path}?cmd={name}"))
+    assert router(Provider("own"), commands).handles(request(f"{path}?cmd=own"))

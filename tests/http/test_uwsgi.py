@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hgwire_wsgi.http.body import RequestBody
-from hgwire_wsgi.http.uwsgi import ChunkedInput, chunked_input
+from hgwire_wsgi.http.uwsgi import ChunkedInput, chunked_input, thread_count
 from hgwire_wsgi.limits import Limits
 
 
@@ -29,3 +29,10 @@ def test_a_chunked_body_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
     assert body.read(100) == b"one"
     assert body.drain(100)
     assert body.read(1) == b""
+
+
+@pytest.mark.parametrize(("options", "count"), [({"threads": b"16"}, 16), ({}, 1), ({"threads": True}, 1)])
+def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch, options: dict[str, object], count: int) -> None:
+    assert thread_count() is None
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+    assert thread_count() == count

@@ -88,6 +88,8 @@ class Site:
     """Number of processes, with eight threads each."""
     cache: dict[str, Any] | None = None
     """Settings of our caches."""
+    deadlines: dict[str, Any] | None = None
+    """Minimum rates of transfers, on our side."""
     observed: str | None = None
     """A file that receives our events, one JSON object per line."""
     options: tuple[str, ...] = ()

@@ -49,6 +49,10 @@ def ours(site: dict[str, Any]) -> Any:
     more: dict[str, Any] = {}
     if site["post_args"]:
         more["capabilities"] = ServerCapabilities(post_args=True)
+    if site["deadlines"]:
+        from hgwire_wsgi.http.deadlines import Deadlines
+
+        more["deadlines"] = Deadlines(**site["deadlines"])
     if site["observed"]:
         more["observers"] = [writer(site["observed"])]
     return WireApp(provider, cache=cache, **more)

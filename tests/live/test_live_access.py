@@ -35,6 +35,32 @@ PUSH = {
 }
 
 
+#: Rules that refuse every user, and what their refusals say.
+HOPELESS = {
+    "deny_read = *": "read not authorized",
+    "allow-pull = no": "pull not authorized",
+    "allow-push =": "push not authorized",
+    "deny_push = *": "push not authorized",
+    "push_ssl = yes": "ssl required",
+    "push_ssl = yes\nallow-push =": "ssl required",
+}
+
+
+def check_refusals(pair: Pair, rule: str) -> None:
+    """hgweb answers 401 to every refusal by name; we do only where a password could help."""
+    for outcome in pair.sides["ours"].transcript:
+        known = "@" in " ".join(outcome.args)
+        asked = "authorization required" in outcome.err or "authorization failed" in outcome.err
+        if outcome.code == 0 or "no changes found" in outcome.out:
+            assert not asked
+        elif rule in HOPELESS:
+            assert outcome.err.endswith(f"abort: HTTP Error 403: {HOPELESS[rule]}\n"), outcome
+        elif known and ":pw@" in " ".join(outcome.args):
+            assert "abort: HTTP Error 403: " in outcome.err and " not authorized" in outcome.err, outcome
+        else:
+            assert asked, outcome
+
+
 @pytest.mark.parametrize("rule", READ)
 def test_who_may_read(pair: Pair, rule: str) -> None:
     """Unauthenticated, as two users, and with a wrong password."""
@@ -47,7 +73,8 @@ def test_who_may_read(pair: Pair, rule: str) -> None:
 
         return [None if expected is None else may_read(user) for user, expected in zip(USERS, READ[rule], strict=True)]
 
-    assert pair.same(scenario) == READ[rule]
+    assert pair.same(scenario, output=False) == READ[rule]
+    check_refusals(pair, rule)
 
 
 @pytest.mark.parametrize("rule", PUSH)
@@ -68,7 +95,8 @@ def test_who_may_push(pair: Pair, rule: str) -> None:
             assert (file_contents(served.path) != before) == allowed[-1]
         return allowed
 
-    assert pair.same(scenario) == PUSH[rule]
+    assert pair.same(scenario, output=False) == PUSH[rule]
+    check_refusals(pair, rule)
 
 
 def test_pushing_a_bookmark_needs_the_permission_to_push(pair: Pair) -> None:
@@ -95,3 +123,46 @@ def test_a_user_name_reaches_the_hooks(pair: Pair) -> None:
 
     pair.same(scenario)
     assert "remote: by remote:http:" in pair.sides["ours"].transcript[0].out
+
+
+def test_a_file_makes_a_repository_read_only(pair: Pair) -> None:
+    """Its text is what the client's user reads; it counts from the next push on."""
+
+    def scenario(side: Side) -> None:
+        served = side.serve("public-only", hgrc="[web]\nallow-push = *\npush_ssl = no\n")
+        marker = served.path / ".hg" / "hgwire-readonly"
+        work = side.checkout("drafts")
+        side.scribe("bookmark", "-f", "-r", "0", "old", repo=work)
+        before = file_contents(served.path)
+        marker.write_text("This project has moved.\nPlease push to https://new.example/project\n")
+        expected = "abort: HTTP Error 403: This project has moved. Please push to https://new.example/project\n"
+        for config in ((), ("devel.legacy.exchange=bundle1",)):
+            for command in (["push"], ["push", "-r", "0", "-B", "old"]):
+                refused = side.hg(*command, served.url, cwd=work, ok=(255,), config=config)
+                assert refused.err.endswith(expected), refused
+        side.hg("identify", served.url)
+        marker.write_text("")
+        assert "403: this repository is read-only" in side.hg("push", served.url, cwd=work, ok=(255,)).err
+        marker.unlink()
+        assert file_contents(served.path) == before
+        side.hg("push", served.url, cwd=work, ok=(0, 1))
+        assert file_contents(served.path) != before
+
+    pair.alone(scenario)
+
+
+def test_a_share_is_as_read_only_as_its_source(pair: Pair) -> None:
+    def scenario(side: Side) -> None:
+        source = side.serve("public-only", hgrc="[web]\nallow-push = *\npush_ssl = no\n")
+        share = source.path.with_name(source.path.name + "-share")
+        side.hg("share", "-U", str(source.path), str(share), config=("extensions.share=",))
+        (share / ".hg" / "hgrc").write_text("[web]\nallow-push = *\npush_ssl = no\n")
+        work = side.checkout("drafts")
+        url = source.url + "-share"
+        for path in (source.path, share):
+            (path / ".hg" / "hgwire-readonly").write_text("frozen")
+            assert "403: frozen" in side.hg("push", url, cwd=work, ok=(255,)).err
+            (path / ".hg" / "hgwire-readonly").unlink()
+        side.hg("push", url, cwd=work, ok=(0, 1))
+
+    pair.alone(scenario)

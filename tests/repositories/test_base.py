@@ -142,3 +142,7 @@ def test_a_lease_may_have_nothing_to_release() -> None:
 
 def test_pushkey_result() -> None:
     assert PushKeyResult(True) == PushKeyResult(True, b"")
+
+
+def test_repositories_accept_pushes_unless_they_say_otherwise() -> None:
+    assert Least().read_only_reason() is None

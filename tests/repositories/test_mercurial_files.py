@@ -15,7 +15,7 @@ from hgwire_wsgi.testing import WireTestApp
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
 from hgwire_wsgi.repositories.mercurial import MercurialProvider
-from hgwire_wsgi.repositories.mercurial.files import files_of
+from hgwire_wsgi.repositories.mercurial.files import files_of, read_bounded
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -126,3 +126,33 @@ def test_which_files_a_command_reads() -> None:
     assert set(files_of("getbundle", Settings(), ())) == always
     assert set(files_of("getbundle", Settings(), ("partial-pull",))) - always == {"pullbundles.manifest"}
     assert set(files_of("clonebundles", Settings(), ())) - always == {"clonebundles.manifest"}
+
+
+def test_a_small_file_is_read_in_any_case(tmp_path: Path) -> None:
+    file, folder, pipe = tmp_path / "file", tmp_path / "folder", tmp_path / "pipe"
+    file.write_bytes(b"x" * 2000)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    (tmp_path / "loop").symlink_to("loop")
+    assert read_bounded(os.fsencode(file), 1000) == b"x" * 1000
+    for path in (tmp_path / "none", file / "below"):
+        assert read_bounded(os.fsencode(path), 10) is None
+    for path in (folder, pipe, tmp_path / "loop"):
+        assert read_bounded(os.fsencode(path), 10) == b"", "what cannot be read is there"
+
+
+def test_why_a_repository_is_read_only(repo: Path) -> None:
+    provider = MercurialProvider(repo)
+    marker = repo / ".hg" / "hgwire-readonly"
+
+    def reason() -> str | None:
+        with provider.lease("") as repository:
+            return repository.read_only_reason()
+
+    assert reason() is None
+    marker.write_bytes("gesperrt für \xff".encode() + b"\xff" + b"x" * 5000)
+    assert (reason() or "").startswith("gesperrt für \xff\ufffdx")
+    assert len(reason() or "") < 1000
+    marker.unlink()
+    marker.mkdir()
+    assert reason() == ""

@@ -183,7 +183,7 @@ def test_a_change_of_settings_reaches_open_repositories(
     config("[paths]\n/ = {repos}/*\n[web]\ndeny_read = *\n")
     assert heads(provider, "/one") == 200
     clock.now += 21
-    assert heads(provider, "/one") == 401
+    assert heads(provider, "/one") == 403
     config()
     clock.now += 21
     assert heads(provider, "/one") == 200

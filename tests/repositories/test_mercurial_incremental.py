@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
@@ -15,7 +16,8 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 from hgwire_wsgi.commands.objects import NULL
 from hgwire_wsgi.repositories.base import IncrementalBundles, Repository, Subresources
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
-from hgwire_wsgi.repositories.mercurial.incremental import clone_family, is_worth_sending
+from hgwire_wsgi.repositories.mercurial.incremental import clone_family, is_worth_sending, shape_of
+from hgwire_wsgi.repositories.mercurial.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -28,14 +30,18 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def family(command: str = "getbundle", metadata: bytes = b"m", **changes: Any) -> tuple[object, ...] | None:
+STATE = State(history=b"h", shape=b"s", bookmarks=b"b", others=b"o")
+
+
+def family(command: str = "getbundle", state: State = STATE, **changes: Any) -> tuple[object, ...] | None:
     arguments = {name: value for name, value in {**PLAIN, **changes}.items() if value is not None}
-    return clone_family(metadata, command, arguments)
+    return clone_family(state, command, arguments)
 
 
 def test_heads_and_order_do_not_matter() -> None:
     expected = family()
-    assert expected is not None and expected[0] == b"m"
+    assert expected is not None and expected[0] == b"sb"
+    assert family(state=attrs.evolve(STATE, history=b"more", others=b"other", transaction=b"later")) == expected
     assert family(heads=[b"\2" * 20, b"\3" * 20]) == expected
     assert family(common=None) == expected and family(common=[]) == expected
     assert family(listkeys=[b"bookmarks", b"phases"], bundlecaps=PLAIN["bundlecaps"][::-1]) == expected
@@ -44,7 +50,8 @@ def test_heads_and_order_do_not_matter() -> None:
 def test_all_else_does() -> None:
     families = [
         family(),
-        family(metadata=b"other"),
+        family(state=attrs.evolve(STATE, shape=b"other")),
+        family(state=attrs.evolve(STATE, bookmarks=b"other")),
         family(phases=True),
         family(listkeys=[b"phases"]),
         family(cg=None),
@@ -69,6 +76,33 @@ def test_all_else_does() -> None:
 )
 def test_what_is_no_plain_clone(changes: dict[str, Any]) -> None:
     assert family(**changes) is None
+
+
+def test_bookmarks_matter_to_bundles_that_hold_them() -> None:
+    moved = attrs.evolve(STATE, bookmarks=b"other")
+    for requested in ({"listkeys": [b"phases"]}, {"listkeys": None}, {"listkeys": None, "bookmarks": False}):
+        assert family(state=moved, **requested) == family(**requested) is not None
+    for requested in ({"listkeys": [b"bookmarks"]}, {"listkeys": None, "bookmarks": True}):
+        assert family(state=moved, **requested) != family(**requested)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "shape"),
+    [
+        ("changegroup", {"roots": []}, b"s"),
+        ("changegroupsubset", {"bases": [], "heads": []}, b"s"),
+        ("stream_out", {}, b"s"),
+        ("getbundle", {}, b"s"),
+        ("getbundle", {"stream": True, "cg": False}, b"s"),
+        ("getbundle", {"listkeys": [b"phases", b"obsolete", b"namespaces"]}, b"s"),
+        ("getbundle", {"bookmarks": True}, b"sb"),
+        ("getbundle", {"listkeys": [b"hosted"]}, None),
+        ("getbundle", {"of an extension": b""}, None),
+        ("of an extension", {}, None),
+    ],
+)
+def test_what_a_bundle_depends_on(command: str, arguments: dict[str, Any], shape: bytes | None) -> None:
+    assert shape_of(STATE, command, arguments) == shape
 
 
 @pytest.mark.parametrize(
@@ -114,7 +148,7 @@ def test_a_repository_says_which_metadata_it_has(repo: Path) -> None:
             return leased.metadata_token(), leased.clone_family("getbundle", PLAIN)
 
     token, clones = seen()
-    assert token is not None and clones == clone_family(token, "getbundle", PLAIN)
+    assert token is not None and clones is not None
     assert seen("extensions.censor=") == (None, None), "censoring changes what no token of the metadata covers"
     assert seen("extensions.censor=!")[0] is not None
 

@@ -8,21 +8,35 @@ a missing one.  A request for a bundle gets one of three things:
 - a :class:`PendingEntry`, the right to make it.
 
 Keys are those of :mod:`hgwire_wsgi.cache.keys`; those of bundles are 64 hexadecimal digits.  Every method of a bundle
-store and of its entries may raise :class:`OSError`; bundles are then served without the store.
+store and of its entries may raise :class:`OSError`; bundles are then served without the store.  A store checks what it
+has stored before it returns it.  It removes an entry that is damaged, and raises :class:`DamagedEntry`.
 """
 
 from __future__ import annotations
 
 import abc
+import errno
 import os
 from collections.abc import Hashable
 from typing import Protocol, TypeVar
 
 import attrs
 
-__all__ = ["BundleStore", "GrowingEntry", "PendingEntry", "ResponseStore", "StoredFile", "StoredUrl"]
+__all__ = ["BundleStore", "DamagedEntry", "GrowingEntry", "PendingEntry", "ResponseStore", "StoredFile", "StoredUrl"]
 
 _V = TypeVar("_V")
+
+
+class DamagedEntry(OSError):
+    """An entry was not what had been stored, and has been removed.  The entry can be made again.
+
+    Args:
+        problem: what was wrong.
+        place: where the entry was.
+    """
+
+    def __init__(self, problem: str, place: str) -> None:
+        super().__init__(errno.EIO, problem, place)
 
 
 class ResponseStore(Protocol[_V]):
@@ -138,18 +152,33 @@ class BundleStore(Protocol):
     def capacity(self) -> int:
         """Maximum size of a bundle, in bytes."""
 
-    def open(self, key: str) -> StoredFile | StoredUrl | None:
-        """Return a complete bundle, or None."""
+    def open(self, key: str, *, shared: bool = False) -> StoredFile | StoredUrl | None:
+        """Return a complete bundle, or None.
+
+        Args:
+            key: of the bundle.
+            shared: True if several clients have requested it.  Such bundles should be evicted after others.
+
+        Raises:
+            DamagedEntry: if the bundle was damaged; it has been removed.
+        """
 
     def open_or_begin(self, key: str) -> StoredFile | StoredUrl | GrowingEntry | PendingEntry:
         """Return a complete bundle, a growing one, or the right to make it.
 
         For each key, at most one live maker holds a :class:`PendingEntry`, among all processes that share the store.
         (There may be two if entries were deleted by hand.)
+
+        Raises:
+            DamagedEntry: if an entry was damaged; it has been removed.
         """
 
     def get(self, key: str) -> bytes | None:
-        """Return a small entry stored by :meth:`put`, or None."""
+        """Return a small entry stored by :meth:`put`, or None.
+
+        Raises:
+            DamagedEntry: if the entry was damaged; it has been removed.
+        """
 
     def put(self, key: str, data: bytes) -> None:
         """Store or replace a small entry of a few kilobytes."""

@@ -1,7 +1,11 @@
 """Bundles in a folder that all processes of a host share.
 
-Layout: ``<folder>/<two digits>/<key>`` is a complete entry, ``<key>.part`` one that is being made.  A new file
-briefly has a unique name, ``<key>.<random>.new``.
+Layout: ``<folder>/<two digits>/<key>`` is a complete entry, ``<key>.part`` one that is being made, ``<key>.sum`` the
+size and the digest of a complete bundle.  A new file briefly has a unique name, ``<key>.<random>.new``.
+
+The digest is beside the bundle, because front-end servers send the file as it is, and find it by its name.  It is
+the BLAKE2b of the key and the content, so that no bundle can take the place of another.  The thread that writes the
+bundle computes it (at 0.8 GB/s on any processor of 64 bits).  A small entry starts with its own digest.
 
 What is always true:
 
@@ -11,9 +15,18 @@ What is always true:
   when a process dies, so a part without a lock has no maker.
 - The part of a dead maker is never written again, because others may still read it.  The next maker replaces it with a
   new file.
+- A digest gets its name before its bundle, and is removed after it.  So a bundle without a digest is damaged.
+- A process checks a bundle when it first opens it, and again if the file has changed since (device, inode, size, time
+  of the last modification).  A damaged one is removed.  If the disk changes a bundle later, that process does not find
+  it again; the checksum in zstd and zlib data shows it to the client.
+- Only this user can write to the folder, and entries belong to this user: no one else can put anything into it.
 - Removing an entry does not affect those who have it open, so the folder can be emptied at any time.
 - Files with other names are not ours and stay.  A writable file under a final name (for example from a backup that was
   restored without permissions) may be incomplete; it is deleted.
+
+Eviction: the time of the last access says when an entry was last used, and the owner's execute permission says that
+several clients have requested it.  Others are evicted first while they take more than a quarter of the capacity.  So
+a client that requests many bundles which nobody else needs cannot evict those that are needed.
 """
 
 from __future__ import annotations
@@ -21,6 +34,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -28,23 +42,45 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import attrs
 
-from .base import GrowingEntry, PendingEntry, StoredFile
+from .base import DamagedEntry, GrowingEntry, PendingEntry, StoredFile
+from .memory import MemoryStore
 
-__all__ = ["FolderStore"]
+__all__ = ["CheckedEntry", "FolderStore"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
 _COMPLETE_MODE = 0o400
+_SHARED_MODE = 0o500
+"""Of a complete entry that several clients have requested."""
+
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A symbolic link is an error, and opening a named pipe does not wait."""
+
 _STALE_SECONDS = 3600
 """A ``.new`` file of this age belongs to a dead process: live ones rename it at once."""
 
 _SHELF = re.compile(r"[0-9a-f]{2}")
-_ENTRY = re.compile(r"[0-9a-f]{64}(\.part|\..+\.new)?")
+_ENTRY = re.compile(r"[0-9a-f]{64}(\.part|\.sum|\..+\.new)?")
+
+_KEY_LENGTH = 64
+_DIGEST_SIZE = 32
+_SUM = re.compile(rb"blake2b ([0-9a-f]{64}) ([0-9]+)\n")
+_SUM_USAGE = 4096
+"""Bytes on the disk that the digest of a bundle occupies: a block."""
+
+_PIECE = 1 << 20
+"""Bytes that are read at a time when a bundle is checked."""
+
+_CHECKED_USAGE = 400
+_CHECKED = 10_000 * _CHECKED_USAGE
+"""Maximum size in memory of what is known about checked bundles: ten thousand of them."""
 
 _SYNCED_SIZE = 64 * 1024
 """Smaller entries are not synced to the disk.  A power failure leaves them empty, and empty files are ignored."""
@@ -57,12 +93,125 @@ _RESERVE = 16
 another scan, which takes a second for some hundred thousand entries."""
 
 
-_Entry = tuple[float, int, str]
-"""A complete entry: time of its last use, bytes on the disk, path."""
+_LONELY_SHARE = 4
+"""Entries that only one client has requested are evicted first while they take more than a quarter of the capacity."""
+
+
+@attrs.frozen(order=True)
+class _Entry:
+    """A complete entry: time of its last use, bytes on the disk, path, whether several clients have requested it."""
+
+    used: float
+    usage: int
+    path: str
+    shared: bool
+
+
+@attrs.frozen
+class CheckedEntry:
+    """A complete entry that was checked.
+
+    Attributes:
+        key: of the entry.
+        size: in bytes.
+        problem: what was wrong with it; empty if nothing was.
+    """
+
+    key: str
+    size: int
+    problem: str
 
 
 def _is_complete(descriptor: int) -> bool:
     return not os.fstat(descriptor).st_mode & stat.S_IWUSR
+
+
+def _new_digest(path: str) -> hashlib.blake2b:
+    """Start the digest of an entry."""
+    return hashlib.blake2b(os.path.basename(path).encode(), digest_size=_DIGEST_SIZE)
+
+
+def _open(path: str) -> int:
+    """Open an entry or a part for reading.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedEntry: if it is not a regular file of this user; it has been removed.
+    """
+    try:
+        descriptor = os.open(path, _READ_FLAGS)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES):
+            raise
+        os.unlink(path)
+        raise DamagedEntry(os.strerror(error.errno), path) from error
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    os.unlink(path)
+    raise DamagedEntry("not a file of this user", path)
+
+
+def _open_complete(path: str) -> tuple[int, os.stat_result]:
+    """Open a complete entry.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedEntry: if the file is not complete; it has been removed.
+    """
+    descriptor = _open(path)
+    try:
+        found = os.fstat(descriptor)
+        if not found.st_size or found.st_mode & stat.S_IWUSR:
+            _reject("it is not complete", path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, found
+
+
+def _reject(problem: str, path: str, descriptor: int) -> NoReturn:
+    """Remove a damaged entry that is open.
+
+    Raises:
+        FileNotFoundError: if the entry is gone, or another one has taken its place.
+        DamagedEntry: otherwise.
+    """
+    if not _names(path, descriptor):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    os.unlink(path)
+    raise DamagedEntry(problem, path)
+
+
+def _touch(descriptor: int, found: os.stat_result, used: int) -> None:
+    """Set the time of the last use, and keep that of the last modification, which shows whether the content changed."""
+    with contextlib.suppress(OSError):
+        os.utime(descriptor, ns=(used, found.st_mtime_ns))
+
+
+def _require_private(folder: Path) -> None:
+    """Check that nobody else can put anything into a folder.
+
+    A parent that a group can write to is accepted: with the usual umask of 002, that group is the user alone.
+
+    Raises:
+        PermissionError: if it belongs to another user, if its group or others can write to it, or if anyone can rename
+            it, because they can write to one of its parents.
+    """
+
+    def refuse(problem: str, place: Path) -> None:
+        raise PermissionError(errno.EACCES, problem, str(place))
+
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid():
+        refuse("the folder belongs to another user", folder)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        refuse("other users can write to the folder (chmod go-w)", folder)
+    for parent in Path(os.path.realpath(folder)).parents:
+        mode = os.stat(parent).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            refuse(f"any user can replace the folder {folder}, because any user can write to its parent", parent)
 
 
 def _has_maker(descriptor: int) -> bool:
@@ -87,6 +236,34 @@ def _names(path: str, descriptor: int) -> bool:
 def _usage(found: os.stat_result) -> int:
     """Return the bytes that a file occupies on the disk."""
     return max(found.st_size, found.st_blocks * 512)
+
+
+def _write(path: str, name: str, data: bytes) -> int:
+    """Write a complete small file of an entry.
+
+    Args:
+        path: of the entry.
+        name: of the file.
+        data: its content.
+
+    Returns:
+        The bytes that it occupies on the disk.
+
+    Raises:
+        OSError: for example on a full disk; no file is left behind.
+    """
+    descriptor, own = _create(path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(descriptor, _COMPLETE_MODE)
+        usage = _usage(os.stat(own))
+        os.rename(own, name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(own)
+        raise
+    return usage
 
 
 def _create(path: str) -> tuple[int, str]:
@@ -132,6 +309,11 @@ class _PendingFile(PendingEntry):
     path: str
     descriptor: int | None
     size: int = 0
+    _digest: hashlib.blake2b = attrs.field(init=False)
+
+    @_digest.default
+    def _(self) -> hashlib.blake2b:
+        return _new_digest(self.path)
 
     def _open(self) -> int:
         if self.descriptor is None:
@@ -142,6 +324,7 @@ class _PendingFile(PendingEntry):
         descriptor, view = self._open(), memoryview(data)
         while view:
             written = os.write(descriptor, view)
+            self._digest.update(view[:written])
             self.size += written
             view = view[written:]
 
@@ -164,10 +347,11 @@ class _PendingFile(PendingEntry):
             # Otherwise a power failure could leave a truncated file under the name of a complete one.
             os.fdatasync(descriptor)
         try:
+            _write(self.path, self.path + ".sum", b"blake2b %s %d\n" % (self._digest.hexdigest().encode(), self.size))
             os.rename(self.path + ".part", self.path)
         except FileNotFoundError:  # the folder was emptied just now
             return False
-        self.store.account(_usage(os.fstat(descriptor)))
+        self.store.account(_usage(os.fstat(descriptor)) + _SUM_USAGE)
         return True
 
     def abandon(self) -> None:
@@ -197,7 +381,7 @@ class FolderStore:
         capacity: bytes that the complete entries may occupy; the least recently used ones are evicted.
 
     Raises:
-        OSError: if the folder cannot be created or written, or belongs to another user.
+        OSError: if the folder cannot be created or written, or is not private.
     """
 
     def __init__(self, folder: str | os.PathLike[str], capacity: int) -> None:
@@ -206,10 +390,10 @@ class FolderStore:
         self._trimming = threading.Lock()
         self._room = 0
         self._added = 0
+        self._checking = threading.Lock()
+        self._checked: MemoryStore[tuple[int, ...]] = MemoryStore(_CHECKED)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.stat(self.folder).st_uid != os.geteuid():
-            # Its owner could put anything into it.
-            raise PermissionError(errno.EACCES, "the folder belongs to another user", str(self.folder))
+        _require_private(self.folder)
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
 
@@ -221,30 +405,84 @@ class FolderStore:
         """Return the path of a complete entry."""
         return f"{self.folder}/{_name(key)}"
 
-    def open(self, key: str) -> StoredFile | None:
-        """Open a complete entry, which becomes the most recently used one."""
+    def open(self, key: str, *, shared: bool = False) -> StoredFile | None:
+        """Open a complete bundle, which becomes the most recently used one.
+
+        Args:
+            key: of the bundle.
+            shared: True if several clients have requested it.
+
+        Raises:
+            DamagedEntry: if it was damaged; it has been removed.
+        """
         path = self.path(key)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+            descriptor, found = _open_complete(path)
+        except FileNotFoundError:
             return None
-        size = os.fstat(descriptor).st_size
-        if not (size and _is_complete(descriptor)):
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return StoredFile(descriptor, size, _name(key))
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            try:
+                self._check(path, descriptor, found)
+            except FileNotFoundError:
+                return None
+            _touch(descriptor, found, time.time_ns())
+            if shared and not found.st_mode & stat.S_IXUSR:
+                with contextlib.suppress(OSError):
+                    os.fchmod(descriptor, _SHARED_MODE)
+            closing.pop_all()
+        return StoredFile(descriptor, found.st_size, _name(key))
 
     def get(self, key: str) -> bytes | None:
-        """Read a small entry."""
-        stored = self.open(key)
-        if stored is None:
+        """Read a small entry.
+
+        Raises:
+            DamagedEntry: if it was damaged; it has been removed.
+        """
+        path = self.path(key)
+        try:
+            descriptor, found = _open_complete(path)
+            with open(descriptor, "rb") as file:
+                _touch(descriptor, found, time.time_ns())
+                return _read_small(path, file)
+        except FileNotFoundError:
             return None
-        with open(stored.descriptor, "rb") as file:
-            return file.read()
+
+    def _check(self, path: str, descriptor: int, found: os.stat_result) -> None:
+        """Check a bundle, unless this process has checked it before.
+
+        Only one thread checks, so that a bundle which many clients request at once is read once.
+
+        Raises:
+            FileNotFoundError: if it is gone.
+            DamagedEntry: if it is damaged; it has been removed.
+        """
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._checked.get(path) == identity:
+            return
+        with self._checking:
+            if self._checked.get(path) != identity:
+                _verify(path, descriptor, found.st_size)
+                self._checked.put(path, identity, _CHECKED_USAGE)
+
+    def check(self) -> Iterator[CheckedEntry]:
+        """Check all complete entries, and remove those that are damaged."""
+        for entry in self._entries():
+            problem = ""
+            try:
+                descriptor, found = _open_complete(entry.path)
+                with open(descriptor, "rb") as file:
+                    if os.path.lexists(entry.path + ".sum"):
+                        _verify(entry.path, descriptor, found.st_size)
+                    else:
+                        _read_small(entry.path, file)
+                    # Reading is not a use.
+                    _touch(descriptor, found, found.st_atime_ns)
+            except FileNotFoundError:
+                continue
+            except DamagedEntry as error:
+                problem = str(error.strerror)
+            yield CheckedEntry(os.path.basename(entry.path), entry.usage, problem)
 
     def put(self, key: str, data: bytes) -> None:
         """Store or replace a small entry.
@@ -253,18 +491,9 @@ class FolderStore:
             OSError: for example on a full disk; no file is left behind.
         """
         path = self.path(key)
-        descriptor, own = _create(path)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(descriptor, _COMPLETE_MODE)
-            usage = _usage(os.stat(own))
-            os.rename(own, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(own)
-            raise
-        self.account(usage)
+        digest = _new_digest(path)
+        digest.update(data)
+        self.account(_write(path, path, digest.digest() + data))
 
     def open_or_begin(self, key: str) -> StoredFile | GrowingEntry | PendingEntry:
         """Open an entry, join its maker, or become its maker.
@@ -305,8 +534,7 @@ class FolderStore:
     def _join(self, part: str) -> StoredFile | GrowingEntry | None:
         """Open a part with a live maker; None if it is gone.  The part of a dead maker is removed."""
         try:
-            # A complete one can no longer be opened for writing.
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open(part)
         except FileNotFoundError:
             return None
         with contextlib.ExitStack() as closing:
@@ -343,19 +571,34 @@ class FolderStore:
         if not self._trimming.acquire(blocking=False):
             return
         try:
-            entries = sorted(self._entries())
-            total = sum(size for _, size, _ in entries)
-            for _, size, path in entries[:-1]:
-                if total <= self.capacity - self.capacity // _RESERVE:
-                    break
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                total -= size
+            total = self._evict(sorted(self._entries()))
             self._room, self._added = max(self.capacity - total, 0), 0
         except OSError as error:
             _log.warning("the bundle cache in %s cannot be trimmed: %s", self.folder, error)
         finally:
             self._trimming.release()
+
+    def _evict(self, entries: Sequence[_Entry]) -> int:
+        """Remove entries, given in the order of their last use, until the reserve is free.
+
+        Returns:
+            The bytes that the others occupy.
+        """
+        total = sum(entry.usage for entry in entries)
+        lonely = sum(entry.usage for entry in entries if not entry.shared)
+        # The most recently used entry of all stays.
+        shared = deque(entry for entry in entries[:-1] if entry.shared)
+        others = deque(entry for entry in entries[:-1] if not entry.shared)
+        while total > self.capacity - self.capacity // _RESERVE and (shared or others):
+            crowded = lonely * _LONELY_SHARE > self.capacity
+            victims = others if others and (crowded or not shared or others[0] < shared[0]) else shared
+            victim = victims.popleft()
+            for path in (victim.path, victim.path + ".sum"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            total -= victim.usage
+            lonely -= 0 if victim.shared else victim.usage
+        return total
 
     def _entries(self) -> Iterator[_Entry]:
         """List the complete entries, and remove leftover files."""
@@ -374,21 +617,69 @@ def _examine(entry: os.DirEntry[str]) -> _Entry | None:
     """Describe a complete entry; remove a file that will never be completed."""
     if not _ENTRY.fullmatch(entry.name):
         return None
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    with contextlib.suppress(FileNotFoundError, PermissionError, DamagedEntry):
         if entry.name.endswith(".part"):
             _sweep(entry.path)
             return None
-        found = entry.stat()
-        if not entry.name.endswith(".new"):
-            return found.st_mtime, _usage(found), entry.path
-        if found.st_mtime < time.time() - _STALE_SECONDS:
+        found = entry.stat(follow_symlinks=False)
+        if len(entry.name) == _KEY_LENGTH:
+            shared = bool(found.st_mode & stat.S_IXUSR)
+            return _Entry(found.st_atime, _usage(found) + _SUM_USAGE, entry.path, shared)
+        if found.st_mtime < time.time() - _STALE_SECONDS and not _is_needed(entry):
             os.unlink(entry.path)
     return None
 
 
+def _is_needed(entry: os.DirEntry[str]) -> bool:
+    """Return True for the digest of a bundle that exists."""
+    return entry.name.endswith(".sum") and os.path.lexists(entry.path.removesuffix(".sum"))
+
+
+def _verify(path: str, descriptor: int, size: int) -> None:
+    """Compare a bundle with its digest.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        DamagedEntry: if it is damaged; it has been removed.
+    """
+    try:
+        with open(_open(path + ".sum"), "rb") as file:
+            expected = _SUM.fullmatch(file.read(_PIECE))
+    except FileNotFoundError:
+        _reject("its digest is missing", path, descriptor)
+    if expected is None:
+        _reject("its digest is damaged", path, descriptor)
+    if int(expected[2]) != size:
+        _reject(f"it has {size} bytes instead of {int(expected[2])}", path, descriptor)
+    digest, position = _new_digest(path), 0
+    try:
+        while piece := os.pread(descriptor, _PIECE, position):
+            digest.update(piece)
+            position += len(piece)
+    except OSError as error:
+        _reject(f"it cannot be read: {error.strerror}", path, descriptor)
+    if digest.hexdigest().encode() != expected[1]:
+        _reject("its content has changed", path, descriptor)
+
+
+def _read_small(path: str, file: BinaryIO) -> bytes:
+    """Read a small entry, which starts with its digest.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        DamagedEntry: if it is damaged; it has been removed.
+    """
+    expected, data = file.read(_DIGEST_SIZE), file.read()
+    digest = _new_digest(path)
+    digest.update(data)
+    if digest.digest() != expected:
+        _reject("its content has changed", path, file.fileno())
+    return data
+
+
 def _sweep(part: str) -> None:
     """Remove a part without a maker, even a complete one: it will never get its final name."""
-    descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _open(part)
     try:
         if not _has_maker(descriptor) and _names(part, descriptor):
             os.unlink(part)

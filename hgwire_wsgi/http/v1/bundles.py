@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 
 from ..._version import __version__
+from ...access.admission import Slot
 from ...cache.bundles import BundleCache, IndexEntry, Uncacheable
 from ...cache.keys import KeyValue, bundle_key, digest, index_key
 from ...cache.settings import CacheSettings
@@ -28,12 +29,16 @@ from ...cache.stores.base import StoredFile, StoredUrl
 from ...dispatch import BoundCommand
 from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
+from ...streams import close_source
 from ..message import FileBody, FrontEndBody, Request
 from .renderers import RENDERERS, Encodings, Rendered
+from .usual import client_of, is_usual
 
-__all__ = ["LongReplies", "render"]
+__all__ = ["LONG", "LongReplies", "render"]
 
-_LONG = ("stream", "legacy")
+LONG = ("stream", "legacy")
+"""Kinds of replies that are bundles, or as long."""
+
 _UNORDERED = ("nodes", "csv")
 """Types of arguments that represent sets, so clients send their items in any order."""
 
@@ -44,12 +49,25 @@ def render(bound: BoundCommand, encodings: Encodings) -> Rendered:
     return RENDERERS[type(response)](response, encodings)
 
 
+@attrs.frozen(eq=False)
+class _Held:
+    """The source of a reply that is made while it is sent, with the slot for making it."""
+
+    source: object
+    slot: Slot
+
+    def close(self) -> None:
+        close_source(self.source)
+        self.slot.release()
+
+
 @attrs.define(eq=False)
 class _Producer:
     """Produces the chunks of a bundle.
 
     The first production takes over the lease of its request, because production continues after that request has ended.
     If the producer dies, the next production leases the repository again, and gives up if the repository has changed.
+    The first production needs a slot, which it keeps until the bundle is complete.
     """
 
     provider: RepositoryProvider
@@ -57,7 +75,9 @@ class _Producer:
     bound: BoundCommand
     encodings: Encodings
     lease: Lease | None
+    enter: Callable[[], Slot | None]
     family: str | None = None
+    may_be_cached: Callable[[], bool] = bool
 
     def index(self, key: str) -> IndexEntry | None:
         """Return the index entry for the bundle, if it is one of the whole repository."""
@@ -67,13 +87,21 @@ class _Producer:
 
     def __call__(self) -> Generator[bytes, None, None]:
         given, self.lease = self.lease, None
+        slot = None if given is None else self.enter()
+        try:
+            yield from self._make(given)
+        finally:
+            if slot is not None:
+                slot.release()
+
+    def _make(self, given: Lease | None) -> Generator[bytes, None, None]:
         lease, bound = given or self.provider.lease(self.name), self.bound
         try:
             if given is None:
                 bound.require_unchanged(lease.repository)
                 bound = bound.on(lease.repository)
             rendered = render(bound, self.encodings)
-            body = rendered.body
+            body, self.may_be_cached = rendered.body, rendered.may_be_cached
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
@@ -117,28 +145,37 @@ class LongReplies:
         """Return the reply to a command, from the cache if possible.
 
         Args:
-            request: records the cache outcome.
+            request: takes the slots, and records the cache outcome.
             bound: the command, authorized.
             name: of the repository.
             lease: of the repository; a bundle that is still being made takes it over.
             encodings: how the reply is encoded.
             client: the client's capabilities.
         """
-        bundles = self.bundles() if bound.command.reply in _LONG and bound.cacheable else None
+        bundles = self.bundles() if bound.command.reply in LONG and bound.cacheable else None
         if bundles is None:
-            return render(bound, encodings)
+            return self._make_alone(request, bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
-        key = bundle_key(token=bound.token, **_identity(bound, name, encodings))
-        stored = bundles.open(key) or self._older(bundles, bound, name, encodings, client)
+        token = bound.repository.bundle_token(bound.command.name, bound.arguments)
+        key = bundle_key(token=token, **_identity(bound, name, encodings))
+        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
+        stored = open_bundle(key)
+        if stored is None and (older := self._older_key(bundles, bound, name, encodings, client)) is not None:
+            stored = open_bundle(older)
         if stored is not None:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored))
 
-        producer = _Producer(self.provider, name, bound, encodings, lease)
-        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making)
         try:
             bundle = bundles.join_or_make(
-                key, producer, partial(self._is_current, bound, name), index=partial(producer.index, key), label=label
+                key,
+                producer,
+                partial(self._is_current, producer),
+                index=partial(producer.index, key),
+                label=label,
+                usual=is_usual(bound.command.name, bound.arguments),
             )
         except Uncacheable as error:
             rendered: Rendered = error.result
@@ -146,16 +183,44 @@ class LongReplies:
         if bundle.outcome != "uncached":
             request.cache = bundle.outcome
         body = bundle.body
-        return Rendered(media_type, self._stored(body) if isinstance(body, (StoredFile, StoredUrl)) else body)
+        if isinstance(body, (StoredFile, StoredUrl)):
+            return Rendered(media_type, self._stored(body))
+        return Rendered(media_type, body, may_be_cached=producer.may_be_cached)
 
-    def _is_current(self, bound: BoundCommand, name: str) -> bool:
-        """True if the repository is in the same state as before, and only ``pull`` was granted."""
-        return not bound.granted - {"pull"} and self.provider.change_stamp(name) == bound.stamp
+    def _is_current(self, producer: _Producer) -> bool:
+        """Whether a complete bundle may be cached.
 
-    def _older(
+        The repository must be in the same state as before, its replies must still be the same for all users, only
+        ``pull`` may have been granted, and the bundle must not contain a failure.
+        """
+        bound = producer.bound
+        return (
+            not bound.granted - {"pull"}
+            and bound.is_shared
+            and producer.may_be_cached()
+            and self.provider.change_stamp(producer.name) == bound.stamp
+        )
+
+    def _make_alone(self, request: Request, bound: BoundCommand, encodings: Encodings) -> Rendered:
+        """Make a reply that is not cached."""
+        slot = request.enter_making() if bound.command.reply in LONG and bound.permission == "pull" else None
+        if slot is None:
+            return render(bound, encodings)
+        try:
+            rendered = render(bound, encodings)
+        except BaseException:
+            slot.release()
+            raise
+        if isinstance(rendered.body, (bytes, FileBody, FrontEndBody)):
+            slot.release()
+        else:
+            rendered = attrs.evolve(rendered, source=_Held(rendered.source, slot))
+        return rendered
+
+    def _older_key(
         self, bundles: BundleCache, bound: BoundCommand, name: str, encodings: Encodings, client: ClientProtocol
-    ) -> StoredFile | StoredUrl | None:
-        """Return the bundle of an older state, if the client can request the rest and the bundle is worth sending."""
+    ) -> str | None:
+        """Return the key of an older bundle that is worth sending, if the client can request the rest."""
         repository = bound.repository
         if "partial-pull" not in client.tokens or not isinstance(repository, IncrementalBundles):
             return None
@@ -163,7 +228,7 @@ class LongReplies:
         entry = None if family is None else bundles.read_index(family)
         if entry is None or not repository.is_worth_sending(entry.heads, bound.arguments.get("heads", ())):
             return None
-        return bundles.open(entry.bundle_key)
+        return entry.bundle_key
 
     def _stored(self, stored: StoredFile | StoredUrl) -> FileBody | FrontEndBody:
         header = self.settings.accel_header
@@ -188,6 +253,7 @@ def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str,
     return {
         "version": __version__,
         "repository": name,
+        "view": bound.view,
         "command": command.name,
         "handler": command.handler_name,
         "arguments": {

@@ -86,6 +86,10 @@ class Encodings:
         )
 
 
+def _always() -> bool:
+    return True
+
+
 @attrs.frozen
 class Rendered:
     """A response as HTTP.
@@ -95,12 +99,14 @@ class Rendered:
         body: as in :class:`~hgwire_wsgi.http.message.Response`.
         source: the iterable from the command, closed with the response.
         error: the message to the client, if the reply is a refusal.
+        may_be_cached: returns whether the reply may be cached; called when the body was read to its end.
     """
 
     media_type: str
     body: bytes | FileBody | FrontEndBody | Iterator[bytes]
     source: object = None
     error: str = ""
+    may_be_cached: Callable[[], bool] = _always
 
     def close(self) -> None:
         """Close the source of the body."""
@@ -138,7 +144,8 @@ def _render_push_error(response: PushError, encodings: Encodings) -> Rendered:
 
 def _render_stream(response: StreamResponse, encodings: Encodings) -> Rendered:
     encoding = encodings.incompressible if response.prefer_uncompressed else encodings.stream
-    return Rendered(encoding.media_type, _encode(encoding, response.chunks), response.chunks)
+    body = _encode(encoding, response.chunks)
+    return Rendered(encoding.media_type, body, response.chunks, may_be_cached=response.may_be_cached)
 
 
 def _render_legacy_stream(response: LegacyStreamResponse, encodings: Encodings) -> Rendered:
@@ -166,10 +173,9 @@ def status_line(status: int, reason: str = "") -> str:
     return f"{status} {text[:_REASON_LENGTH].strip() or responses.get(status, 'Error')}"
 
 
-def render_error(error: HgWireError) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Render an error as status line, headers and body.
+def render_error(error: HgWireError) -> tuple[str, bytes]:
+    """Render an error as media type and body.
 
     The body is ``0`` and the message, each on a line: old clients read it as the reply to a failed push.
     """
-    body = f"0\n{error.message}\n".encode("utf-8", "replace")
-    return status_line(error.http_status, error.message), [("Content-Type", HG_ERROR), *error.headers], body
+    return HG_ERROR, f"0\n{error.message}\n".encode("utf-8", "replace")

@@ -1,33 +1,84 @@
 """The version 1 transport: turns a request into a command, and the command's response into an HTTP response.
 
-A cached short reply is found before anything is parsed (:meth:`V1Transport.repeat`).  The policy is still asked, and
-the repository's state is still checked.
+The policy is asked as soon as the command's name is known: before arguments are parsed, and before anything of the body
+is read.  It may read the arguments itself, which are then parsed once (:class:`_Asked`).  A ``batch`` is first one
+command of that name; the policy is asked again when its sub-commands are known.
+
+A cached short reply is found before anything is parsed.  The policy is still asked, and the repository's state is still
+checked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
+from typing import cast
 
 import attrs
 
 from ..._version import __version__
+from ...access.request import CommandCall
 from ...cache.keys import digest
 from ...cache.responses import CachedResponse, ResponseCache
-from ...commands.classify import WireRequest
-from ...dispatch import BoundCommand, Dispatcher
+from ...commands.classify import WireRequest, named_command
+from ...commands.registry import Command
+from ...dispatch import BoundCommand, Dispatcher, Resolved
+from ...errors import RequestError
 from ...negotiation import ClientProtocol, ServerCapabilities, read_client_protocol, vary
 from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
-from ..message import NOSNIFF, FileBody, FrontEndBody, Request, Response
+from ..message import NO_STORE, NOSNIFF, PRIVATE, FileBody, FrontEndBody, Request, Response
 from ..refusals import refuse_cross_site
-from .bundles import LongReplies
-from .input import read_payload
+from .bundles import LONG, LongReplies
+from .input import read_payload, read_request
 from .renderers import OK, Encodings, Rendered
 
 __all__ = ["V1Transport"]
 
+_BATCH = "batch"
 _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
+
+
+def _read_calls(dispatcher: Dispatcher, request: Request, repository: Repository) -> tuple[CommandCall, ...]:
+    return _Asked(dispatcher, request, repository).calls()
+
+
+def _unseen() -> tuple[CommandCall, ...]:
+    raise RequestError("posted arguments cannot be checked without the body")
+
+
+@attrs.define(eq=False)
+class _Asked:
+    """The arguments of a request, read when they are first needed: by the policy, or to run the command."""
+
+    dispatcher: Dispatcher
+    request: Request
+    repository: Repository
+    _resolved: Resolved | None = attrs.field(default=None, init=False)
+
+    def resolved(self) -> Resolved:
+        """Read the arguments, and find the sub-commands.
+
+        Raises:
+            HgWireError: if the arguments are malformed, or exceed the limits.
+        """
+        if self._resolved is None:
+            dispatcher, request = self.dispatcher, self.request
+            # The route says that the query string names a command.
+            wire = cast("WireRequest", read_request(request, dispatcher.commands, dispatcher.server, dispatcher.limits))
+            request.commands = wire.names
+            self._resolved = dispatcher.resolve(wire, self.repository, "v1")
+        return self._resolved
+
+    def calls(self) -> tuple[CommandCall, ...]:
+        """The command and its sub-commands, for the policy."""
+        return self.resolved().calls()
+
+    def own_call(self) -> tuple[CommandCall, ...]:
+        """The command without its sub-commands, for the policy."""
+        return self.calls()[:1]
 
 
 @attrs.frozen(kw_only=True)
@@ -55,51 +106,108 @@ class V1Transport:
         handlers = {name: command.handler_name for name, command in self.dispatcher.commands.items()}
         return digest("application", __version__, server.capabilities(), engines, handlers)
 
-    def repeat(self, request: Request, name: str, repository: Repository) -> Response | None:
-        """Answer from the cache, if the same request was answered in the repository's present state.
+    def respond(self, request: Request, name: str, lease: Lease) -> Response:
+        """Answer a command, from the cache if possible.
 
         Args:
-            request: the HTTP request.
-            name: of the repository.
-            repository: leased for the request.
-
-        Returns:
-            The response; ``None``, without any effect, if it is not cached.
-
-        Raises:
-            HgWireError: by the policy.
-        """
-        question = self._question(request)
-        if question is None:
-            return None
-        known = self.responses.get((name, repository.content_token(), question))
-        if known is None:
-            return None
-        request.commands, request.cache = known.commands, "hit"
-        if request.observed is not None:
-            request.observed.clone = known.clone
-        self.dispatcher.authorize(request, name, repository, known.commands, "pull")
-        return Response(OK, [*known.headers], known.body)
-
-    def respond(self, request: Request, wire: WireRequest, name: str, lease: Lease) -> Response:
-        """Run a command.
-
-        Args:
-            request: the HTTP request.
-            wire: the command and its arguments.
+            request: the HTTP request; its query string names a command.
             name: of the repository.
             lease: of the repository; the response releases it, unless this raises.
 
         Raises:
             HgWireError: if the request is refused, or fails before its response begins.
         """
-        body = request.body.check()
-        client = read_client_protocol(request.headers)
         repository = lease.repository
+        known = self._known(request, name, repository)
+        if known is not None:
+            calls = partial(_read_calls, self.dispatcher, request, repository)
+            self.dispatcher.authorize(request, name, repository, known.commands, "pull", calls)
+            lease.release()
+            return Response(OK, [*known.headers], known.body)
+        asked = _Asked(self.dispatcher, request, repository)
+        found = self.authorize(request, name, repository, asked.own_call)
+        return self._run(request, asked, found, name, lease)
+
+    def authorize(
+        self,
+        request: Request,
+        name: str,
+        repository: Repository,
+        own_call: Callable[[], tuple[CommandCall, ...]],
+    ) -> Command:
+        """Decide by its name whether a command may run.  Neither its arguments nor the body has been read.
+
+        Args:
+            request: the HTTP request.
+            name: of the repository.
+            repository: leased for the request.
+            own_call: reads the arguments, if the policy wants them.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        command = named_command(request.query)
+        request.commands = (command,)
+        found = self.dispatcher.require(request, command, name, repository)
+        self.dispatcher.authorize(request, name, repository, (command,), found.permission, own_call)
+        if found.permission == "push":
+            refuse_cross_site(request)
+        return found
+
+    def decide(self, request: Request, name: str, repository: Repository) -> None:
+        """Decide whether a command may run, without reading the body.
+
+        Posted arguments may hold anything, so a ``batch`` that has them needs ``push``.
+
+        Args:
+            request: the HTTP request; its query string names a command.
+            name: of the repository.
+            repository: leased for the request.
+
+        Raises:
+            HgWireError: if it may not.
+        """
+        asked = _Asked(self.dispatcher, request, repository)
+        posted = "X-HgArgs-Post" in request.headers
+        found = self.authorize(request, name, repository, _unseen if posted else asked.own_call)
+        if found.name != _BATCH:
+            return
+        names, permission, calls = request.commands, "push", _unseen
+        if not posted:
+            resolved = asked.resolved()
+            names, permission, calls = request.commands, resolved.permission, resolved.calls
+        self.dispatcher.authorize(request, name, repository, names, permission, calls)
+        if permission == "push":
+            refuse_cross_site(request)
+
+    def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
+        """Find the reply to the same request in the repository's present state."""
+        question = self._question(request, self.dispatcher.view_of(request, name, repository))
+        if question is None:
+            return None
+        known = self.responses.get((name, repository.content_token(), question))
+        if known is not None:
+            request.commands, request.cache = known.commands, "hit"
+            if request.observed is not None:
+                request.observed.clone = known.clone
+        return known
+
+    def _run(self, request: Request, asked: _Asked, command: Command, name: str, lease: Lease) -> Response:
+        """Read the arguments of an allowed command, and run it."""
+        body = request.body.check()
+        repository = lease.repository
+        if command.permission == "push":
+            # With or without a body, it may wait for a lock.
+            request.enter("receive")
+        resolved = asked.resolved()
+        if command.reply in LONG:
+            request.enter("send")
+        wire = resolved.request
+        client = read_client_protocol(request.headers)
         server = repository.adjust_capabilities(self.dispatcher.server)
         encodings = _negotiate(wire, server, client)
         bound = self.dispatcher.bind(
-            self.dispatcher.resolve(wire, repository, "v1"),
+            resolved,
             request,
             name,
             repository,
@@ -107,16 +215,18 @@ class V1Transport:
             client=client,
             body=body,
             version="v1",
+            authorized=not resolved.batch,
         )
-        if bound.permission == "push":
+        if bound.permission != command.permission:
             refuse_cross_site(request)
         if bound.command.body or wire.posted:
             bound = bound.reading(read_payload(request, wire.posted, server, self.dispatcher.limits))
         if request.observed is not None:
             request.observed.clone = bound.is_clone
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
-        headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), NOSNIFF]
-        if isinstance(rendered.body, bytes) and not rendered.error:
+        private = NO_STORE if rendered.error or bound.permission == "push" else PRIVATE
+        headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), private, NOSNIFF]
+        if isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
             self._remember(request, bound, name, headers, rendered.body)
         return self._response(headers, rendered, lease)
 
@@ -137,7 +247,7 @@ class V1Transport:
         self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
     ) -> None:
         """Cache a short reply, if that is allowed and the repository has not changed."""
-        question = self._question(request)
+        question = self._question(request, bound.view)
         if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
             return
         request.cache = "miss"
@@ -145,16 +255,16 @@ class V1Transport:
             (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
         )
 
-    def _question(self, request: Request) -> tuple[tuple[str, ...], ...] | None:
+    def _question(self, request: Request, view: tuple[str, ...] | None) -> tuple[tuple[str, ...], ...] | None:
         """Everything that a reply can depend on, except the repository.
 
         Returns:
-            Plain values; ``None`` if the request is not cacheable (not ``GET``, or has a body).
+            Plain values; ``None`` if the request is not cacheable (not ``GET``, has a body, or has no view).
         """
-        if not request.is_plain_get:
+        if view is None or not request.is_plain_get:
             return None
         numbered = request.headers.numbered
-        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-")
+        return (self.identity, request.query), numbered("X-HgArg-"), numbered("X-HgProto-"), view
 
 
 def _negotiate(wire: WireRequest, server: ServerCapabilities, client: ClientProtocol) -> Encodings:

@@ -10,7 +10,7 @@ from ...commands.arguments import TEXT, Codec
 from ...commands.registry import Permission, ProtocolVersion
 from ...errors import HgWireError
 from ...framing import EXP_0002, Profile, Revision
-from ..message import NOSNIFF, Request, Response
+from ..message import NO_STORE, NOSNIFF, Request, Response
 
 __all__ = ["APIS", "Api", "ApiSettings", "PlainRefusal", "Target", "is_api_path", "plain", "route", "url_access"]
 
@@ -87,7 +87,7 @@ class PlainRefusal(HgWireError):
 
 def plain(text: str) -> Response:
     """Make a successful answer in plain text, with exactly the media type of the recorded exchanges."""
-    return Response("200 OK", [("Content-Type", "text/plain"), NOSNIFF], text.encode("latin-1", "replace"))
+    return Response("200 OK", [("Content-Type", "text/plain"), NO_STORE, NOSNIFF], text.encode("latin-1", "replace"))
 
 
 def url_access(rest: str) -> tuple[Permission, str]:

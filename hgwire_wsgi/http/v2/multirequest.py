@@ -29,7 +29,14 @@ import attrs
 
 from ...commands.classify import describe
 from ...dispatch import BoundCommand, Dispatcher
-from ...errors import HgWireError, LimitExceeded, PermissionDenied, UnknownCommand
+from ...errors import (
+    HgWireError,
+    LimitExceeded,
+    PermissionDenied,
+    RepositoryNotFound,
+    Unavailable,
+    UnknownCommand,
+)
 from ...framing import OutgoingStream, Profile, RunCommand
 from ...framing.streams import DEFAULT_FRAME_SIZE
 from ...negotiation import ClientProtocol, ServerCapabilities
@@ -139,12 +146,12 @@ class MultiRequest:
         self.request.commands = job.names
         limits = self.dispatcher.limits
         if not (run.has_data and job.reads_body):
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
             return self._one_by_one([job])
         stopwatch = Stopwatch()
         framed = job.reading(BoundedReader(CommandBody(self.frames), limits.body_decoded)).run()
         try:
-            self.frames.finish(limits.drain)
+            self.frames.finish(limits.drain or limits.body)
         except BaseException:
             framed.close()
             raise
@@ -210,7 +217,7 @@ class MultiRequest:
             wire = describe(name, arguments, dispatcher.commands, dispatcher.limits, version=version)
             names = wire.names
             try:
-                resolved = dispatcher.resolve(wire, repository, version)
+                resolved = dispatcher.resolve(wire, repository, version, self.target.api.codec)
             except UnknownCommand:
                 if dispatcher.find(name, repository, version) is None:
                     raise PlainRefusal(200, f"wire protocol command not available: {name}") from None
@@ -226,11 +233,8 @@ class MultiRequest:
                 client=self.client,
                 body=io.BytesIO(),
                 version=version,
-                codec=self.target.api.codec,
-                # The policy may have been asked the same question for the URL.
-                authorized=(resolved.permission, names) == (self.target.access, (self.target.command,)),
             )
-        except (PermissionDenied, PlainRefusal):
+        except (PermissionDenied, PlainRefusal, RepositoryNotFound, Unavailable):
             raise
         except HgWireError as error:
             return _Job(run.request_id, names, error)

@@ -16,13 +16,14 @@ from ...errors import (
     MalformedFrame,
     PermissionDenied,
     RemoteProtocolError,
+    RepositoryNotFound,
     TruncatedFrame,
 )
 from ...framing import Profile
 from ...negotiation import ClientProtocol, read_client_protocol
 from ...repositories.base import Repository, RepositoryProvider
-from ..message import NOSNIFF, Request, Response
-from ..refusals import challenges, public, refuse_cross_site
+from ..message import NO_STORE, NOSNIFF, Request, Response
+from ..refusals import challenged, public, refuse_cross_site
 from ..v1.renderers import status_line
 from .api import ApiSettings, PlainRefusal, Target, plain, route
 from .debugreflect import reflect
@@ -46,14 +47,14 @@ class V2Transport:
         dispatcher: prepares commands.
         provider: leases repositories.
         settings: the enabled APIs.
-        challenge: the ``WWW-Authenticate`` header of a 401.
+        challenge: the ``WWW-Authenticate`` header of a 401; ``None`` for none.
         workers: threads for commands that may run in parallel; ``None`` to run one after the other.
     """
 
     dispatcher: Dispatcher
     provider: RepositoryProvider
     settings: ApiSettings
-    challenge: str
+    challenge: str | None
     workers: Workers | None = attrs.field(init=False)
 
     @workers.default
@@ -71,6 +72,9 @@ class V2Transport:
         with ExitStack() as stack:
             try:
                 response = self._respond(request, name, rest, stack)
+            except RepositoryNotFound:
+                # Answered like a URL without a repository.
+                raise
             except Exception as error:
                 return self._refuse(error)
             response.release = (*response.release, stack.pop_all().close)
@@ -78,14 +82,12 @@ class V2Transport:
 
     def _respond(self, request: Request, name: str, rest: str, stack: ExitStack) -> Response:
         limits = self.dispatcher.limits
-        body = request.body.check()
-        target = route(request, rest, self.settings)
-        if isinstance(target, Response):
-            return target
-        request.commands = (target.command,)
         lease = self.provider.lease(name)
         stack.callback(lease.release)
-        self.dispatcher.authorize(request, name, lease.repository, (target.command,), target.access)
+        target = self._target(request, name, rest, lease.repository)
+        if isinstance(target, Response):
+            return target
+        body = request.body.check()
         if target.command == "debugreflect":
             if not self.settings.debugreflect:
                 raise PlainRefusal(404, "debugreflect service not available")
@@ -110,8 +112,26 @@ class V2Transport:
         chunks = commands.multiple() if target.command == _MULTIREQUEST else commands.single()
         stack.callback(chunks.close)
         first = next(chunks, b"")
-        headers = [("Content-Type", target.api.revision.media_type), NOSNIFF]
+        headers = [("Content-Type", target.api.revision.media_type), NO_STORE, NOSNIFF]
         return Response("200 OK", headers, chain([first], chunks))
+
+    def _target(self, request: Request, name: str, rest: str, repository: Repository) -> Target | Response:
+        """Find what a URL selects, and ask the policy.  Nothing of the body has been read.
+
+        The policy is asked for the permission in the URL, without commands: it is asked about each command of the
+        request when its frame, with its arguments, has been read.
+        """
+        try:
+            target = route(request, rest, self.settings)
+        except PlainRefusal:
+            self.dispatcher.require_visible(request, name, repository)
+            raise
+        if isinstance(target, Response):
+            self.dispatcher.require_visible(request, name, repository)
+            return target
+        request.commands = (target.command,)
+        self.dispatcher.authorize(request, name, repository, (), target.access)
+        return target
 
     def _check(self, request: Request, target: Target, repository: Repository) -> None:
         """Check what the reference checks before it reads the body, in its order."""
@@ -136,14 +156,15 @@ class V2Transport:
     def _refuse(self, error: Exception) -> Response:
         """Answer with a status and text."""
         known = public(error)
-        status, text = status_line(known.http_status), f"{known.message}\n".encode("utf-8", "replace")
+        code, headers = challenged(known, self.challenge)
+        status, text = status_line(code), f"{known.message}\n".encode("utf-8", "replace")
         if isinstance(known, PlainRefusal):
             text = known.message.encode("latin-1", "replace")
         elif isinstance(known, PermissionDenied):
-            status, text = status_line(known.http_status, known.message), b"permission denied"
+            status, text = status_line(code, known.message), b"permission denied"
         elif isinstance(known, RemoteProtocolError) and not isinstance(known, _MALFORMED):
             status = status_line(200)
-        headers = [("Content-Type", "text/plain"), *known.headers, *challenges(known, self.challenge), NOSNIFF]
+        headers = [("Content-Type", "text/plain"), *headers, NO_STORE, NOSNIFF]
         return Response(status, headers, text, error=known.message)
 
 

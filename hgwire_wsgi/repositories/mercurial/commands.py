@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-from mercurial import extensions, wireprotoserver, wireprototypes, wireprotov1server
+from mercurial import extensions, repoview, wireprotoserver, wireprototypes, wireprotov1server
 
 from ...commands.arguments import Argument, ArgumentType
 from ...commands.context import CommandContext
@@ -27,10 +27,12 @@ from ...commands.responses import (
     StreamResponse,
 )
 from ...commands.standard import STANDARD_COMMANDS
-from ...errors import CommandFailed, LocalProtocolError
+from ...errors import CommandFailed, LocalProtocolError, RepositoryUnusable
 from ..base import RepositorySettings
+from .bundle2 import BundleFollower
 from .checks import check, check_bundle
-from .errors import Report, translated_chunks, translated_request
+from .errors import Report, text, translated_chunks, translated_request
+from .hooks import kept_output
 from .transactions import observed
 
 __all__ = ["KNOWN_PERMISSIONS", "registered_commands"]
@@ -86,7 +88,7 @@ class _Protocol:
     @contextlib.contextmanager
     def mayberedirectstdio(self) -> Iterator[io.BytesIO]:
         """Collect what Mercurial and its hooks print, for the reply."""
-        ui, output = self._ui, io.BytesIO()
+        ui, output = self._ui, kept_output(self._ui)
         saved = ui.fout, ui.ferr
         ui.fout = ui.ferr = output
         try:
@@ -111,7 +113,9 @@ def _convert(result: Any, report: Report) -> Response:
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
-        return StreamResponse(translated_chunks(result.gen, report), prefer_uncompressed=result.prefer_uncompressed)
+        follower = BundleFollower()
+        chunks = translated_chunks(follower.watch(result.gen), report)
+        return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
         return LegacyStreamResponse(translated_chunks(result.gen, report))
     if isinstance(result, wireprototypes.pushres):
@@ -131,15 +135,26 @@ def _without_blank_lines(response: Response) -> Response:
     return BytesResponse(b"".join(line + b"\n" for line in response.data.split(b"\n") if line))
 
 
-class _Environ(Mapping[bytes, Any]):
-    """The WSGI environ as in-process hooks see it in ``ui.environ``: with bytes instead of strings."""
+_SECRETS = frozenset({"HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE"})
+"""Credentials, which hooks might print."""
 
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._environ = environ
+
+class _Environ(Mapping[bytes, Any]):
+    """The WSGI environ as in-process hooks see it in ``ui.environ``: bytes instead of strings, and no credentials."""
+
+    def __init__(self, environ: Mapping[str, Any], user: str | None) -> None:
+        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
+        if user is not None:
+            self._environ["REMOTE_USER"] = user.encode("utf-8")
 
     def __getitem__(self, name: bytes) -> Any:
         value = self._environ[name.decode("latin-1")]
-        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return value.encode("latin-1")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "backslashreplace")
 
     def __iter__(self) -> Iterator[bytes]:
         return (name.encode("latin-1") for name in self._environ)
@@ -167,20 +182,33 @@ def _handler(name: str) -> Callable[..., Response]:
         arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)
-        local.ui.environ = _Environ(context.environ)
+        local.ui.environ = _Environ(context.environ, context.user)
         with (
             translated_request(name, report, has_arguments=bool(arguments)),
             observed(local, context.report_changes),
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]
-            check(name, repo, arguments)
-            response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+            with _known_view(repo, report):
+                check(name, repo, arguments)
+                response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name
     run.__qualname__ = f"mercurial.{name}"
     return run
+
+
+@contextlib.contextmanager
+def _known_view(repo: Any, report: Report) -> Iterator[None]:
+    """Report a view of ``server.view`` that does not exist; only commands that look at changesets need it."""
+    try:
+        yield
+    except KeyError as failure:
+        if repo.filtername in repoview.filtertable or failure.args != (repo.filtername,):
+            raise
+        report(f"server.view names no view that Mercurial has: {text(repo.filtername)}")
+        raise RepositoryUnusable from failure
 
 
 def _shows_hidden(context: CommandContext, wanted: bytes) -> bool:

@@ -8,13 +8,16 @@ data, except for the manifests, which are short.
 from __future__ import annotations
 
 import binascii
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from mercurial import error
+
 from .errors import message_of
 
-__all__ = ["files_of"]
+__all__ = ["files_of", "read_bounded", "uses_pull_bundles"]
 
 Check = Callable[[Any], object]
 
@@ -39,8 +42,33 @@ def _check_manifest(repo: Any, name: str, *keys: bytes) -> None:
             entry = _parse_entry(line)
             for node in (node for key in keys if key in entry for node in entry[key].split(b";")):
                 changelog.rev(binascii.unhexlify(node))
-        except Exception as error:
-            raise ValueError(f"line {number}: {message_of(error)}") from error
+        except Exception as failure:
+            raise ValueError(f"line {number}: {message_of(failure)}") from failure
+
+
+def read_bounded(path: bytes, size: int) -> bytes | None:
+    """Read the beginning of a small file.
+
+    Args:
+        path: the file.
+        size: maximum number of bytes to read.
+
+    Returns:
+        The bytes; ``None`` if there is no file; nothing if it cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, a named pipe would block forever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, size)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 _ALWAYS: Mapping[str, Check] = {
@@ -56,6 +84,14 @@ _PULL: Mapping[str, Check] = {
 _CLONE: Mapping[str, Check] = {**_ALWAYS, _CLONE_BUNDLES: lambda repo: _check_manifest(repo, _CLONE_BUNDLES)}
 
 
+def uses_pull_bundles(ui: Any) -> bool:
+    """Whether pull bundles are on, or the setting is invalid, which ``getbundle`` reports to its client."""
+    try:
+        return bool(ui.configbool(b"server", b"pullbundle"))
+    except error.ConfigError:
+        return True
+
+
 def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Check]:
     """The files that a command reads.
 
@@ -68,6 +104,6 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Che
         Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception
         if the file is broken.
     """
-    if command == "getbundle" and "partial-pull" in tokens and ui.configbool(b"server", b"pullbundle"):
+    if command == "getbundle" and "partial-pull" in tokens and uses_pull_bundles(ui):
         return _PULL
     return _CLONE if command == "clonebundles" else _ALWAYS

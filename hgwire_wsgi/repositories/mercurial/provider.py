@@ -25,7 +25,10 @@ from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle
+from .hooks import PushLimits
+from .permissions import is_command
+from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
+from .sharing import SafeExtensions
 from .state import StateReader
 
 __all__ = ["MercurialProvider", "hash_of", "is_repository", "load_ui", "set_encoding"]
@@ -54,6 +57,13 @@ class MercurialProvider(RepositoryProvider):
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
+        safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
+            another one is loaded, this process caches nothing (see ``docs/caching.rst``).
+        lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
+            ``ui.timeout`` if it is set, otherwise 10.
+        hook_timeout: seconds that one shell hook may run; then it is killed, and the push fails.  ``None`` for no
+            limit.  Python hooks run inside the server and cannot be stopped.
+        hook_output: bytes of the output of hooks that are kept for the client.
 
     Raises:
         ValueError: for a malformed setting or one that Mercurial refuses, and for a path that is neither a repository
@@ -67,7 +77,12 @@ class MercurialProvider(RepositoryProvider):
         config: Iterable[str] = (),
         leases: int = 64,
         idle: int = 64,
+        safe_extensions: Iterable[str] = (),
+        lock_timeout: int | None = None,
+        hook_timeout: float | None = 300.0,
+        hook_output: int = 1024 * 1024,
     ) -> None:
+        self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
             self._ui, self._finder = self._set_up(source, load_ui(config))
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
@@ -78,6 +93,7 @@ class MercurialProvider(RepositoryProvider):
                 for item in Found.of(place).config:
                     _parse_setting(item)
         self._salt = hash_of(self._ui)
+        self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle)
 
@@ -94,7 +110,7 @@ class MercurialProvider(RepositoryProvider):
         return ui, make_finder(source, is_repository)
 
     def _below(self, found: Found) -> tuple[Any, bytes]:
-        """The configuration below a repository's own, and a hash of it.  Whoever opens the repository copies it."""
+        """The configuration below a repository's own, and a hash of it; copy it before use."""
         return self._ui, self._salt
 
     @property
@@ -117,7 +133,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state)
+            facts = known.facts = Facts(name, known.found, state, self._safe)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -145,10 +161,13 @@ class MercurialProvider(RepositoryProvider):
         return known
 
     def is_subresource(self, rest: str) -> bool:
-        return rest.startswith((".hg/", ".git/"))
+        return is_lfs_path(rest)
 
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)
+
+    def is_command(self, name: str) -> bool:
+        return is_command(name)
 
     def known_permissions(self) -> Mapping[str, Permission]:
         return KNOWN_PERMISSIONS
@@ -164,7 +183,7 @@ class MercurialProvider(RepositoryProvider):
             ui = self._below(found)[0].copy()
             if found.config:
                 _configure(ui, found.config)
-            return OpenRepository(ui, found, state)
+            return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure

@@ -8,6 +8,7 @@ the pool when it needs one.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import weakref
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
-from mercurial import encoding, scmutil, wireprotoserver
+from mercurial import encoding, error, scmutil, wireprotoserver
 from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import request as hgwebrequest
 
@@ -30,7 +31,11 @@ from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
 from .errors import message_of, text, translated, translated_request
-from .files import files_of
+from .files import files_of, read_bounded, uses_pull_bundles
+from .hooks import PushLimits, limit_pushes
+from .output import redirect_output
+from .permissions import added_hooks, ask_hooks, check_commands
+from .sharing import SafeExtensions
 from .state import State
 from .transactions import make_observable
 
@@ -40,7 +45,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle"]
+__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -51,6 +56,9 @@ SERVER_SETTINGS = (
     (b"ui", b"signal-safe-lock", b"false"),
     (b"progress", b"disable", b"true"),
 )
+
+_BOOLEANS = frozenset({("web", "allow-pull"), ("web", "push_ssl")})
+"""The settings that policies read as booleans."""
 
 _BUNDLES = frozenset({"changegroup", "changegroupsubset", "getbundle", "stream_out"})
 _HOOKED = {
@@ -71,7 +79,7 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if local.ui.has_section(b"narrowacl"):
         # The content of a bundle depends on the user.
         found |= _BUNDLES
-    if local.ui.configbool(b"server", b"pullbundle") and local.vfs.exists(b"pullbundles.manifest"):
+    if uses_pull_bundles(local.ui) and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
 
@@ -87,6 +95,32 @@ def is_bundle(path: bytes) -> bool:
         return False
 
 
+def is_lfs_path(path: str) -> bool:
+    """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
+    return path == ".git/info/lfs/objects/batch" or path.startswith(".hg/lfs/objects")
+
+
+def _names(value: bytes, *, both: bool) -> list[str]:
+    """Decode an item of a list of users.
+
+    Mercurial compares bytes.  Users are text here, so an item that is not UTF-8 is read in the encoding that
+    ``web.encoding`` or ``HGENCODING`` declares, otherwise as Latin-1.
+
+    Args:
+        value: the item.
+        both: return it in both encodings if they differ.  A user whose name came in the same bytes was read as Latin-1;
+            he must not be missed by a list of those who are denied.
+    """
+    latin = value.decode("latin-1")
+    for name in ("utf-8", text(encoding.encoding)):
+        try:
+            decoded = value.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            continue
+        return [decoded, latin] if both and name != "utf-8" and decoded != latin else [decoded]
+    return [latin]
+
+
 class OpenRepository:
     """Mercurial's repository object, used by one request at a time.
 
@@ -94,13 +128,14 @@ class OpenRepository:
         ui: the configuration, which the object keeps and changes.
         found: where the repository is.
         state: the state that it is opened in.
+        limits: on pushes.
 
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
         found, state: as given.
     """
 
-    def __init__(self, ui: Any, found: Found, state: State) -> None:
+    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
         self.found = found
         self.state = state
         if is_bundle(found.root):
@@ -116,6 +151,8 @@ class OpenRepository:
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
+        redirect_output(unfiltered)
+        limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
@@ -131,17 +168,20 @@ class Facts:
         name: of the repository.
         found: its location.
         state: the state.
+        safe: the extensions that give all users the same replies.
     """
 
     name: str
     found: Found
     state: State | None = None
+    safe: SafeExtensions = attrs.Factory(SafeExtensions)
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     uncacheable: frozenset[str] | None = None
     heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
+    serves_lfs: bool | None = None
     good_files: set[str] = attrs.Factory(set)
     reported: set[str] = attrs.Factory(set)
 
@@ -154,6 +194,10 @@ class Facts:
 
 _MAX_REPORTED = 100
 """Maximum number of different messages about one repository in one state."""
+
+
+_READ_ONLY_LENGTH = 1000
+"""Bytes of ``.hg/hgwire-readonly`` that are read; clients show the first 160 characters."""
 
 
 class MercurialRepository(Repository):
@@ -210,6 +254,18 @@ class MercurialRepository(Repository):
     def content_token(self) -> bytes:
         return self._state.token
 
+    def bundle_token(self, command: str, arguments: Mapping[str, Any]) -> bytes:
+        state, shape = self._state, incremental.shape_of(self._state, command, arguments)
+        if shape is None:
+            return state.token
+        parts = [state.history, shape]
+        if self._may_censor():
+            parts.append(state.transaction)
+        if state.hides:
+            # What is hidden may depend on bookmarks and on the working directory; the heads of the rest show it.
+            parts += sorted(self._heads())
+        return hashlib.sha256(repr(parts).encode("ascii")).digest()
+
     def change_stamp(self) -> object:
         return self._state
 
@@ -222,15 +278,25 @@ class MercurialRepository(Repository):
             value = self.local.ui.config(section.encode(), name.encode(), untrusted=section == "web")
             # A setting that is not set may have a default that is not text, such as an empty list.
             known[key] = text(value) if isinstance(value, bytes) else None if value in (None, []) else str(value)
+            if key in _BOOLEANS:
+                self._report_unless_boolean(key)
         setting: str | None = known[key]
         return setting
+
+    def _report_unless_boolean(self, key: tuple[str, str]) -> None:
+        section, name = key
+        try:
+            self.local.ui.configbool(section.encode(), name.encode(), untrusted=True)
+        except error.ConfigError as failure:
+            self.report(f"{message_of(failure)}; requests that depend on it are refused")
 
     def settings(self, section: str, name: str) -> Sequence[str]:
         known = self._facts.settings
         key = (section, name + "[]")
         if key not in known:
             values = self.local.ui.configlist(section.encode(), name.encode(), untrusted=section == "web")
-            known[key] = [text(value) for value in values]
+            wide = name.startswith("deny")
+            known[key] = [member for value in values for member in _names(value, both=wide)]
         settings: list[str] = known[key]
         return settings
 
@@ -239,6 +305,12 @@ class MercurialRepository(Repository):
             return True
         name = user.encode("utf-8", "surrogateescape")
         return bool(scmutil.ismember(self.local.ui, name, [m.encode("utf-8", "surrogateescape") for m in members]))
+
+    def read_only_reason(self) -> str | None:
+        # A share is as read-only as the repository that has its store.
+        roots = dict.fromkeys((self.local.path.rstrip(b"/"), self.local.sharedpath))
+        reasons = (read_bounded(root + b"/hgwire-readonly", _READ_ONLY_LENGTH) for root in roots)
+        return next((reason.decode("utf-8", "replace") for reason in reasons if reason is not None), None)
 
     # Commands
 
@@ -253,6 +325,19 @@ class MercurialRepository(Repository):
                 self._facts.uncacheable = _uncacheable_commands(self.local)
         return command not in self._facts.uncacheable
 
+    def check_access(
+        self, permission: str, commands: tuple[str, ...], user: str | None, environ: Mapping[str, Any]
+    ) -> None:
+        check_commands(commands)
+        if hooks := added_hooks():
+            ask_hooks(hooks, self.local, self._facts.name, permission, commands, user, environ)
+
+    def is_same_for_all(self) -> bool:
+        if self._facts.commands is None:
+            # Opening the repository loads the extensions that it enables.
+            self.commands()
+        return not self._facts.safe.unsafe()
+
     def adjust_capabilities(self, server: ServerCapabilities) -> ServerCapabilities:
         known = self._facts.server
         if known is None or known[0] is not server:
@@ -262,19 +347,24 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        # Censoring changes only files in the middle of the history, which this token does not cover.
-        names = ("censor", "hgext.censor")
-        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
-        return self._state.metadata if all(value.startswith("!") for value in values) else None
+        return None if self._may_censor() else self._state.metadata
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-        metadata = self.metadata_token()
-        return None if metadata is None else incremental.clone_family(metadata, command, arguments)
+        return None if self._may_censor() else incremental.clone_family(self._state, command, arguments)
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
+        return frozenset(heads) == self._heads()
+
+    def _heads(self) -> frozenset[bytes]:
         if self._facts.heads is None:
             self._facts.heads = frozenset(self.heads())
-        return frozenset(heads) == self._facts.heads
+        return self._facts.heads
+
+    def _may_censor(self) -> bool:
+        """Whether the configuration enables censoring, which changes only files in the middle of the history."""
+        names = ("censor", "hgext.censor")
+        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
+        return not all(value.startswith("!") for value in values)
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
         key, known = tuple(have), self._facts.missing
@@ -286,6 +376,14 @@ class MercurialRepository(Repository):
         return self.is_full_clone(wanted) and incremental.is_worth_sending(self.count_missing(have))
 
     # Subresources
+
+    def has_subresource(self, path: str) -> bool:
+        if self._facts.serves_lfs is None:
+            svfs, ui = self.local.svfs, self.local.ui
+            with translated(self.report):
+                serves = hasattr(svfs, "lfslocalblobstore") and ui.configbool(b"experimental", b"lfs.serve")
+            self._facts.serves_lfs = bool(serves)
+        return self._facts.serves_lfs and is_lfs_path(path)
 
     def subresource(self, request: SubresourceRequest, authorize: Authorize) -> SubresourceReply | None:
         """Serve resources that extensions add to Mercurial's own server, such as lfs objects."""

@@ -1,13 +1,20 @@
-"""The state of a repository on disk, as a token.
+"""The state of a repository on disk, as tokens.
 
 What is always true: two equal tokens mean equal replies.  A token is a hash of the *contents* of everything that
 replies depend on, so it is the same in every process, and the same again after a change is undone.
 
-Contents are read only if needed.  Every request checks the stamps of a few inodes.  If they have not changed, and are
-old enough that no later change can have the same stamp, the last token is valid.  A file whose own stamp has not
-changed is not hashed again.
+Contents are read only if needed.  Every request checks the stamps of a few inodes.  If they have not changed since the
+contents were read, and were old enough at that time that no later change can have the same stamp, the last state is
+valid.  The clock of the file system may have steps of two seconds: stamps that were younger when the contents were read
+never become trustworthy, however old they get, so the contents are read once more.  A file whose own stamp is
+trustworthy and has not changed is not hashed again.
 
-One :class:`StateReader` serves all threads without a lock.  It caches one tuple, replaced as a whole; if two
+Small replies depend on everything.  A bundle does not depend on the parents of the working directory or on local tags,
+and only some bundles hold bookmarks.  So :class:`State` has a hash of each part.  There is one exception: hidden
+changesets are shown if a bookmark, a local tag, a parent of the working directory or an unfinished merge names them.
+:attr:`State.hides` says that there may be such changesets.
+
+One :class:`StateReader` serves all threads without a lock.  It caches one object, replaced as a whole; if two
 threads read at the same time, they read the same files, and the last result is cached.  A result is cached only if the
 stamps were the same before and after the contents were read.
 """
@@ -18,49 +25,65 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
 
 import attrs
 
 __all__ = ["State", "StateReader"]
 
-_CONTENTS = {
-    b"": (
-        b"bookmarks",
-        b"clonebundles.manifest",
-        b"dirstate",
-        b"hgrc",
-        b"hgrc-not-shared",
-        b"localtags",
-        b"narrowspec",
-        b"pullbundles.manifest",
-        b"requires",
-        b"shared",
-        b"sharedpath",
-    ),
-    b"/store": (b"00changelog.i", b"bookmarks", b"narrowspec", b"obsstore", b"phaseroots", b"requires"),
-}
-"""The files that replies depend on.  A new changeset always changes the index of the changelog."""
+_Part = Literal["history", "shape", "bookmarks", "others"]
 
-_WRITTEN_IN_PLACE = {
-    b"": (b"clonebundles.manifest", b"hgrc", b"hgrc-not-shared", b"localtags", b"pullbundles.manifest"),
-    b"/store": (b"00changelog.i",),
-}
-"""The files whose inodes are checked in addition to those of the two folders.
+_FILES: tuple[tuple[bytes, _Part], ...] = (
+    (b"bookmarks", "bookmarks"),
+    (b"clonebundles.manifest", "shape"),
+    (b"dirstate", "others"),
+    (b"hgrc", "shape"),
+    (b"hgrc-not-shared", "shape"),
+    (b"localtags", "others"),
+    (b"merge/state", "others"),
+    (b"merge/state2", "others"),
+    (b"narrowspec", "shape"),
+    (b"pullbundles.manifest", "shape"),
+    (b"requires", "shape"),
+    (b"shared", "shape"),
+    (b"sharedpath", "shape"),
+    (b"store/00changelog.i", "history"),
+    (b"store/bookmarks", "bookmarks"),
+    (b"store/narrowspec", "shape"),
+    (b"store/obsstore", "shape"),
+    (b"store/phaseroots", "shape"),
+    (b"store/requires", "shape"),
+)
+"""The files that replies depend on, below ``.hg``, and the part of the state that each belongs to.
 
-Mercurial replaces files, or first writes a journal next to them; both change the folder.  People edit files in place.
+A new changeset always changes the index of the changelog.
 """
 
+_FOLDERS = (b"", b"/store", b"/merge")
+"""The folders of these files; they change when a file appears or is replaced."""
+
 _SETTLED_NS = 2_100_000_000
-"""Nanoseconds after which an unchanged time stamp is trusted: file systems have a resolution of up to two seconds."""
+"""Nanoseconds after which a later change gets another time stamp: file systems have steps of up to two seconds."""
 
 _TAIL = 1 << 20
-"""Bytes at the end of a larger file that are hashed: the changelog and the obsolescence store grow and shrink there."""
-_HISTORY = b"/00changelog.i"
+_GROWING = (b"/store/00changelog.i", b"/store/obsstore")
+"""Files that grow and shrink at their end: of large ones, only the last mebibyte and the size are hashed."""
+
+_DIRSTATE = b"/dirstate"
+_PARENTS = 80
+_DIRSTATE_V2 = b"dirstate-v2\n"
+_PARENTS_SIZES = {True: len(_DIRSTATE_V2) + 2 * 32, False: 2 * 20}
+"""Bytes at the start of a dirstate that name the parents; replies do not depend on the rest.  By whether it is v2."""
+
+_VISIBLE_PHASES = frozenset({b"0", b"1", b"2"})
+"""Public, draft and secret; changesets in any other phase are hidden."""
 
 _SETTINGS = (b"hgrc", b"hgrc-not-shared")
 _INCLUDE = re.compile(rb"^%include\s+(\S.*?)\s*$", re.MULTILINE)
-_INCLUDES = 32
-"""Maximum number of files that a configuration file includes, directly or indirectly; Mercurial has no limit."""
+
+_REVLOGS = (b"data/", b"dh/", b"meta/")
+"""Folders of the store whose files only grow, unless a transaction rewrites them, as censoring does."""
 
 
 @attrs.frozen
@@ -69,20 +92,71 @@ class State:
 
     Attributes:
         token: a hash of everything.
-        metadata: a hash of everything except the set of changesets.
+        history: of the set of changesets, and of the last transaction if it rewrote files of the store.
+        shape: of everything else that any bundle depends on.
+        bookmarks: of the bookmarks.
+        others: of what no bundle depends on, except for its effect on hidden changesets.
+        transaction: the stamp of the last transaction.
+        hides: whether there may be hidden changesets.
         stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
             excluded: a streamed clone takes a lock in one, but changes nothing.
     """
 
-    token: bytes
-    metadata: bytes
+    history: bytes
+    shape: bytes
+    bookmarks: bytes = b""
+    others: bytes = b""
+    transaction: bytes = b""
+    hides: bool = False
     stamps: tuple[object, ...] = ()
+    token: bytes = attrs.field(init=False)
+
+    @token.default
+    def _(self) -> bytes:
+        return _hash(self.history, self.transaction, self.metadata)
+
+    @property
+    def metadata(self) -> bytes:
+        """A hash of everything except the set of changesets."""
+        return _hash(self.shape, self.bookmarks, self.others)
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(repr(parts).encode("ascii")).digest()
 
 
 @attrs.frozen
 class _Digest:
-    stamp: tuple[int, int, int]
+    """What is known about a file.
+
+    Attributes:
+        stamp: its stamp.
+        settled: whether a later change is certain to have changed the stamp.
+        value: a hash of its content.
+        hides: whether it may hide changesets.
+    """
+
+    stamp: tuple[int, ...]
+    settled: bool
     value: bytes
+    hides: bool
+
+
+@attrs.frozen
+class _Known:
+    """The last state.
+
+    Attributes:
+        paths: the files and folders whose stamps show a change.
+        stamps: theirs.
+        settled: whether a later change is certain to have changed the stamps.
+        state: the state.
+    """
+
+    paths: tuple[bytes, ...] = ()
+    stamps: tuple[object, ...] = ()
+    settled: bool = False
+    state: State | None = None
 
 
 class StateReader:
@@ -96,32 +170,26 @@ class StateReader:
     def __init__(self, path: bytes, salt: bytes) -> None:
         self._path = path
         self._salt = salt
-        self._looked_at: tuple[bytes, ...] = ()
-        self._known: tuple[tuple[object, ...], State] | None = None
+        self._known = _Known()
         self._digests: dict[bytes, _Digest] = {}
 
     def read(self) -> State:
         """Read the current state."""
+        known = self._known
+        if known.settled and known.state is not None and _look(known.paths)[0] == known.stamps:
+            return known.state
         now = time.time_ns()
-        known, paths = self._known, self._looked_at
-        stamps, newest = _look(paths)
-        if known is not None and known[0] == stamps and newest < now - _SETTLED_NS:
-            return known[1]
         roots = self._roots()
         # The list of files is made before they are read, so that a file that appears in the meantime is noticed.
         included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
-        written = (
-            path
-            for root in roots
-            for folder, names in _WRITTEN_IN_PLACE.items()
-            for path in (root + folder, *(b"%s%s/%s" % (root, folder, name) for name in names))
-        )
+        folders = [root + folder for root in roots for folder in _FOLDERS]
         bundle = (self._path,) if os.path.isfile(self._path) else ()
-        paths = (*bundle, *filter(os.path.exists, written), *included)
+        written = filter(os.path.exists, (*folders, *(path for path, _ in _files(roots))))
+        paths = (*bundle, *written, *included)
         stamps, newest = _look(paths)
         state = self._read(roots, included, bundle, now)
         if _look(paths)[0] == stamps:
-            self._looked_at, self._known = paths, (stamps, state)
+            self._known = _Known(paths, stamps, newest < now - _SETTLED_NS, state)
         return state
 
     def _roots(self) -> list[bytes]:
@@ -135,22 +203,32 @@ class StateReader:
         return roots
 
     def _read(self, roots: list[bytes], included: list[bytes], bundle: tuple[bytes, ...], now: int) -> State:
-        history, metadata = hashlib.sha256(), hashlib.sha256(self._salt)
-        paths = [
-            b"%s%s/%s" % (root, folder, name) for root in roots for folder in _CONTENTS for name in _CONTENTS[folder]
-        ]
-        digests = {}
-        for path in (*paths, *included):
-            digest = _digest(path, self._digests.get(path), now)
+        parts = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
+        parts |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
+        digests: dict[bytes, _Digest] = {}
+        stamps: list[object] = []
+        settings = {root + b"/" + name for root in roots for name in _SETTINGS}.union(included)
+        for path, part in (*_files(roots), *((path, "shape") for path in included)):
+            digest = _digest(path, self._digests.get(path), now, owned=path in settings)
             if digest is not None:
                 digests[path] = digest
-            (history if path.endswith(_HISTORY) else metadata).update(digest.value if digest else b"-")
+            parts[part].update(digest.value if digest else b"-")
+            stamps.append(digest.stamp if digest else None)
         for root in roots:
-            history.update(_last_transaction(root))
-        history.update(repr(_look(bundle)).encode("ascii"))
+            parts["history"].update(_last_rewrite(root))
+        parts["history"].update(repr(_look(bundle)).encode("ascii"))
         self._digests = digests
-        stamps = tuple(digests[path].stamp if path in digests else None for path in paths)
-        return State(metadata.digest() + history.digest(), metadata.digest(), stamps)
+        return State(
+            **{part: value.digest() for part, value in parts.items()},
+            transaction=b"".join(map(_last_transaction, roots)),
+            hides=any(digest.hides for digest in digests.values()),
+            stamps=tuple(stamps),
+        )
+
+
+def _files(roots: list[bytes]) -> Iterator[tuple[bytes, _Part]]:
+    """The files that replies depend on, and their parts of the state."""
+    return ((b"%s/%s" % (root, name), part) for root in roots for name, part in _FILES)
 
 
 def _last_transaction(root: bytes) -> bytes:
@@ -159,11 +237,23 @@ def _last_transaction(root: bytes) -> bytes:
     return repr(stamps).encode("ascii")
 
 
+def _last_rewrite(root: bytes) -> bytes:
+    """The stamp of the last transaction if it rewrote files of the history; empty if it only added to them."""
+    try:
+        with open(root + b"/store/undo.backupfiles", "rb") as file:
+            backups = [line.split(b"\0") for line in file.read().splitlines()]
+    except OSError:
+        return b""
+    if any(len(fields) > 1 and fields[0] != b"plain" and fields[1].startswith(_REVLOGS) for fields in backups):
+        return _last_transaction(root)
+    return b""
+
+
 def _included(path: bytes) -> list[bytes]:
     """The files that a configuration file includes, directly or indirectly."""
     found: list[bytes] = []
     waiting = [path]
-    while waiting and len(found) < _INCLUDES:
+    while waiting:
         including = waiting.pop()
         try:
             with open(including, "rb") as file:
@@ -193,22 +283,54 @@ def _look(paths: tuple[bytes, ...]) -> tuple[tuple[object, ...], int]:
             stamps.append(None)
         else:
             changed = found.st_ctime_ns
-            stamps.append((changed, found.st_size, found.st_ino))
+            stamps.append((changed, found.st_size, found.st_ino, found.st_uid, found.st_gid))
             if changed > newest:
                 newest = changed
     return tuple(stamps), newest
 
 
-def _digest(path: bytes, known: _Digest | None, now: int) -> _Digest | None:
+def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool) -> _Digest | None:
+    """Hash a file, unless it is known that it has not changed.
+
+    Args:
+        path: of the file.
+        known: what was known about it.
+        now: the time before anything was read, in nanoseconds.
+        owned: whether the owner counts: Mercurial trusts settings depending on it.
+
+    Returns:
+        None if there is no such file.
+    """
     try:
         with open(path, "rb", buffering=0) as file:
             found = os.fstat(file.fileno())
-            stamp = found.st_ctime_ns, found.st_size, found.st_ino
-            if known is not None and known.stamp == stamp and stamp[0] < now - _SETTLED_NS:
+            stamp = found.st_ctime_ns, found.st_size, found.st_ino, found.st_uid, found.st_gid
+            if known is not None and known.settled and known.stamp == stamp:
                 return known
-            if found.st_size > _TAIL:
-                file.seek(-_TAIL, os.SEEK_END)
-            content = file.read()
+            content = _content(path, file, found.st_size)
     except OSError:
         return None
-    return _Digest(stamp, hashlib.sha256(b"%d:" % found.st_size + content).digest())
+    # The size stands for the part of a large file that is not read.
+    size = len(content) if path.endswith(_DIRSTATE) else found.st_size
+    about = (size, found.st_uid, found.st_gid) if owned else (size,)
+    value = hashlib.sha256(b"%r:" % (about,) + content).digest()
+    return _Digest(stamp, stamp[0] < now - _SETTLED_NS, value, _may_hide(path, content))
+
+
+def _content(path: bytes, file: BinaryIO, size: int) -> bytes:
+    """Read the part of a file that replies depend on."""
+    if path.endswith(_DIRSTATE):
+        start = file.read(_PARENTS)
+        return start[: _PARENTS_SIZES[start.startswith(_DIRSTATE_V2)]]
+    if size > _TAIL and path.endswith(_GROWING):
+        file.seek(-_TAIL, os.SEEK_END)
+    return file.read()
+
+
+def _may_hide(path: bytes, content: bytes) -> bool:
+    """Whether a file may hide changesets: markers do, and phases other than the usual three."""
+    if path.endswith(b"/store/obsstore"):
+        return bool(content)
+    if path.endswith(b"/store/phaseroots"):
+        return any(line.split()[0] not in _VISIBLE_PHASES for line in content.splitlines() if line.strip())
+    return False

@@ -1,29 +1,35 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import shutil
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hgwire_wsgi.cache.stores.base import GrowingEntry, PendingEntry, StoredFile
+from hgwire_wsgi.cache.stores import folder
+from hgwire_wsgi.cache.stores.base import DamagedEntry, GrowingEntry, PendingEntry, StoredFile
 from hgwire_wsgi.cache.stores.folder import FolderStore
 
 # The processes that fork here have threads, none of which holds a lock the children need.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 KEY = "ab" + "0" * 62
+ENTRY = 2 * 4096
+"""Bytes on the disk of a bundle of one block, and of its digest."""
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "cache", 4 * 4096 - 1)
+    return FolderStore(tmp_path / "cache", 4 * ENTRY - 1)
 
 
 def begin(store: FolderStore, key: str) -> PendingEntry:
@@ -53,7 +59,9 @@ def read(stored: object) -> bytes:
 
 
 def files(store: FolderStore) -> list[str]:
-    return sorted(path.name for path in store.folder.rglob("*") if path.is_file())
+    """The files except the digests, of which each complete entry has one."""
+    names = {path.name for path in store.folder.rglob("*") if path.is_file()}
+    return sorted(name for name in names if not name.endswith(".sum") or name.removesuffix(".sum") not in names)
 
 
 def test_an_entry_is_there_once_it_is_complete(store: FolderStore) -> None:
@@ -87,8 +95,8 @@ def test_an_entry_that_is_finished_while_one_looks_is_not_made_again(
     pending.write(b"data")
     look = FolderStore.open
 
-    def look_then_finish(self: FolderStore, key: str) -> StoredFile | None:
-        found = look(self, key)
+    def look_then_finish(self: FolderStore, key: str, *, shared: bool = False) -> StoredFile | None:
+        found = look(self, key, shared=shared)
         if found is None:
             monkeypatch.setattr(FolderStore, "open", look)
             pending.finish(keep=True)
@@ -114,7 +122,7 @@ def test_a_given_up_entry_leaves_nothing(store: FolderStore) -> None:
 def test_an_entry_not_worth_keeping_serves_its_followers(store: FolderStore) -> None:
     pending = begin(store, KEY)
     follower = follow(store, KEY)
-    pending.write(b"x" * 20_000)
+    pending.write(b"x" * 40_000)
     pending.finish(keep=True)
     assert follower.is_complete()
     follower.close()
@@ -276,6 +284,7 @@ def test_small_entries_are_replaced(store: FolderStore) -> None:
     store.put(KEY, b"two")
     assert store.get(KEY) == b"two"
     assert files(store) == [KEY]
+    assert [(each.key, each.problem) for each in store.check()] == [(KEY, "")]
 
 
 def test_a_small_entry_that_cannot_be_written_leaves_nothing(store: FolderStore) -> None:
@@ -289,6 +298,8 @@ def test_what_may_be_written_is_no_entry(store: FolderStore) -> None:
     """As a backup leaves it that was put back without its permissions; nobody knows whether it is whole."""
     make(store, KEY, b"data")
     os.chmod(store.path(KEY), 0o600)
+    with pytest.raises(DamagedEntry, match="not complete"):
+        store.open(KEY)
     assert store.open(KEY) is None
     make(store, KEY, b"data")
     assert read(store.open(KEY)) == b"data"
@@ -337,7 +348,7 @@ def test_files_of_others_are_left_alone(store: FolderStore) -> None:
         os.utime(path, (0, 0))
     make(store, KEY, b"x" * 800)
     assert sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file()) == sorted(
-        [*strangers, f"ab/{KEY}"]
+        [*strangers, f"ab/{KEY}", f"ab/{KEY}.sum"]
     )
 
 
@@ -365,7 +376,7 @@ def test_a_complete_entry_is_opened_whatever_its_name(store: FolderStore) -> Non
 def anyones() -> Iterator[Path]:
     """A folder that every user can reach, unlike those of pytest."""
     folder = Path(tempfile.mkdtemp(prefix="hgwire-"))
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     yield folder
     shutil.rmtree(folder)
 
@@ -527,3 +538,247 @@ def test_a_folder_that_is_gone_is_named_in_the_log(store: FolderStore, caplog: p
     assert str(store) == str(store.folder)
     make(store, KEY, b"data")
     assert read(store.open(KEY)) == b"data"
+
+
+FLIPS = [(name, place) for name in ("", ".sum") for place in (0, 1, 1000, -1)]
+
+
+def damage(path: str, place: int) -> None:
+    """Flip a bit of a file."""
+    os.chmod(path, 0o600)
+    with open(path, "r+b") as file:
+        file.seek(place % os.path.getsize(path))
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1 << place % 8]))
+    os.chmod(path, 0o400)
+
+
+@pytest.mark.parametrize(("name", "place"), FLIPS)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_flipped_bit_is_found(store: FolderStore, name: str, place: int, known: bool) -> None:
+    make(store, KEY, b"data" * 1000)
+    if known and not name:
+        read(store.open(KEY))
+    damage(store.path(KEY) + name, place)
+    with pytest.raises(DamagedEntry, match=r"its content has changed|its digest is damaged|instead of"):
+        store.open(KEY)
+    assert store.open(KEY) is None
+    make(store, KEY, b"data" * 1000)
+    assert read(store.open(KEY)) == b"data" * 1000
+
+
+@pytest.mark.parametrize("size", [0, 1, 3999, 4001])
+def test_a_bundle_of_another_size_is_found(store: FolderStore, size: int) -> None:
+    make(store, KEY, b"data" * 1000)
+    read(store.open(KEY))
+    os.chmod(store.path(KEY), 0o600)
+    os.truncate(store.path(KEY), size)
+    os.chmod(store.path(KEY), 0o400)
+    with pytest.raises(DamagedEntry, match=f"it has {size} bytes instead of 4000" if size else "not complete"):
+        store.open(KEY)
+    assert KEY not in files(store)
+
+
+def test_a_bundle_under_the_name_of_another_is_found(store: FolderStore) -> None:
+    other = "ab" + "1" * 62
+    make(store, KEY, b"data")
+    for name in ("", ".sum"):
+        os.rename(store.path(KEY) + name, store.path(other) + name)
+    with pytest.raises(DamagedEntry, match="its content has changed"):
+        store.open(other)
+
+
+def test_a_bundle_without_a_digest_is_not_served(store: FolderStore) -> None:
+    make(store, KEY, b"data")
+    os.unlink(store.path(KEY) + ".sum")
+    with pytest.raises(DamagedEntry, match="its digest is missing"):
+        store.open(KEY)
+    assert files(store) == []
+
+
+def test_a_bundle_that_cannot_be_read_is_found(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, size: int, position: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    make(store, KEY, b"data")
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(DamagedEntry, match="it cannot be read"):
+        store.open(KEY)
+
+
+@pytest.mark.parametrize("method", ["open", "get"])
+def test_a_bundle_that_goes_while_it_is_checked(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Another process evicts it; that is no damage."""
+    make(store, KEY, b"data")
+    names = folder._names
+
+    def evict(path: str, descriptor: int) -> bool:
+        os.unlink(store.path(KEY))
+        return names(path, descriptor)
+
+    os.unlink(store.path(KEY) + ".sum")
+    monkeypatch.setattr(folder, "_names", evict)
+    assert getattr(store, method)(KEY) is None
+
+
+def test_a_bundle_is_checked_once_in_a_process(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store, KEY, b"data")
+    reads = []
+    pread = os.pread
+
+    def count(descriptor: int, size: int, position: int) -> bytes:
+        reads.append(position)
+        return pread(descriptor, size, position)
+
+    monkeypatch.setattr(os, "pread", count)
+    together = [threading.Thread(target=lambda: read(store.open(KEY))) for _ in range(8)]
+    for each in together:
+        each.start()
+    for each in together:
+        each.join()
+    assert reads == [0, 4]
+    read(FolderStore(store.folder, store.capacity).open(KEY))
+    assert reads == [0, 4, 0, 4]
+
+
+@pytest.mark.parametrize("place", range(0, 40, 3))
+def test_a_damaged_small_entry_is_found(store: FolderStore, place: int) -> None:
+    store.put(KEY, b"small data")
+    damage(store.path(KEY), place)
+    with pytest.raises(DamagedEntry, match="its content has changed"):
+        store.get(KEY)
+    assert store.get(KEY) is None
+
+
+def test_all_entries_can_be_checked(store: FolderStore) -> None:
+    keys = [f"{number:02x}" + KEY[2:] for number in range(3)]
+    for key in keys[:2]:
+        make(store, key, b"data")
+        os.utime(store.path(key), (1, 1))
+    store.put(keys[2], b"small")
+    assert {(each.key, each.problem) for each in store.check()} == {(key, "") for key in keys}
+    assert os.stat(store.path(keys[1])).st_atime == 1
+    damage(store.path(keys[0]), 3)
+    damage(store.path(keys[2]), 3)
+    problem = "its content has changed"
+    assert {(each.key, each.problem) for each in store.check()} == {
+        (keys[0], problem),
+        (keys[1], ""),
+        (keys[2], problem),
+    }
+    assert [each.key for each in store.check()] == [keys[1]]
+    entries = store._entries()
+    os.unlink(store.path(keys[1]))
+    store._entries = lambda: entries  # type: ignore[method-assign]  # an entry that is evicted meanwhile
+    assert list(store.check()) == []
+
+
+def test_digests_without_a_bundle_are_swept_when_they_are_old(store: FolderStore) -> None:
+    keys = [f"ab{number:02x}" + KEY[4:] for number in range(3)]
+    for key in keys:
+        make(store, key, b"data")
+        if key != keys[2]:
+            os.unlink(store.path(key))
+    for key in keys[1:]:
+        os.utime(store.path(key) + ".sum", (0, 0))
+    store.trim()
+    assert sorted(path.name for path in store.folder.rglob("*.sum")) == [keys[0] + ".sum", keys[2] + ".sum"]
+
+
+@pytest.mark.parametrize("name", ["", ".part", ".sum"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "socket", "other user"])
+def test_only_files_of_this_user_count(store: FolderStore, tmp_path: Path, name: str, kind: str) -> None:
+    make(store, KEY, b"data")
+    path = store.path(KEY) + name
+    if name == ".part":
+        os.unlink(store.path(KEY))
+    else:
+        os.rename(path, tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        os.symlink(tmp_path / "moved", path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            here = os.getcwd()
+            os.chdir(os.path.dirname(path))
+            try:
+                server.bind(os.path.basename(path))
+            finally:
+                os.chdir(here)
+    elif os.geteuid() == 0:
+        Path(path).write_bytes(b"planted")
+        os.chmod(path, 0o400)
+        os.chown(path, 65534, 65534)
+    else:
+        pytest.skip("only root can give files away")
+    with pytest.raises(DamagedEntry):
+        store.open_or_begin(KEY)
+    with contextlib.suppress(DamagedEntry):
+        assert store.open(KEY) is None
+    make(store, KEY, b"data")
+    assert read(store.open(KEY)) == b"data"
+
+
+def test_a_folder_in_place_of_an_entry(store: FolderStore) -> None:
+    os.makedirs(store.path(KEY))
+    with pytest.raises(OSError, match=KEY):
+        store.open(KEY)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(PermissionError, match="other users can write"):
+        FolderStore(tmp_path / "cache", 1000)
+    (tmp_path / "cache").chmod(mode & 0o755)
+    FolderStore(tmp_path / "cache", 1000)
+
+
+@pytest.mark.parametrize("mode", [0o703, 0o777])
+def test_a_folder_that_anyone_can_replace_is_refused(anyones: Path, mode: int) -> None:
+    (anyones / "parent" / "cache").mkdir(parents=True, mode=0o700)
+    (anyones / "link").symlink_to(anyones / "parent")
+    for parent in ("parent", "link"):
+        (anyones / "parent").chmod(mode)
+        with pytest.raises(PermissionError, match="any user can replace"):
+            FolderStore(anyones / parent / "cache", 1000)
+        for sane in (mode | 0o1000, 0o775):
+            (anyones / "parent").chmod(sane)
+            FolderStore(anyones / parent / "cache", 1000)
+
+
+def test_requests_of_one_client_do_not_evict_what_several_need(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "cache", 200 * ENTRY)
+    needed = [f"{number:02x}" + "f" * 62 for number in range(100)]
+    for key in needed:
+        make(store, key, b"data")
+        stored = store.open(key, shared=True)
+        assert stored is not None
+        stored.close()
+    requests = int(os.environ.get("HGWIRE_REQUESTS", "1000"))
+    for number in range(requests):
+        make(store, f"{number:064x}", b"data")
+    kept = files(store)
+    assert set(needed) < set(kept)
+    assert len(kept) <= 200
+    assert f"{requests - 1:064x}" in kept
+
+
+def test_what_several_needed_goes_when_it_is_old(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "cache", 20 * ENTRY)
+    for number in range(100):
+        make(store, f"{number:064x}", b"data")
+        stored = store.open(f"{number:064x}", shared=True)
+        assert stored is not None
+        stored.close()
+    assert 15 <= len(files(store)) <= 20
+    assert f"{0:064x}" not in files(store)
+    for number in range(100, 120):
+        make(store, f"{number:064x}", b"data")
+    lonely = [name for name in files(store) if int(name, 16) >= 100]
+    assert 4 <= len(lonely) <= 6

@@ -258,7 +258,7 @@ def test_a_bundle_of_a_command_that_asked_for_more_is_not_kept(tmp_path: Path) -
 
     app = WireApp(FakeProvider(), commands=commands, policy=policy, cache=CacheSettings(folder=tmp_path))
     for user, status in (("bob", "403"), ("alice", "200"), ("bob", "403")):
-        exchange = Exchange(app, "cmd=x", REMOTE_USER=user)
+        exchange = Exchange(app, "cmd=x", REMOTE_USER=user, REQUEST_METHOD="POST")
         assert exchange.status[:3] == status
         exchange.read()
         makers_are_done()

@@ -17,6 +17,7 @@ from hgwire_wsgi import (
     CommandContext,
     CommandRegistry,
     LegacyStreamResponse,
+    Limits,
     OutOfBandError,
     PermissionDenied,
     ServerCapabilities,
@@ -24,7 +25,7 @@ from hgwire_wsgi import (
 )
 from hgwire_wsgi.cache.stores.memory import MemoryStore
 from hgwire_wsgi.compression import Engine
-from hgwire_wsgi.errors import CommandFailed
+from hgwire_wsgi.errors import CommandFailed, RequestError
 from hgwire_wsgi.testing import WireTestApp
 
 
@@ -97,7 +98,8 @@ def test_a_permission_that_a_command_asked_for_while_it_ran_is_asked_for_each_ti
             raise PermissionDenied("no")
 
     app = WireTestApp(WireApp(FakeProvider(), commands=commands, policy=policy))
-    assert [app.wire("/repo", "x", user=user).status for user in ("bob", "alice", "bob")] == [403, 200, 403]
+    assert [app.wire("/repo", "x", user=user, body=b"").status for user in ("bob", "alice", "bob")] == [403, 200, 403]
+    assert app.wire("/repo", "x", user="alice").status == 405
 
 
 def test_a_reply_that_refuses_is_not_remembered() -> None:
@@ -275,6 +277,170 @@ def test_a_refused_request_costs_nothing() -> None:
     assert app.wire("/repo", "x", {"a": b""}).status == 401
     assert app.wire("/repo", "x", user="alice").status == 400
     assert ran == []
+
+
+class Unread:
+    """A request body that nobody may read."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize(
+    ("query", "environ"),
+    [
+        ("cmd=known&nodes=zz", {}),
+        ("cmd=known", {"HTTP_X_HGARG_1": "a,b"}),
+        ("cmd=known", {"HTTP_X_HGARGS_POST": "9999999999"}),
+        ("cmd=known", {"HTTP_X_HGPROTO_1": "x" * 5000}),
+        ("cmd=batch&cmds=x", {}),
+        ("cmd=batch", {"HTTP_X_HGARGS_POST": "10", "CONTENT_LENGTH": "10"}),
+        ("cmd=unbundle", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "x"}),
+        ("cmd=unbundle&heads=zz", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "10"}),
+        ("cmd=unbundle", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "10", "CONTENT_TYPE": "text/plain"}),
+        ("cmd=pushkey", {"REQUEST_METHOD": "POST", "HTTP_ORIGIN": "https://a.example"}),
+    ],
+)
+def test_the_policy_is_asked_before_anything_is_parsed_or_read(query: str, environ: dict[str, str]) -> None:
+    asked: list[AccessRequest] = []
+
+    def policy(request: AccessRequest) -> None:
+        asked.append(request)
+        raise PermissionDenied("not you")
+
+    # What is left of the body is read only after the answer is decided, and not at all here.
+    app = WireApp(
+        FakeProvider(),
+        policy=policy,
+        capabilities=ServerCapabilities(post_args=True),
+        limits=Limits(drain=1),
+    )
+    exchange = Exchange(app, query, **{"wsgi.input": Unread(), "CONTENT_LENGTH": "", **environ})
+    assert exchange.status == "403 not you"
+    command = query[4:].partition("&")[0]
+    assert [(each.commands, each.permission) for each in asked] == [
+        ((command,), "pull" if command in ("known", "batch") else "push")
+    ]
+
+
+def test_what_one_of_the_last_checks_refuses_is_refused_for_those_who_may() -> None:
+    app = WireTestApp(WireApp(FakeProvider({**OPEN, "allow_read": "alice"})))
+    for user, status in ((None, 401), ("bob", 403), ("alice", 400)):
+        assert app.wire("/repo", "known", {"nodes": "zz"}, user=user).status == status
+
+
+def test_a_policy_protects_a_bookmark_a_phase_and_a_namespace() -> None:
+    def policy(request: AccessRequest) -> None:
+        for call in request.calls:
+            if call.command == "pushkey" and call.arguments["namespace"] == b"phases":
+                raise PermissionDenied("phases are frozen")
+            if call.command == "pushkey" and call.arguments["key"].startswith(b"release"):
+                raise PermissionDenied("releases are made by robots")
+            if call.command == "listkeys" and call.arguments["namespace"] == b"obsolete":
+                raise PermissionDenied("private")
+
+    commands = CommandRegistry.standard()
+    commands.override("pushkey", lambda context, **arguments: b"1\n")
+    commands.override("listkeys", lambda context, namespace: namespace, cacheable=True)
+    app = WireTestApp(
+        WireApp(FakeProvider(), commands=commands, policy=policy, capabilities=ServerCapabilities(post_args=True))
+    )
+
+    def push(namespace: str, key: str, **options: Any) -> Any:
+        arguments = {"namespace": namespace, "key": key, "old": "", "new": ""}
+        return app.wire("/repo", "pushkey", arguments, body=b"", **options).response.status
+
+    for via in ("headers", "query", "post"):
+        assert push("bookmarks", "release-1", via=via) == "403 releases are made by robots"
+        assert push("phases", "11" * 20, via=via) == "403 phases are frozen"
+        assert push("bookmarks", "feature", via=via)[:3] == "200"
+    for _ in range(2):
+        assert app.wire("/repo", "listkeys", {"namespace": "obsolete"}).status == 403
+        assert app.wire("/repo", "listkeys", {"namespace": "phases"}).data == b"phases"
+        for cmds, status in ((b"heads ;listkeys namespace=obsolete", 403), (b"heads ;listkeys namespace=x", 200)):
+            assert app.wire("/repo", "batch", {"cmds": cmds}).status == status
+    hidden = {"cmds": b"heads ;pushkey namespace=bookmarks,key=release,old=,new="}
+    assert app.wire("/repo", "batch", hidden, body=b"").response.status == "403 releases are made by robots"
+
+
+def test_a_policy_sees_the_arguments_of_a_remembered_reply() -> None:
+    seen: list[Any] = []
+    app = WireTestApp(WireApp(FakeProvider(), policy=lambda request: seen.append((request.commands, request.calls))))
+    for _ in range(2):
+        assert app.wire("/repo", "known", {"nodes": b"11" * 20}).status == 200
+    assert len(seen) == 2 and seen[0] == seen[1]
+    assert seen[0][1][0].arguments["nodes"] == [b"\x11" * 20]
+    batch = {"cmds": b"heads ;known nodes=" + b"11" * 20}
+    seen.clear()
+    for _ in range(2):
+        assert app.wire("/repo", "batch", batch).status == 200
+    own, cold, warm = seen
+    assert (own[0], cold[0]) == (("batch",), ("batch", "heads", "known"))
+    assert len(own[1]) == 1 and cold == warm
+    assert cold[1][2].arguments["nodes"] == [b"\x11" * 20]
+
+
+def test_arguments_that_a_policy_reads_are_bounded_and_may_be_malformed() -> None:
+    def policy(request: AccessRequest) -> None:
+        assert request.arguments
+
+    app = WireTestApp(WireApp(FakeProvider(), policy=policy, limits=Limits(argument_bytes=100)))
+    assert app.wire("/repo", "known", {"nodes": b"zz"}).status == 400
+    assert app.wire("/repo", "known", {"nodes": b"11" * 20 + b" " + b"11" * 20 + b" " + b"11" * 20}).status == 400
+    assert app.wire("/repo", "batch", {"cmds": b"nosuch "}).data == b"0\nunknown command: nosuch\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("heads", {}, "private, no-cache"),
+        ("heads", {"user": "alice"}, "private, no-cache"),
+        ("heads", {"headers": {"Authorization": "Basic eA=="}}, "private, no-cache"),
+        ("known", {"args": {"nodes": "zz"}}, "no-store"),
+        ("nosuch", {}, "no-store"),
+        ("refuses", {}, "no-store"),
+        ("writes", {"body": b""}, "no-store"),
+        ("writes", {}, "no-store"),
+        ("streams", {}, "private, no-cache"),
+    ],
+)
+def test_no_shared_cache_keeps_a_reply_and_none_repeats_it(name: str, options: Any, expected: str) -> None:
+    commands = returning(LegacyStreamResponse([b"x"]), reply="legacy")
+    commands.command("refuses", permission="pull")(lambda context: OutOfBandError(b"no"))
+    commands.command("writes", permission="push")(lambda context: b"")
+    commands.command("streams", permission="pull", reply="legacy")(lambda context: LegacyStreamResponse([b"x"]))
+    app = WireTestApp(WireApp(FakeProvider(OPEN), commands=commands))
+    for _ in range(2):
+        reply = app.wire("/repo", name, options.get("args"), **{k: v for k, v in options.items() if k != "args"})
+        assert reply.response.headers["Cache-Control"] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "environ", "questions"),
+    [
+        ("cmd=heads", {}, [(("heads",), "pull", True)]),
+        ("cmd=known&nodes=", {"HTTP_X_HGARGS_POST": "9"}, [(("known",), "pull", False)]),
+        (
+            "cmd=batch&cmds=heads+",
+            {"HTTP_X_HGARGS_POST": "9", "REQUEST_METHOD": "POST"},
+            [(("batch",), "pull", False), (("batch",), "push", False)],
+        ),
+        ("cmd=batch&cmds=heads+", {}, [(("batch",), "pull", True), (("batch", "heads"), "pull", True)]),
+    ],
+)
+def test_a_decision_takes_the_worst_of_what_it_cannot_see(query: str, environ: Any, questions: Any) -> None:
+    asked: list[Any] = []
+
+    def policy(request: AccessRequest) -> None:
+        try:
+            seen = len(request.calls) == len(request.commands)
+        except RequestError:
+            seen = False
+        asked.append((request.commands, request.permission, seen))
+
+    app = WireApp(FakeProvider(), policy=policy)
+    app.authorize(Exchange(lambda *given: [], query, **environ).environ)
+    assert asked == questions
 
 
 def test_observers_learn_that_a_remembered_reply_is_a_clone() -> None:

@@ -17,10 +17,13 @@ from hgwire_wsgi import (
     ApiSettings,
     BytesResponse,
     CommandContext,
+    HgWireError,
     LegacyStreamResponse,
     Limits,
     PermissionDenied,
+    RepositoryNotFound,
     StreamResponse,
+    Unavailable,
     WireApp,
 )
 from hgwire_wsgi.errors import CommandFailed
@@ -139,16 +142,16 @@ def test_the_policy_is_asked_for_the_url_and_for_every_command() -> None:
         return list(asked)
 
     pull, push = "pull", "push"
-    assert questions("ro/heads", "heads") == [(pull, ("heads",))]
-    assert questions("rw/heads", "heads") == [(push, ("heads",)), (pull, ("heads",))]
-    assert questions("rw/put", "put") == [(push, ("put",))]
+    assert questions("ro/heads", "heads") == [(pull, ()), (pull, ("heads",))]
+    assert questions("rw/heads", "heads") == [(push, ()), (pull, ("heads",))]
+    assert questions("rw/put", "put") == [(push, ()), (push, ("put",))]
     assert questions("rw/multirequest", "heads", "put") == [
-        (push, ("multirequest",)),
+        (push, ()),
         (pull, ("heads",)),
         (push, ("put",)),
     ]
     batch = ("batch", {b"cmds": b"heads ;x "})
-    assert questions("ro/batch", batch) == [(pull, ("batch",)), (pull, ("batch", "heads", "x"))]
+    assert questions("ro/batch", batch) == [(pull, ()), (pull, ("batch", "heads", "x"))]
     ran.clear()
     for body in (commands("x", "secret"), commands("x", ("batch", {b"cmds": b"heads ;secret "}))):
         answer = ask(app, "ro/multirequest", body)
@@ -156,6 +159,38 @@ def test_the_policy_is_asked_for_the_url_and_for_every_command() -> None:
         assert answer.text == (401, "permission denied")
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="Mercurial"'
     assert ran == []
+
+
+def test_a_policy_sees_the_arguments_of_each_command() -> None:
+    def policy(request: AccessRequest) -> None:
+        for call in request.calls:
+            if call.arguments.get("key") == b"release":
+                raise PermissionDenied("releases are made by robots")
+
+    ran: list[bytes] = []
+    made = registry()
+    made.command("mark", permission="push", args=["key"])(lambda context, key: ran.append(key) or b"")
+    app = make_app(made, policy=policy)
+    for target, calls in (
+        ("rw/mark", [("mark", {b"key": b"release"})]),
+        ("rw/multirequest", ["heads", ("mark", {b"key": b"feature"}), ("mark", {b"key": b"release"})]),
+        ("rw/batch", [("batch", {b"cmds": b"mark key=release"})]),
+    ):
+        assert ask(app, target, commands(*calls)).status == "403 releases are made by robots"
+    assert ran == []
+    assert ask(app, "rw/mark", commands(("mark", {b"key": b"feature"}))).status == "200 OK"
+    assert ran == [b"feature"]
+
+
+@pytest.mark.parametrize("error", [RepositoryNotFound("secret"), Unavailable("later", retry_after=5)])
+def test_a_policy_may_hide_or_postpone_a_command(error: HgWireError) -> None:
+    def policy(request: AccessRequest) -> None:
+        if request.commands:
+            raise error
+
+    exchange = begin(make_app(policy=policy), "ro/heads", commands("heads"))
+    assert exchange.status[:3] == str(error.http_status)
+    assert b"secret" not in exchange.read()
 
 
 def test_a_command_that_asks_while_it_runs() -> None:

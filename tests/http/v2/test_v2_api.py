@@ -11,7 +11,7 @@ from v2_support import V2
 
 import hgwire_wsgi
 from hgwire_wsgi import ApiSettings, Limits
-from hgwire_wsgi.http.message import Request, Response
+from hgwire_wsgi.http.message import NO_STORE, NOSNIFF, Request, Response
 from hgwire_wsgi.http.v2.api import APIS, PlainRefusal, Target, is_api_path, plain, route, url_access
 
 
@@ -78,7 +78,7 @@ def test_paths_of_the_api_server() -> None:
 def test_plain_text_has_the_recorded_media_type() -> None:
     response = plain("\xe9\u20ac")
     assert (response.code, response.body, response.error) == (200, b"\xe9?", "")
-    assert response.headers == [("Content-Type", "text/plain"), ("X-Content-Type-Options", "nosniff")]
+    assert response.headers == [("Content-Type", "text/plain"), NO_STORE, NOSNIFF]
 
 
 def test_only_the_tables_of_apis_name_a_framing_revision() -> None:

@@ -14,9 +14,9 @@ from hgwire_wsgi import (
     AccessRequest,
     ApiSettings,
     StreamResponse,
-    hgweb_policy,
+    default_policy,
 )
-from hgwire_wsgi.errors import RepositoryBusy
+from hgwire_wsgi.errors import RepositoryBusy, RepositoryNotFound
 from hgwire_wsgi.framing import ZLIB, ZSTD_8MB
 
 
@@ -34,7 +34,8 @@ def test_a_failing_policy() -> None:
     def policy(request: AccessRequest) -> None:
         raise RuntimeError("secret")
 
-    assert ask(make_app(policy=policy), "ro/heads", commands("heads")).text == (500, "internal server error\n")
+    answer = ask(make_app(policy=policy), "ro/heads", commands("heads"))
+    assert (answer.status, answer.text) == ("403 refused by the access policy", (403, "permission denied"))
 
 
 def test_start_response_that_fails_releases_everything() -> None:
@@ -73,7 +74,7 @@ def test_pushes_from_web_pages_are_refused(headers: dict[str, str]) -> None:
 def test_reading_may_be_denied() -> None:
     app = make_app(provider=FakeProvider({**OPEN, "deny_read": "*"}))
     for target in ("ro/heads", "ro/multirequest", "ro/nope", "ro/debugreflect"):
-        assert ask(app, target, commands("heads")).status == "401 read not authorized"
+        assert ask(app, target, commands("heads")).status == "403 read not authorized"
 
 
 def test_a_body_without_a_length() -> None:
@@ -94,8 +95,8 @@ def test_a_body_without_a_length() -> None:
         next(refused.response)
 
 
-def test_hgweb_policy_is_the_default() -> None:
-    assert make_app().policy is hgweb_policy
+def test_the_default_policy() -> None:
+    assert make_app().policy is default_policy
 
 
 @pytest.mark.parametrize(
@@ -113,12 +114,34 @@ def test_malformed_frames_of_kinds_that_nobody_recorded_are_bad_requests(frames:
     assert message in text
 
 
-def test_urls_that_inform_need_no_repository() -> None:
-    provider = FakeProvider(OPEN)
+def test_urls_that_inform_need_no_permission() -> None:
+    provider = FakeProvider({"deny_read": "*"})
     exchange = Exchange(make_app(provider=provider), path="/repo/api/exp-http-v2-0001")
     assert exchange.read() == b"HTTP version 2 API handler"
     assert exchange.status == "200 OK"
-    assert provider.leased == 0
+    unknown = Exchange(make_app(provider=provider), path="/repo/api/none")
+    assert (unknown.status, unknown.read()[:17]) == ("404 Not Found", b"Unknown API: none")
+    assert provider.held == 0
+
+
+@pytest.mark.parametrize("path", ["", "/none", "/exp-http-v2-0001", "/exp-http-v2-0001/ro/heads"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_hidden_repository_has_no_api(path: str, method: str) -> None:
+    def policy(request: AccessRequest) -> None:
+        raise RepositoryNotFound("secret")
+
+    provider = FakeProvider(OPEN)
+    app = make_app(provider=provider, policy=policy)
+    exchange = Exchange(app, path=f"/repo/api{path}", REQUEST_METHOD=method, CONTENT_LENGTH="0")
+    assert (exchange.status, exchange.read()) == ("404 Not Found", b"no such repository\n")
+    assert exchange.headers["Cache-Control"] == "no-store"
+    assert provider.held == 0
+
+
+def test_no_cache_stores_what_was_posted() -> None:
+    exchange = begin(make_app(), "ro/heads", commands("heads"))
+    assert (exchange.status, exchange.headers["Cache-Control"]) == ("200 OK", "no-store")
+    exchange.read()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.access.policy import AccessRequest, hgweb_policy, is_hidden
+from hgwire_wsgi.access.hgweb import hgweb_policy, is_hidden
+from hgwire_wsgi.access.request import AccessRequest
 from hgwire_wsgi.errors import PermissionDenied
 from hgwire_wsgi.testing.memory import MemoryRepository
 
@@ -40,19 +41,23 @@ def outcome(permission: str, settings: dict[str, str], user: str | None, **envir
     [
         ({}, None, "ok"),
         ({"allow-pull": "yes"}, None, "ok"),
-        ({"allow-pull": "no"}, None, "401 pull not authorized"),
-        ({"allow-pull": "ture"}, None, "401 pull not authorized"),
-        ({"allow-pull": "no"}, "ann", "401 pull not authorized"),
+        ({"allow-pull": "no"}, None, "403 pull not authorized"),
+        ({"allow-pull": "ture"}, None, "403 pull not authorized"),
+        ({"allow-pull": "no"}, "ann", "403 pull not authorized"),
         ({"allow_read": "*"}, None, "ok"),
         ({"allow_read": "ann"}, None, "401 read not authorized"),
         ({"allow_read": "ann, bob"}, "bob", "ok"),
-        ({"allow_read": "ann bob"}, "eve", "401 read not authorized"),
-        ({"deny_read": "*"}, "ann", "401 read not authorized"),
-        ({"deny_read": "eve"}, "eve", "401 read not authorized"),
+        ({"allow_read": "ann bob"}, "eve", "403 read not authorized"),
+        ({"deny_read": "*"}, "ann", "403 read not authorized"),
+        ({"deny_read": "eve"}, "eve", "403 read not authorized"),
         ({"deny_read": "eve"}, None, "401 read not authorized"),
+        ({"deny_read": "*"}, None, "403 read not authorized"),
+        ({"deny_read": "*, eve"}, None, "401 read not authorized"),
+        ({"allow_read": "ann", "allow-pull": "off"}, None, "403 pull not authorized"),
+        ({"allow_read": "ann", "allow-push": ""}, None, "401 read not authorized"),
         ({"deny_read": "eve"}, "ann", "ok"),
-        ({"deny_read": "ann", "allow_read": "ann"}, "ann", "401 read not authorized"),
-        ({"allow_read": "ann", "allow-pull": "off"}, "ann", "401 pull not authorized"),
+        ({"deny_read": "ann", "allow_read": "ann"}, "ann", "403 read not authorized"),
+        ({"allow_read": "ann", "allow-pull": "off"}, "ann", "403 pull not authorized"),
     ],
 )
 def test_pull(settings: dict[str, str], user: str | None, result: str) -> None:
@@ -63,17 +68,23 @@ def test_pull(settings: dict[str, str], user: str | None, result: str) -> None:
     ("settings", "user", "result"),
     [
         ({}, "ann", "403 ssl required"),
-        ({"push_ssl": "no"}, "ann", "401 push not authorized"),
+        ({"push_ssl": "no"}, "ann", "403 push not authorized"),
         (OPEN, None, "ok"),
         ({**OPEN, "push_ssl": "yes"}, "ann", "403 ssl required"),
         ({"push_ssl": "no", "allow-push": "ann"}, "ann", "ok"),
-        ({"push_ssl": "no", "allow-push": "ann"}, "eve", "401 push not authorized"),
+        ({"push_ssl": "no", "allow-push": "ann"}, "eve", "403 push not authorized"),
         ({"push_ssl": "no", "allow-push": "ann"}, None, "401 push not authorized"),
-        ({**OPEN, "deny_push": "*"}, "ann", "401 push not authorized"),
-        ({**OPEN, "deny_push": "eve"}, "eve", "401 push not authorized"),
+        ({**OPEN, "deny_push": "*"}, "ann", "403 push not authorized"),
+        ({**OPEN, "deny_push": "eve"}, "eve", "403 push not authorized"),
         ({**OPEN, "deny_push": "eve"}, None, "401 push not authorized"),
+        ({"push_ssl": "no"}, None, "403 push not authorized"),
+        ({**OPEN, "deny_push": "*"}, None, "403 push not authorized"),
+        ({**OPEN, "deny_read": "*"}, None, "403 read not authorized"),
+        ({"allow_read": "ann"}, None, "403 push not authorized"),
+        ({"allow_read": "ann", "allow-push": "ann"}, None, "401 read not authorized"),
+        ({"allow_read": "ann", "allow-push": "ann", "allow-pull": "no"}, None, "401 read not authorized"),
         ({**OPEN, "deny_push": "eve"}, "ann", "ok"),
-        ({**OPEN, "allow_read": "ann"}, "eve", "401 read not authorized"),
+        ({**OPEN, "allow_read": "ann"}, "eve", "403 read not authorized"),
         ({**OPEN, "allow-pull": "no"}, "ann", "ok"),
     ],
 )
