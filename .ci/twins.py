@@ -87,6 +87,7 @@ class Gap:
 
 GAPS: dict[str, Gap] = {
     "cli/serve.py": Gap(49, "it runs a server; test_serve.py starts it as a process, which is not measured"),
+    "cli/webconf.py": Gap(1, "what another process runs"),
     "cli/warm.py": Gap(1, "an application whose cache is off; the command refuses that before"),
     "repositories/mercurial/commands.py": Gap(9, "replies to pushes, permissions asked midway: tests/live"),
     "repositories/mercurial/provider.py": Gap(3, "encodings that the environment of the tests replaces: tests/live"),

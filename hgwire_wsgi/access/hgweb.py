@@ -11,7 +11,7 @@ from ..errors import PermissionDenied
 from ..repositories.base import Repository
 from .request import AccessRequest
 
-__all__ = ["hgweb_policy"]
+__all__ = ["hgweb_policy", "is_hidden"]
 
 _PUSH = ("POST", "push requires POST request")
 _UPLOAD = ("PUT", "upload requires PUT request")
@@ -49,6 +49,11 @@ def _is_denied(repository: Repository, setting: str, user: str | None) -> bool:
 
 def _may_pull(repository: Repository) -> bool:
     return _flag(repository.setting("web", "allow-pull"), True, False)
+
+
+def is_hidden(repository: Repository) -> bool:
+    """Whether a repository is left out of lists; it is served nevertheless (``web.hidden``)."""
+    return _flag(repository.setting("web", "hidden"), False, True)
 
 
 def _hopeless(request: AccessRequest) -> str | None:

@@ -1,6 +1,7 @@
 """``hgwire serve``: repositories, or a demonstration repository, over HTTP with gunicorn.
 
-Nothing here imports Mercurial.  The workers do, after the fork, and the process that starts them stays small.
+Nothing here imports Mercurial.  The workers do, after the fork, and the process that starts them stays small.  What an
+``hgweb.config`` says about the address is read by a short-lived process (:mod:`hgwire_wsgi.cli.webconf`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -28,11 +28,17 @@ from .address import check_address, read_address, shown_address
 from .demo import hg_command, make_demonstration
 from .operations import OperationPrinter
 from .options import Served, add_options, read_options
+from .webconf import Mounted, WebSettings, read_web
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 __all__ = ["configure", "run"]
 
 _EXTRAS = {"gunicorn": "serve", "mercurial": "mercurial"}
 """Modules that serving requires, and the extras of this distribution that install them."""
+
+_DEFAULT_ADDRESS = "127.0.0.1:8000"
 
 _DEMONSTRATION = "hgwire-demo"
 """Name of the demonstration repository."""
@@ -43,18 +49,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A single repository is served at /.  The repositories in a single folder are served at their paths below it; "
         "new ones are found while the server runs.  Several PATHs are served at /NAME each, with the folder's name in "
-        "front of the repositories in a folder.  Without PATH, a demonstration repository is created, which accepts "
+        "front of the repositories in a folder.  An hgweb.config is served as hg serve --web-conf serves it, at the "
+        "address that it sets.  Without PATH, a demonstration repository is created, which accepts "
         "pushes from anyone and is removed when the server stops."
     )
     add = parser.add_argument
-    add("paths", nargs="*", type=Path, metavar="PATH", help="a repository, or a folder of repositories")
+    add("paths", nargs="*", type=Path, metavar="PATH", help="repository, folder of repositories, or hgweb.config")
     add(
         "--bind",
-        default="127.0.0.1:8000",
         metavar="ADDRESS",
-        help="HOST:PORT, PORT, :PORT for all addresses of this machine, or unix:PATH (default: %(default)s); "
-        "port 0 picks a free one",
+        help="HOST:PORT, PORT, :PORT for all addresses of this machine, or unix:PATH (default: web.address and "
+        f"web.port of an hgweb.config, otherwise {_DEFAULT_ADDRESS}); port 0 picks a free one",
     )
+    add("--pages", action="store_true", help="show Mercurial's own pages to browsers, as hg serve does")
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
     add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 32)")
     add_options(parser)
@@ -87,13 +94,14 @@ def run(args: argparse.Namespace) -> int:
             raise CommandLineError(f'{module} is not installed; run: pip install "hgwire-wsgi[{extra}]"', code=1)
     identity = _identity(args.htpasswd)
     args.allow_push |= not args.paths
-    served = read_options(args, may_be_empty=True)
-    address = read_address(args.bind)
+    served = attrs.evolve(read_options(args, may_be_empty=True), pages=args.pages)
+    web = read_web(served) if served.is_config_file else WebSettings()
+    address = read_address(args.bind or web.bind or _DEFAULT_ADDRESS)
     check_address(address)
-    settings = _gunicorn_settings(args, address)
+    settings = _gunicorn_settings(args, address, web)
     _stop_by_unwinding()
     if args.paths:
-        return _serve(served, settings, _served_banner, quiet=args.quiet, **identity)
+        return _serve(served, settings, _served_banner, quiet=args.quiet, prefix=web.prefix, **identity)
     with _temporary_folder() as folder:
         # Ignore the hgrc of this machine and of its user, here and in the workers.
         os.environ["HGRCPATH"] = ""
@@ -124,17 +132,19 @@ def _demonstration_banner(url: str) -> str:
     )
 
 
-def _gunicorn_settings(args: argparse.Namespace, address: str) -> dict[str, Any]:
-    """The settings of gunicorn that the command line overrides."""
+def _gunicorn_settings(args: argparse.Namespace, address: str, web: WebSettings) -> dict[str, Any]:
+    """The settings of gunicorn that the command line or an ``hgweb.config`` overrides."""
+    error_log = args.error_log or web.error_log
     given = {
         "bind": address,
         "workers": args.workers,
         "threads": args.threads,
-        "accesslog": args.access_log,
-        "errorlog": args.error_log,
+        "accesslog": args.access_log or web.access_log,
+        "errorlog": error_log,
+        "certfile": web.certificate,
         "pidfile": args.pid_file,
         # On a terminal, the banner replaces gunicorn's messages about its start.
-        "loglevel": None if args.error_log else "warning",
+        "loglevel": None if error_log else "warning",
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -153,19 +163,30 @@ def _identity(path: str | None) -> dict[str, Any]:
 
 
 def _serve(
-    served: Served, settings: Mapping[str, Any], banner: Callable[[str], str], *, quiet: bool, **identity: Any
+    served: Served,
+    settings: Mapping[str, Any],
+    banner: Callable[[str], str],
+    *,
+    quiet: bool,
+    prefix: str = "",
+    **identity: Any,
 ) -> int:
     from gunicorn.errors import HaltServer
 
     from .gunicorn_app import Server
 
     def ready(listener: object) -> None:
-        print(banner(shown_address(listener)), flush=True)
+        shown = shown_address(listener)
+        print(banner(shown + prefix.lstrip("/") if shown.endswith("/") else shown), flush=True)
+
+    def app() -> WSGIApplication:
+        made = served.wsgi(observers=observers, **identity)
+        return Mounted(made, prefix) if prefix else made
 
     _check_cache(served.cache)
     observers = () if quiet else _printers(served)
     try:
-        Server(partial(served.app, observers=observers, **identity), settings, ready).run()
+        Server(app, settings, ready).run()
     except SystemExit as stop:
         # This is how gunicorn ends, in the server as well as in its workers.
         return stop.code if isinstance(stop.code, int) else 0

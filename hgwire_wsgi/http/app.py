@@ -18,6 +18,7 @@ import webob
 
 from ..access.admission import Admission
 from ..access.combine import default_policy
+from ..access.hgweb import is_hidden
 from ..access.identity import Identify
 from ..access.proxies import TrustedProxies
 from ..access.request import Policy, View
@@ -295,6 +296,8 @@ class WireApp:
             try:
                 with self.provider.lease(name) as repository:
                     self._dispatcher.authorize(request, name, repository, (), "pull")
+                    if is_hidden(repository):
+                        continue
             except Unavailable as error:
                 nothing = error
             except HgWireError:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi.access.hgweb import hgweb_policy
+from hgwire_wsgi.access.hgweb import hgweb_policy, is_hidden
 from hgwire_wsgi.access.request import AccessRequest
 from hgwire_wsgi.errors import PermissionDenied
 from hgwire_wsgi.testing.memory import MemoryRepository
@@ -116,3 +116,9 @@ def test_405_names_the_method() -> None:
 
 def test_a_misspelt_flag_counts_as_the_strict_side() -> None:
     assert outcome("push", {**OPEN, "push_ssl": "ture"}, None) == "403 ssl required"
+
+
+@pytest.mark.parametrize(("value", "hidden"), [(None, False), ("no", False), ("yes", True), ("perhaps", True)])
+def test_hidden_repositories(value: str | None, hidden: bool) -> None:
+    settings = {} if value is None else {"web.hidden": value}
+    assert is_hidden(MemoryRepository(settings=settings)) == hidden

@@ -66,7 +66,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         printed = ""
         for line in process.stdout:
             printed += line
-            if found := re.search(r"(http://|unix:)\S+", line):
+            if found := re.search(r"(https?://|unix:)\S+", line):
                 break
         else:
             errors.seek(0)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import argparse
+import gc
+from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
+from hgwire_wsgi import WireApp, WireMiddleware
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.cli import CommandLineError
 from hgwire_wsgi.cli.options import Served, add_options, read_options
+from hgwire_wsgi.testing import WireTestApp
 
 
 def read(*arguments: str | Path, may_be_empty: bool = False) -> Served:
@@ -85,3 +90,36 @@ def test_configuration_that_mercurial_rejects(demonstration: Path) -> None:
     with pytest.raises(CommandLineError, match="httppostargs is not a boolean") as caught:
         read(demonstration, "--config", "experimental.httppostargs=perhaps").app()
     assert caught.value.code == 1
+
+
+def test_an_hgweb_config(demonstration: Path, tmp_path: Path) -> None:
+    file = tmp_path / "hgweb.config"
+    file.write_text(f"[paths]\né = {demonstration}\nmissing = {tmp_path}/missing\n[web]\nhidden = yes\n")
+    served = read(file)
+    assert (served.root, served.is_config_file) == (str(file), True)
+    assert served.repositories == {"é": demonstration}
+    assert served.app().provider.locate("/Ã©/x") == ("Ã©", "x")
+    with pytest.raises(CommandLineError, match=r"hgweb\.config: an hgweb\.config is served alone"):
+        read(file, demonstration)
+    file.write_text(" nonsense\n")
+    with pytest.raises(CommandLineError, match=r"hgweb\.config:1: "):
+        read(file).app()
+
+
+def test_a_bundle_file_is_a_repository(demonstration: Path, tmp_path: Path, hg: Callable[..., str]) -> None:
+    bundle = tmp_path / "x.hg"
+    hg("-R", demonstration, "bundle", "--all", bundle)
+    assert read(bundle).repositories == {"": bundle}
+    assert read(bundle, demonstration).repositories == {"x.hg": bundle, demonstration.name: demonstration}
+
+
+# hgweb leaves the files of its templates to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_pages_are_behind_it_if_they_are_wanted(demonstration: Path) -> None:
+    served = read(demonstration)
+    assert isinstance(served.wsgi(), WireApp)
+    middleware = attrs.evolve(served, pages=True).wsgi(challenge="Digest")
+    assert isinstance(middleware, WireMiddleware)
+    assert "greeting.py" in WireTestApp(middleware, lint=False).get("/file/default/").text
+    del middleware
+    gc.collect()

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import time
 import urllib.request
@@ -131,6 +132,36 @@ def test_a_folder_is_searched_during_requests(serve: Serve, demonstration: Path,
     assert fetch(running.url + "new?cmd=heads")
     copy(demonstration, tmp_path / "shelf" / "later" / "newer")
     assert fetch(running.url + "later/newer?cmd=heads")
+
+
+def test_an_hgweb_config_with_pages(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
+    """As ``hg serve --web-conf`` does it, below ``web.prefix``; ``--bind`` goes before the address in the file."""
+    (tmp_path / "hgweb.config").write_text(
+        f"[paths]\nsome/demo = {demonstration}\n[web]\nprefix = /hg\nport = 1\naccesslog = log\n"
+    )
+    running = serve("hgweb.config", "--pages", "--workers", "1")
+    assert running.url.endswith("/hg")
+    assert 'href="/hg/some/demo/"' in fetch(running.url)
+    assert "greeting.py" in fetch(running.url + "/some/demo/file/default/")
+    hg("clone", running.url + "/some/demo", tmp_path / "clone")
+    assert running.stop() == (0, "")
+    assert "cmd=capabilities" in (tmp_path / "log").read_text()
+
+
+def test_the_address_and_the_certificate_of_an_hgweb_config(
+    serve: Serve, demonstration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], taken_port: int
+) -> None:
+    file = tmp_path / "hgweb.config"
+    file.write_text(f"[paths]\n/ = {demonstration}\n[web]\nport = {taken_port}\n")
+    assert main(["serve", str(file)]) == 1
+    assert f"cannot listen at 127.0.0.1:{taken_port}" in capsys.readouterr().err
+    pem = Path(__file__).resolve().parents[1] / "client" / "localhost.pem"
+    file.write_text(f"[paths]\n/ = {demonstration}\n[web]\ncertificate = {pem}\n")
+    running = serve(file, "--workers", "1")
+    context = ssl.create_default_context(cafile=str(pem))
+    host = running.url.rpartition(":")[2].rstrip("/")
+    with urllib.request.urlopen(f"https://localhost:{host}/?cmd=heads", timeout=30, context=context) as response:
+        assert len(response.read()) > 40
 
 
 @pytest.mark.parametrize("bind", ["{port}", ":{port}", "localhost:{port}"])
@@ -376,7 +407,7 @@ def folders(demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere is not a folder"),
-        (["file"], "file is not a folder"),
+        (["file", "a"], "file: an hgweb.config is served alone"),
         (["x" * 300], f"{'x' * 300} is not a folder"),
         (["a/repo", "empty"], "empty contains no repository; only a folder that is served alone may be empty"),
         (["a/repo", "b/repo"], "would both be served at /repo"),

@@ -159,7 +159,11 @@ def test_paste(page: Pages, srv: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.filterwarnings(HGWEB_LEAKS)
 def test_hgweb(page: Pages) -> None:
-    for document_app in (page("README.rst")("hgweb")["app"], page("docs/embedding.rst")("hgweb")["app"]):
+    for document_app in (
+        page("README.rst")("hgweb")["app"],
+        page("docs/embedding.rst")("hgweb")["app"],
+        page("docs/hgweb-config.rst")("hgweb-config")["application"],
+    ):
         assert isinstance(document_app, WireMiddleware)
         assert clonable(document_app, "/project")
         page = WireTestApp(document_app, lint=False).get("/project/rev/next")

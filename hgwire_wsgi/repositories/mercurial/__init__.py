@@ -10,7 +10,9 @@ offered only for repositories that enable it).
 
 from __future__ import annotations
 
+from .hgwebconfig import HgwebConfigProvider
+from .pages import hgweb_pages
 from .provider import MercurialProvider
 from .repository import MercurialRepository
 
-__all__ = ["MercurialProvider", "MercurialRepository"]
+__all__ = ["HgwebConfigProvider", "MercurialProvider", "MercurialRepository", "hgweb_pages"]

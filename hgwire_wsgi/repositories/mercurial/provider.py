@@ -28,12 +28,12 @@ from .errors import message_of
 from .hooks import PushLimits
 from .loading import LOADING, load_extensions
 from .permissions import is_command
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_lfs_path
+from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
 from .sharing import SafeExtensions
 from .state import StateReader
 from .transactions import RECOVER
 
-__all__ = ["MercurialProvider"]
+__all__ = ["MercurialProvider", "hash_of", "is_repository", "load_ui", "set_encoding"]
 
 _KNOWN_REPOSITORIES = 10_000
 """Maximum number of repositories whose facts are cached, about 20 KiB each.  If clients poll more than these, each
@@ -53,10 +53,11 @@ class MercurialProvider(RepositoryProvider):
     """Serves Mercurial repositories on disk.
 
     Args:
-        source: a repository, served at ``/``; a folder, whose repositories are served by their paths in it, including
-            those added later; a mapping from names to paths; a function that returns the path of a name, or ``None``;
-            or a custom finder.  Mappings and functions may give a :class:`Found` for a path, with settings for that
-            repository alone.  A function is called once per request and name; it may also give :class:`Moved`.
+        source: a repository or a bundle file, served at ``/``; a folder, whose repositories are served by their paths
+            in it, including those added later; a mapping from names to paths; a function that returns the path of a
+            name, or ``None``; or a custom finder.  Mappings and functions may give a :class:`Found` for a path, with
+            settings for that repository alone.  A function is called once per request and name; it may also give
+            :class:`Moved`.
         config: settings for all repositories as ``hg --config`` takes them, ``section.name=value``.
         leases: maximum number of requests that use one repository at a time.
         idle: maximum number of unused repository objects that are kept open.
@@ -93,9 +94,10 @@ class MercurialProvider(RepositoryProvider):
     ) -> None:
         self._push_limits = PushLimits(lock_timeout=lock_timeout, hook_timeout=hook_timeout, hook_output=hook_output)
         try:
-            self._ui = _load_ui(config)
+            base = load_ui(config)
             if recover:
-                self._ui.setconfig(*RECOVER, True, b"hgwire")
+                base.setconfig(*RECOVER, True, b"hgwire")
+            self._ui, self._finder = self._set_up(source, base)
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
@@ -103,11 +105,36 @@ class MercurialProvider(RepositoryProvider):
             for place in source.values():
                 for item in Found.of(place).config:
                     _parse_setting(item)
-        self._finder = make_finder(source, _is_repository)
-        self._salt = _salt(self._ui)
+        self._salt = hash_of(self._ui)
         self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
         self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
+
+    def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
+        """Make the finder.
+
+        Args:
+            source: as given to the constructor.
+            ui: the configuration of the machine, the user and the constructor.
+
+        Returns:
+            The configuration of the server, and the finder.
+        """
+        return ui, make_finder(source, is_repository)
+
+    def _below(self, found: Found) -> tuple[Any, bytes]:
+        """The configuration below a repository's own, and a hash of it; copy it before use."""
+        return self._ui, self._salt
+
+    @property
+    def finder(self) -> RepositoryFinder:
+        """Finds the repositories."""
+        return self._finder
+
+    @property
+    def ui(self) -> Any:
+        """Mercurial's configuration object of the server; copy it before use."""
+        return self._ui
 
     def locate(self, path: str) -> tuple[str, str] | None:
         return self._finder.locate(path)
@@ -140,7 +167,8 @@ class MercurialProvider(RepositoryProvider):
         if found is None:
             raise RepositoryNotFound("no such repository")
         if known is None or known.found != found:
-            salt = hashlib.sha256(self._salt + repr(found.config).encode("utf-8", "surrogateescape")).digest()
+            own = repr(found.config).encode("utf-8", "surrogateescape")
+            salt = hashlib.sha256(self._below(found)[1] + own).digest()
             known = _Known(found, StateReader(found.root, salt), Facts(name, found))
             self._known.put(name, known, 0)
         return known
@@ -165,7 +193,7 @@ class MercurialProvider(RepositoryProvider):
         found, state = facts.found, facts.state
         assert state is not None
         try:
-            ui = self._ui.copy()
+            ui = self._below(found)[0].copy()
             if found.config:
                 _configure(ui, found.config)
             try:
@@ -175,7 +203,7 @@ class MercurialProvider(RepositoryProvider):
                 with LOADING:
                     return OpenRepository(ui, found, state, self._push_limits)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
-            if not _is_repository(found.root):
+            if not is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure
             facts.report(message_of(failure))
             raise RepositoryUnusable from failure
@@ -185,29 +213,44 @@ def _is_current(opened: OpenRepository, facts: Facts) -> bool:
     return opened.state == facts.state and opened.found == facts.found
 
 
-def _salt(ui: Any) -> bytes:
-    """Everything that replies depend on except the repository: Mercurial itself, and the server's configuration."""
+_PLACES = frozenset({b"collections", b"hgweb-collections", b"hgweb-paths"})
+"""Sections that say where repositories are."""
+
+
+def hash_of(ui: Any) -> bytes:
+    """Hash everything that replies depend on except the repository: Mercurial itself, and a configuration."""
     # These come from the environment of the process, and no reply depends on them.
     personal = {(b"ui", b"editor"), (b"pager", b"pager")}
-    settings = sorted(item for item in ui.walkconfig() if item[:2] not in personal)
+    settings = sorted(item for item in ui.walkconfig() if item[0] not in _PLACES and item[:2] not in personal)
     everything = (util.version(), encoding.encoding.lower(), settings)
     return hashlib.sha256(repr(everything).encode("utf-8", "surrogateescape")).digest()
 
 
-def _is_repository(path: bytes) -> bool:
-    return os.path.isdir(path + b"/.hg")
+def is_repository(path: bytes) -> bool:
+    """Whether there is a repository at a path: a folder with one, or a bundle file."""
+    return os.path.isdir(path + b"/.hg") or is_bundle(path)
 
 
-def _load_ui(config: Iterable[str]) -> Any:
+def load_ui(config: Iterable[str]) -> Any:
+    """Load the configuration of the machine and the user, with further settings as ``section.name=value``.
+
+    Raises:
+        ValueError: for a malformed setting.
+    """
     ui = uimod.ui.load()
     for section, name, value in SERVER_SETTINGS:
         ui.setconfig(section, name, value, b"hgwire")
     _configure(ui, config)
+    set_encoding(ui)
+    return ui
+
+
+def set_encoding(ui: Any) -> None:
+    """Set the character encoding of the process: ``web.encoding``, ``HGENCODING``, or UTF-8."""
     if ui.hasconfig(b"web", b"encoding"):
         encoding.encoding = ui.config(b"web", b"encoding")
     elif not os.environ.get("HGENCODING"):
         encoding.encoding = b"UTF-8"
-    return ui
 
 
 def _configure(ui: Any, config: Iterable[str]) -> None:

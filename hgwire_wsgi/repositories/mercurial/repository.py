@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_lfs_path"]
+__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -81,6 +82,17 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if uses_pull_bundles(local.ui) and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
+
+
+def is_bundle(path: bytes) -> bool:
+    """Whether there is a bundle file at a path; Mercurial opens one as a repository that cannot be written."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in (b"HG10", b"HG20")
+    except OSError:
+        return False
 
 
 def is_lfs_path(path: str) -> bool:
@@ -126,7 +138,16 @@ class OpenRepository:
     def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
         self.found = found
         self.state = state
+        if is_bundle(found.root):
+            # Without a base that does not exist, Mercurial uses the repository that the server was started in.
+            nowhere = os.path.join(os.path.dirname(found.root), b".hgwire-no-base")
+            ui.setconfig(b"bundle", b"mainreporoot", nowhere, b"hgwire")
+            # It cannot be written, which Mercurial would notice too late.
+            ui.setconfig(b"web", b"deny_push", b"*", b"hgwire")
         unfiltered = open_repository(ui, found.root).unfiltered()
+        if is_bundle(found.root):
+            # It has temporary files.
+            weakref.finalize(self, unfiltered.close)
         for section, name, value in (*SERVER_SETTINGS, (b"ui", b"forcecwd", unfiltered.root)):
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")

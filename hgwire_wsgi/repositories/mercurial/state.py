@@ -184,9 +184,11 @@ class StateReader:
         # The list of files is made before they are read, so that a file that appears in the meantime is noticed.
         included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
         folders = [root + folder for root in roots for folder in _FOLDERS]
-        paths = (*filter(os.path.exists, (*folders, *(path for path, _ in _files(roots)))), *included)
+        bundle = (self._path,) if os.path.isfile(self._path) else ()
+        written = filter(os.path.exists, (*folders, *(path for path, _ in _files(roots))))
+        paths = (*bundle, *written, *included)
         stamps, newest = _look(paths)
-        state = self._read(roots, included, now)
+        state = self._read(roots, included, bundle, now)
         if _look(paths)[0] == stamps:
             self._known = _Known(paths, stamps, newest < now - _SETTLED_NS, state)
         return state
@@ -201,7 +203,7 @@ class StateReader:
             pass
         return roots
 
-    def _read(self, roots: list[bytes], included: list[bytes], now: int) -> State:
+    def _read(self, roots: list[bytes], included: list[bytes], bundle: tuple[bytes, ...], now: int) -> State:
         parts = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
         parts |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
         digests: dict[bytes, _Digest] = {}
@@ -215,6 +217,7 @@ class StateReader:
             stamps.append(digest.stamp if digest else None)
         for root in roots:
             parts["history"].update(_last_rewrite(root))
+        parts["history"].update(repr(_look(bundle)).encode("ascii"))
         self._digests = digests
         return State(
             **{part: value.digest() for part, value in parts.items()},
