@@ -91,7 +91,9 @@ def test_the_extras_that_are_named_exist() -> None:
 
 def test_the_files_that_are_named_exist() -> None:
     for document in DOCUMENTS:
-        for name in re.findall(r"(?<![\w/])(?:docs|conf|benchmarks|hgwire_wsgi)/[\w./-]*\w", (ROOT / document).read_text()):
+        for name in re.findall(
+            r"(?<![\w/])(?:docs|conf|benchmarks|hgwire_wsgi)/[\w./-]*\w", (ROOT / document).read_text()
+        ):
             assert (ROOT / name).exists(), f"{document} names {name}"
 
 
