@@ -212,10 +212,13 @@ def test_extensions_and_posted_arguments_of_the_file(config: Callable[..., Path]
     assert "getlfile" in app.commands
 
 
-def test_the_encoding_of_the_file(config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoding_of_the_file(config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(encoding, "encoding", encoding.encoding)
-    HgwebConfigProvider(config("[paths]\n/ = {repos}/*\n[web]\nencoding = latin-1\n"))
+    finder = finder_of(config("[paths]\n/ = {repos}/*\n[web]\nencoding = latin-1\n"))
     assert encoding.encoding == b"latin-1"
+    settings = finder.current().settings
+    clock.now += 21
+    assert finder.current().settings is settings
 
 
 def test_hidden_repositories_are_served_but_not_listed(config: Callable[..., Path], tmp_path: Path) -> None:

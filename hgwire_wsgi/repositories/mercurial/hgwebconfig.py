@@ -145,7 +145,9 @@ class ConfigFinder(RepositoryFinder):
         ui = self._ui.copy()
         entries = self._entries(ui)
         if old is None:
+            # Once per process; the hash of the settings depends on the encoding.
             extensions.loadall(ui)
+            set_encoding(ui)
         extensions.populateui(ui)
         found = dict(_search(entries, _collections(ui), problems.add))
         interval = _setting(lambda: ui.configint(b"web", b"refreshinterval"), _REFRESH, problems.add)
@@ -201,9 +203,7 @@ class HgwebConfigProvider(MercurialProvider):
 
     def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
         finder = ConfigFinder(source, ui)
-        ui = finder.current().settings.ui
-        set_encoding(ui)
-        return ui, finder
+        return finder.current().settings.ui, finder
 
     def _below(self, found: Found) -> tuple[Any, bytes]:
         settings = cast("_Configured", found).settings
