@@ -30,7 +30,7 @@ from ..finder import Found
 from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
-from .errors import message_of, text, translated, translated_request
+from .errors import Report, message_of, text, translated, translated_request
 from .files import files_of, read_bounded, uses_pull_bundles
 from .hooks import PushLimits, limit_pushes
 from .output import redirect_output
@@ -70,7 +70,7 @@ _HOOKED = {
 """The commands whose replies are not cached because the hook must run for every request and may deny it."""
 
 
-def _uncacheable_commands(local: Any) -> frozenset[str]:
+def _uncacheable_commands(local: Any, report: Report) -> frozenset[str]:
     """The commands whose replies must not be cached: those with hooks, and those that send the operator's files."""
     found: set[str] = set()
     for name, command in local.ui.configitems(b"hooks"):
@@ -79,7 +79,7 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if local.ui.has_section(b"narrowacl"):
         # The content of a bundle depends on the user.
         found |= _BUNDLES
-    if uses_pull_bundles(local.ui) and local.vfs.exists(b"pullbundles.manifest"):
+    if uses_pull_bundles(local.ui, report) and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
 
@@ -323,7 +323,7 @@ class MercurialRepository(Repository):
     def may_cache(self, command: str) -> bool:
         if self._facts.uncacheable is None:
             with translated(self.report):
-                self._facts.uncacheable = _uncacheable_commands(self.local)
+                self._facts.uncacheable = _uncacheable_commands(self.local, self.report)
         return command not in self._facts.uncacheable
 
     def check_access(
