@@ -324,7 +324,8 @@ class Dispatcher:
             raise RepositoryNotFound from None
         except HgWireError:
             raise
-        except FAILURES as error:
+        except BaseException as error:
+            # A policy that waits for other code may raise what ends a task there, such as asyncio's CancelledError.
             if is_from_signal(error):
                 raise
             self._report(error)

@@ -110,7 +110,8 @@ class AuthorizeApp:
 
     def _refuse(self, error: HgWireError, start_response: StartResponse) -> Iterable[bytes]:
         status, headers = challenged(error, self.wire.challenge)
-        passed = status if self.statuses is None or status in self.statuses else 403
+        # A front end takes a status of success for permission.
+        passed = status if status >= 400 and (self.statuses is None or status in self.statuses) else 403
         line = status_line(passed, error.message)
         body = f"{error.message}\n".encode("utf-8", "replace")
         own = [

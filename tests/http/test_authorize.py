@@ -11,6 +11,7 @@ from fakes import OPEN, Exchange, FakeProvider, FakeRepository
 from hgwire_wsgi import (
     AccessRequest,
     AuthorizeApp,
+    HgWireError,
     IdentityRequest,
     Lease,
     RepositoryNotFound,
@@ -165,6 +166,17 @@ def test_a_failure_is_not_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     exchange = decide(AuthorizeApp(WireApp(Broken())), "/repo?cmd=heads")
     assert (exchange.status, exchange.headers["X-Hgwire-Status"]) == ("500 internal server error", "500")
     assert "/srv/secret" in caplog.text
+
+
+def test_an_error_with_a_status_of_success_is_no_permission() -> None:
+    class Odd(HgWireError):
+        http_status = 200
+
+    def policy(request: AccessRequest) -> None:
+        raise Odd("all is well")
+
+    exchange = decide(AuthorizeApp(WireApp(Repositories(), policy=policy)), "/repo?cmd=heads")
+    assert (exchange.status, exchange.headers["X-Hgwire-Status"]) == ("403 all is well", "200")
 
 
 def test_an_identity_cannot_end_the_server() -> None:

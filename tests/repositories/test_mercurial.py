@@ -556,7 +556,7 @@ def test_a_repository_that_the_first_format_cannot_hold(repo: Path, caplog: pyte
         ("changegroupsubset", {"bases": none["bases"], "heads": none["heads"]}),
     ):
         reply = served.wire("/", command, arguments)
-        assert (reply.status, reply.data.splitlines()[1][:50]) == (400, b"this repository can be sent only to clients with b")
+        assert reply.status == 400 and b"only to clients with bundle2" in reply.data
     modern = {"bundlecaps": "HG20,bundle2=HG20%0Achangegroup%3D01%2C02%2C03", "cg": "1"}
     assert served.wire("/", "getbundle", modern).data.startswith(b"HG20")
     assert "Traceback" not in caplog.text

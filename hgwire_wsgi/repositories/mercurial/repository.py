@@ -85,7 +85,7 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
 
 
 LFS_BATCH = ".git/info/lfs/objects/batch"
-"""Where clients ask for the URLs of large files, to download or upload them; ``POST`` needs ``pull`` (observed in 7.2)."""
+"""Where clients ask for the URLs of large files; ``POST`` needs ``pull``, also before an upload (observed in 7.2)."""
 
 
 def is_bundle(path: bytes) -> bool:
