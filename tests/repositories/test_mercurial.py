@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -18,7 +19,7 @@ from hgwire_wsgi.testing import WireTestApp
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
-from hgwire_wsgi.errors import CommandFailed, RepositoryNotFound, RepositoryUnusable
+from hgwire_wsgi.errors import CommandFailed, PermissionDenied, RepositoryNotFound, RepositoryUnusable
 from hgwire_wsgi.repositories.finder import Found
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
 
@@ -540,6 +541,49 @@ def test_the_first_request_of_a_process_may_be_for_a_large_file(repo: Path) -> N
     )
     result = subprocess.run([sys.executable, "-c", program, str(repo)], capture_output=True, timeout=60, check=True)
     assert result.stdout.split() == [b"200", b"404"]
+
+
+def test_a_repository_that_the_first_format_cannot_hold(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mercurial fails with an ``AssertionError`` there."""
+    with (repo / ".hg" / "store" / "requires").open("a") as file:
+        file.write("lfs\n")
+    (repo / ".hg" / "hgrc").write_text("[extensions]\nlfs=\n")
+    served = app(repo)
+    none = {"roots": "0" * 40, "bases": "0" * 40, "heads": "0" * 40}
+    for command, arguments in (
+        ("getbundle", {}),
+        ("changegroup", {"roots": none["roots"]}),
+        ("changegroupsubset", {"bases": none["bases"], "heads": none["heads"]}),
+    ):
+        reply = served.wire("/", command, arguments)
+        assert reply.status == 400 and b"only to clients with bundle2" in reply.data
+    modern = {"bundlecaps": "HG20,bundle2=HG20%0Achangegroup%3D01%2C02%2C03", "cg": "1"}
+    assert served.wire("/", "getbundle", modern).data.startswith(b"HG20")
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "permission"),
+    [
+        (".git/info/lfs/objects/batch", "POST", "pull"),
+        (".git/info/lfs/objects/batch", "GET", "pull"),
+        (".git/info/lfs/objects/batch", "PUT", "upload"),
+        (".hg/lfs/objects/aa", "POST", "push"),
+        (".hg/lfs/objects/aa", "PUT", "upload"),
+        (".hg/lfs/objects/aa", "HEAD", "pull"),
+    ],
+)
+def test_what_requests_for_large_files_need(repo: Path, path: str, method: str, permission: str) -> None:
+    """A reader may ask where to download files, by ``POST``."""
+    provider = MercurialProvider(repo)
+    assert provider.subresource_permission(path, method) == permission
+    (repo / ".hg" / "hgrc").write_text("[web]\nallow-push=alice\npush_ssl=no\n[extensions]\nlfs=\n")
+    environ = {"PATH_INFO": f"/{path}", "REQUEST_METHOD": method, "REMOTE_USER": "bob"}
+    wire = WireApp(provider)
+    found = wire.classify(dict(environ))
+    assert found is not None and found.permission == ("pull" if permission == "pull" else "push")
+    with contextlib.nullcontext() if permission == "pull" else pytest.raises(PermissionDenied):
+        wire.authorize(environ)
 
 
 def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -> None:

@@ -45,7 +45,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
+__all__ = ["LFS_BATCH", "SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -84,6 +84,10 @@ def _uncacheable_commands(local: Any, report: Report) -> frozenset[str]:
     return frozenset(found)
 
 
+LFS_BATCH = ".git/info/lfs/objects/batch"
+"""Where clients ask for the URLs of large files; ``POST`` needs ``pull``, also before an upload (observed in 7.2)."""
+
+
 def is_bundle(path: bytes) -> bool:
     """Whether there is a bundle file at a path; Mercurial opens one as a repository that cannot be written."""
     if not os.path.isfile(path):
@@ -97,7 +101,7 @@ def is_bundle(path: bytes) -> bool:
 
 def is_lfs_path(path: str) -> bool:
     """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
-    return path == ".git/info/lfs/objects/batch" or path.startswith(".hg/lfs/objects")
+    return path == LFS_BATCH or path.startswith(".hg/lfs/objects")
 
 
 def _names(value: bytes, *, both: bool) -> list[str]:
