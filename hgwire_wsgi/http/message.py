@@ -402,7 +402,8 @@ class Response:
     @property
     def is_short(self) -> bool:
         """Whether the body fits into the buffer of any connection, so that sending it never waits."""
-        return isinstance(self.body, FrontEndBody) or (isinstance(self.body, bytes) and len(self.body) <= _SHORT)
+        body = self.body
+        return len(body) <= _SHORT if isinstance(body, bytes) else isinstance(body, FrontEndBody)
 
     def abandon(self) -> None:
         """Release all resources of a response that is not sent."""
