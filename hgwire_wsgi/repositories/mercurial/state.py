@@ -32,6 +32,8 @@ from typing import BinaryIO, Literal
 
 import attrs
 
+from .censored import Censored
+
 __all__ = ["State", "StateReader"]
 
 _Stamp = tuple[int, int, int]
@@ -189,6 +191,7 @@ class StateReader:
         self._salt = salt
         self._known = _Known()
         self._digests: dict[bytes, _Digest] = {}
+        self._censored = Censored()
 
     def read(self) -> State:
         """Read the current state."""
@@ -209,6 +212,11 @@ class StateReader:
             settled = all(stamp is None or stamp[0] < now - _SETTLED_NS for stamp in stamps)
             self._known = _Known(paths, stamps, settled, state)
         return state
+
+    def censored(self) -> bytes:
+        """Read which file revisions are censored; this takes a few milliseconds."""
+        self._censored = self._censored.read(self._roots()[-1], time.time_ns() - _SETTLED_NS)
+        return repr(self._censored.indexes).encode("ascii")
 
     def _roots(self) -> list[bytes]:
         """The ``.hg`` of the repository, and that of the repository whose store it shares."""
