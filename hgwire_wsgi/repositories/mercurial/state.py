@@ -5,9 +5,9 @@ replies depend on, so it is the same in every process, and the same again after 
 
 Contents are read only if needed.  Every request checks the stamps of a few inodes, each of which costs about a
 microsecond.  If they have not changed since the contents were read, and were old enough at that time that no later
-change can have the same stamp, the last state is valid.  The clock of the file system may have steps of two seconds: stamps that were younger when the contents were read
-never become trustworthy, however old they get, so the contents are read once more.  A file whose own stamp is
-trustworthy and has not changed is not hashed again.
+change can have the same stamp, the last state is valid.  The clock of the file system may have steps of two seconds:
+stamps that were younger when the contents were read never become trustworthy, however old they get, so the contents are
+read once more.  A file whose own stamp is trustworthy and has not changed is not hashed again.
 
 Small replies depend on everything.  A bundle does not depend on the parents of the working directory or on local tags,
 and only some bundles hold bookmarks.  So :class:`State` has a hash of each part.  There is one exception: hidden
@@ -304,7 +304,9 @@ def _open_regular(path: str | bytes, flags: int) -> int:
 
 
 _stamp: Callable[[os.stat_result], _Stamp] = attrgetter("st_ctime_ns", "st_size", "st_ino")
-"""Reads a stamp.  Change times are used, not modification times: no tool can set them back, and a new owner sets them."""
+"""Reads a stamp.
+
+Change times are used, not modification times: no tool can set them back, and a new owner changes them."""
 
 
 def _look(paths: tuple[bytes, ...]) -> tuple[_Stamp | None, ...]:
