@@ -108,28 +108,19 @@ class Request:
         watchdog: returns the watchdog of this process.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_allowance",
-        "_body",
-        "_limits",
-        "_request_id",
-        "_slot",
-        "cache",
-        "commands",
-        "control",
-        "credentials",
-        "environ",
-        "fault",
-        "headers",
-        "method",
-        "observed",
-        "path",
-        "query",
-        "refusal",
-        "repository",
-        "watchdog",
-    )
+    # Most requests change few of these.
+    repository: str = ""
+    commands: tuple[str, ...] = ()
+    cache: CacheOutcome = ""
+    observed: Observed | None = None
+    credentials: Mapping[str, str] = _NO_CREDENTIALS
+    refusal: BaseException | None = None
+    control: Callable[[], AdmissionControl | None] | None = None
+    watchdog: Callable[[], Watchdog] | None = None
+    _slot: Slot | None = None
+    _allowance: Allowance | None = None
+    _body: RequestBody | None = None
+    _request_id: str | None = None
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
         environ, self.fault = mend(environ)
@@ -138,19 +129,7 @@ class Request:
         self.method: str = environ.get("REQUEST_METHOD") or "GET"
         self.path: str = environ.get("PATH_INFO") or ""
         self.query: str = environ.get("QUERY_STRING") or ""
-        self.repository = ""
-        self.commands: tuple[str, ...] = ()
-        self.cache: CacheOutcome = ""
-        self.observed: Observed | None = None
-        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
-        self.refusal: BaseException | None = None
-        self.control: Callable[[], AdmissionControl | None] | None = None
-        self.watchdog: Callable[[], Watchdog] | None = None
-        self._slot: Slot | None = None
         self._limits = limits
-        self._allowance: Allowance | None = None
-        self._body: RequestBody | None = None
-        self._request_id: str | None = None
 
     @property
     def user(self) -> str | None:
@@ -402,7 +381,8 @@ class Response:
     @property
     def is_short(self) -> bool:
         """Whether the body fits into the buffer of any connection, so that sending it never waits."""
-        return isinstance(self.body, FrontEndBody) or (isinstance(self.body, bytes) and len(self.body) <= _SHORT)
+        body = self.body
+        return len(body) <= _SHORT if isinstance(body, bytes) else isinstance(body, FrontEndBody)
 
     def abandon(self) -> None:
         """Release all resources of a response that is not sent."""

@@ -173,15 +173,18 @@ class Facts:
         found: its location.
         state: the state.
         safe: the extensions that give all users the same replies.
+        read_censored: reads which file revisions are censored.
     """
 
     name: str
     found: Found
     state: State | None = None
     safe: SafeExtensions = attrs.Factory(SafeExtensions)
+    read_censored: Callable[[], bytes] = bytes
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     uncacheable: frozenset[str] | None = None
+    censored: bytes | None = None
     heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
@@ -263,9 +266,7 @@ class MercurialRepository(Repository):
         state, shape = self._state, incremental.shape_of(self._state, command, arguments)
         if shape is None:
             return state.token
-        parts = [state.history, shape]
-        if self._may_censor():
-            parts.append(state.transaction)
+        parts = [state.history, shape, self._censored()]
         if state.hides:
             # What is hidden may depend on bookmarks and on the working directory; the heads of the rest show it.
             parts += sorted(self._heads())
@@ -352,10 +353,11 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        return None if self._may_censor() else self._state.metadata
+        return self._state.metadata + self._censored()
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-        return None if self._may_censor() else incremental.clone_family(self._state, command, arguments)
+        family = incremental.clone_family(self._state, command, arguments)
+        return None if family is None else (*family, self._censored())
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
         return frozenset(heads) == self._heads()
@@ -365,11 +367,10 @@ class MercurialRepository(Repository):
             self._facts.heads = frozenset(self.heads())
         return self._facts.heads
 
-    def _may_censor(self) -> bool:
-        """Whether the configuration enables censoring, which changes only files in the middle of the history."""
-        names = ("censor", "hgext.censor")
-        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
-        return not all(value.startswith("!") for value in values)
+    def _censored(self) -> bytes:
+        if self._facts.censored is None:
+            self._facts.censored = self._facts.read_censored()
+        return self._facts.censored
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
         key, known = tuple(have), self._facts.missing
