@@ -181,6 +181,15 @@ def test_the_rest_of_a_refused_request_is_read_in_a_slot() -> None:
             denied.read()
 
 
+def test_waitress_has_received_the_request() -> None:
+    """It needs no exception, which it would log with a traceback, to close the connection."""
+    app = make()
+    with full(app):
+        refused = ask(app, "cmd=unbundle&heads=", **NEVER, **{"waitress.client_disconnected": bool})
+        assert refused.status == BUSY
+        refused.read()
+
+
 def test_addresses_and_users_have_limits() -> None:
     app = make(commands=returning(stream()), admission={"threads": 8, "client": 1})
     one = ask(app, "cmd=x", REMOTE_ADDR="one", REMOTE_USER="ann")
