@@ -34,7 +34,7 @@ def control_of(app: WireApp) -> AdmissionControl:
 
 
 def make(provider: FakeProvider | None = None, **options: Any) -> WireApp:
-    settings = {"threads": 2, "wait": 0, **options.pop("admission", {})}
+    settings = {"threads": 2, "wait": 0, "make_wait": 0, **options.pop("admission", {})}
     return WireApp(provider or FakeProvider(OPEN), admission=Admission(**settings), **options)
 
 
