@@ -60,6 +60,9 @@ _SHORT = 16 * 1024
 _DRAINED = 4 * 1024 * 1024
 _LARGEST_BODY = 1 << 63
 
+_RECEIVED = "waitress.client_disconnected"
+"""A variable of waitress 2.0 and later."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -224,12 +227,13 @@ class Request:
 
         Mercurial's client reads the answer only after it has sent its whole request, or has failed to.  If the rest is
         large, it is not read: the connection is closed after the answer, and the client reads the answer then.  A
-        client that waits for permission to send its body gets the answer instead.
+        client that waits for permission to send its body gets the answer instead.  waitress has received the whole
+        body before it calls the application.
 
         Returns:
             True if the connection can be used again, or if the server itself takes care of the rest.
         """
-        if self.is_read or (self.bytes_in == 0 and self._is_held_back):
+        if self.is_read or (self.bytes_in == 0 and self._is_held_back) or _RECEIVED in self.environ:
             return True
         if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
