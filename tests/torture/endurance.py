@@ -83,7 +83,9 @@ def main() -> None:
                 failed += transfer(first, end - first)
                 before = before or served.memory()
             grown = served.memory() - before
-            report.figure("memory", f"{before:.1f} MiB after {options.requests // blocks} requests, {grown:+.1f} MiB at the end")
+            report.figure(
+                "memory", f"{before:.1f} MiB after {options.requests // blocks} requests, {grown:+.1f} MiB at the end"
+            )
             report.check(not failed, "all succeed", failed)
             report.check(grown < GROWTH, f"memory grows by less than {GROWTH:.0f} MiB", f"{grown:.1f}")
             report.check(not tracebacks(served.log()), "no traceback in the log", served.log()[-1500:])
