@@ -86,7 +86,7 @@ class ResponseCache:
 def _size(value: object) -> int:
     """Return the bytes that a value of tuples, text and bytes occupies with everything it refers to.
 
-    An object that is several times in one tuple, such as the name of a command that is repeated in a batch, counts once.
+    An object that is in a tuple several times, such as the name of a command that a batch repeats, counts once.
     """
     size = sys.getsizeof(value) if value != () else 0
     return size + sum(map(_size, {id(item): item for item in value}.values())) if isinstance(value, tuple) else size
