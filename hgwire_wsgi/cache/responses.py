@@ -84,6 +84,9 @@ class ResponseCache:
 
 
 def _size(value: object) -> int:
-    """Return the bytes that a value of tuples, text and bytes occupies with everything it refers to."""
+    """Return the bytes that a value of tuples, text and bytes occupies with everything it refers to.
+
+    An object that is in a tuple several times, such as the name of a command that a batch repeats, counts once.
+    """
     size = sys.getsizeof(value) if value != () else 0
-    return size + sum(map(_size, value)) if isinstance(value, tuple) else size
+    return size + sum(map(_size, {id(item): item for item in value}.values())) if isinstance(value, tuple) else size

@@ -131,3 +131,19 @@ def test_equal_parts_are_kept_once() -> None:
     assert first is not None and second is not None
     assert (first, second) == tuple(response for _, response in replies)
     assert first.commands is second.commands and first.headers is second.headers
+
+
+def test_a_command_that_is_repeated_counts_once() -> None:
+    """A batch of 50,000 commands is a tuple of 400 KB; its names are few objects."""
+    cache = ResponseCache(MemoryStore(4_000_000))
+    name = unshared("heads")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(12):
+            key, reply = make(number, 41)
+            cache.put(key, CachedResponse((name,) * 50_000, reply.headers, reply.body))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * 4_000_000 < used < 1.2 * 4_000_000

@@ -36,7 +36,7 @@ from .transactions import RECOVER
 __all__ = ["MercurialProvider", "hash_of", "is_repository", "load_ui", "set_encoding"]
 
 _KNOWN_REPOSITORIES = 10_000
-"""Maximum number of repositories whose facts are cached, about 20 KiB each.  If clients poll more than these, each
+"""Maximum number of repositories whose facts are cached, about 10 KiB each.  If clients poll more than these, each
 request opens a repository."""
 
 
