@@ -397,6 +397,9 @@ class Dispatcher:
             RepositoryNotFound: if it cannot be found, for whatever reason, and the policy hides the repository.
             HgWireError: if the repository is broken or busy.
         """
+        if not repository.knows_commands():
+            # It is opened for its commands, which takes time, and may load extensions.
+            self.require_visible(caller, name, repository)
         try:
             return self._required(command, repository, "v1")
         except FAILURES:
