@@ -213,10 +213,9 @@ def _access_request(
 
 
 def _check_method(caller: Caller, permission: str) -> None:
-    if permission != "pull":
-        method, message = _METHODS[permission]
-        if caller.method != method:
-            raise PermissionDenied(message, status=405, headers=[("Allow", method)])
+    method, message = _METHODS[permission]
+    if caller.method != method:
+        raise PermissionDenied(message, status=405, headers=[("Allow", method)])
 
 
 _Prepared = tuple[Command, Mapping[str, Any], CommandCall]
@@ -317,9 +316,11 @@ class Dispatcher:
             HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
         try:
-            ask(self.policy, _access_request(caller, name, repository, commands, permission, calls))
-            _check_method(caller, permission)
-            repository.check_access(permission, commands, caller.user, caller.environ)
+            access = _access_request(caller, name, repository, commands, permission, calls)
+            ask(self.policy, access)
+            if permission != "pull":
+                _check_method(caller, permission)
+            repository.check_access(permission, commands, access.user, access.environ)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:

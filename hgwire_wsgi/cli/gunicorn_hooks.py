@@ -1,4 +1,4 @@
-"""What gunicorn's workers do for this application beyond serving it: complete logs, and a quiet end."""
+"""What gunicorn's workers do for this application beyond serving it: complete logs, bounded heaps, and a quiet end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ..access.admission import THREADS_VARIABLE
+from ..hosts.allocator import limit_heaps
 
 __all__ = ["complete_logs", "stop_quietly"]
 
@@ -18,8 +19,8 @@ _PACKAGE_LOG = logging.getLogger("hgwire_wsgi")
 
 
 def complete_logs(server: Any, worker: Any) -> None:
-    """Send the package's warnings to gunicorn's error log, count files in the access log, and tell how many threads
-    there are.
+    """Send the package's warnings to gunicorn's error log, count files in the access log, tell how many threads there
+    are, and limit the heaps of the C library.
 
     It is gunicorn's ``post_fork`` hook: called in the worker, before it loads the application.
 
@@ -29,6 +30,7 @@ def complete_logs(server: Any, worker: Any) -> None:
     """
     # The application limits what may occupy a thread, and cannot see how many there are.
     os.environ[THREADS_VARIABLE] = str(worker.cfg.threads)
+    limit_heaps()
     if not _PACKAGE_LOG.hasHandlers():
         _PACKAGE_LOG.addHandler(_ErrorLogHandler(worker.log.error_log))
     _count_files(worker.log)

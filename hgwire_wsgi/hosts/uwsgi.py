@@ -1,6 +1,7 @@
 """Reloading workers of uWSGI without interrupting a transfer.
 
-``conf/uwsgi.ini`` imports this module in each worker, which calls :func:`protect_transfers`.
+``conf/uwsgi.ini`` imports this module in each worker, which calls :func:`protect_transfers` and
+:func:`~hgwire_wsgi.hosts.allocator.limit_heaps`.
 
 uWSGI asks a worker to end with SIGHUP.  The worker then accepts no more requests and ends after the last one.  But the
 system delivers the signal to the main thread, which serves requests like the others.  If it is waiting for its client,
@@ -16,6 +17,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
+
+from .allocator import limit_heaps
 
 __all__ = ["protect_transfers"]
 
@@ -45,4 +48,5 @@ try:
 except ImportError:  # outside uWSGI
     pass
 else:
+    limit_heaps()
     protect_transfers(uwsgi.version_info)

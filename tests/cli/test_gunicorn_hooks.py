@@ -188,6 +188,13 @@ def test_the_application_learns_how_many_threads_there_are(worker: Worker) -> No
     assert os.environ[THREADS_VARIABLE] == "5"
 
 
+def test_the_heaps_of_a_worker_are_limited(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited: list[bool] = []
+    monkeypatch.setattr(gunicorn_hooks, "limit_heaps", lambda: limited.append(True))
+    gunicorn_hooks.complete_logs(None, worker)
+    assert limited == [True]
+
+
 def test_the_log_hook_in_this_process(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without those that pytest adds.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])

@@ -131,9 +131,11 @@ def test_what_is_missing_is_logged_once_until_it_returns(root: Path, caplog: pyt
 
 def test_warnings_are_bounded(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = make(lambda name: root / "empty")
+    assert isinstance(found, finder._Callable)
     for number in range(finder._MAX_WARNED + 10):
         assert found.find(str(number)) is None
-    assert len(caplog.messages) == finder._MAX_WARNED
+    # The log itself limits equal lines, too.
+    assert len(found._warned) == finder._MAX_WARNED >= len(caplog.messages) > 0
 
 
 def test_a_function(root: Path) -> None:

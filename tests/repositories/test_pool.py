@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import multiprocessing
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -302,3 +305,101 @@ def test_a_forked_process_starts_with_an_empty_pool() -> None:
     process.start()
     assert queue.get(timeout=30)
     process.join(30)
+
+
+class Cyclic(Opened):
+    """A repository as Mercurial's are: reference counts alone never free it."""
+
+    def __init__(self, name: str, state: bytes = b"") -> None:
+        super().__init__(name)
+        self.itself = self
+
+
+@pytest.fixture
+def _quiet_collector() -> Iterator[None]:
+    """Let Python collect nothing on its own."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    yield
+    gc.set_threshold(*thresholds)
+
+
+def _make_cyclic(idle: int = 64) -> Leasing:
+    return Leasing(Cyclic, lambda repository, state: repository.current, idle=idle)
+
+
+@pytest.mark.usefixtures("_quiet_collector")
+def test_an_outdated_repository_is_freed_before_its_successor_is_opened() -> None:
+    pool = _make_cyclic()
+    with pool.lease("a") as first:
+        first.current = False
+    old = weakref.ref(first)
+    del first
+    opened: list[object] = []
+    pool._open = lambda name, state: opened.append(old()) or Cyclic(name)
+    with pool.lease("a"):
+        assert opened == [None]
+
+
+@pytest.mark.usefixtures("_quiet_collector")
+def test_an_evicted_repository_is_freed() -> None:
+    pool = _make_cyclic(idle=1)
+    with pool.lease("a") as first:
+        pass
+    old = weakref.ref(first)
+    del first
+    with pool.lease("b"):
+        assert old() is not None
+    assert old() is None
+
+
+@pytest.mark.usefixtures("_quiet_collector")
+def test_collections_take_a_bounded_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, used, collections = [1000.0], [0.0], []
+
+    def collect() -> None:
+        used[0] += 0.02
+        collections.append(now[0])
+
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.time.thread_time", lambda: used[0])
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", collect)
+    pool = make()
+    for _ in range(1000):
+        with pool.lease("a") as repository:
+            repository.current = False
+        now[0] += 0.01
+    assert len(collections) == pytest.approx(25, abs=1), "20 ms each in 10 s, at most 5 %"
+
+
+@pytest.mark.usefixtures("_quiet_collector")
+def test_a_collection_that_had_to_wait_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[float] = [1000.0]
+    collections: list[float] = []
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", lambda: collections.append(now[0]))
+    pool = make()
+    pool._cycles._next = 2000.0
+    with pool.lease("a") as repository:
+        repository.current = False
+    with pool.lease("a"):
+        pass
+    assert not collections
+    now[0] = 2000.0
+    for _ in range(3):
+        with pool.lease("a"):
+            pass
+    assert collections == [2000.0], "nothing else was dropped"
+
+
+@pytest.mark.usefixtures("_quiet_collector")
+def test_an_application_that_has_switched_the_collector_off_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    collections: list[object] = []
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.isenabled", lambda: False)
+    monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", lambda: collections.append(1))
+    pool = make()
+    with pool.lease("a") as repository:
+        repository.current = False
+    with pool.lease("a"):
+        pass
+    assert not collections

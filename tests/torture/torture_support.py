@@ -46,7 +46,9 @@ if os.environ["TORTURE_SIDE"] == "ours":
     from hgwire_wsgi import CacheSettings, WireApp
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
-    app = WireApp(MercurialProvider(FOLDER, config=CONFIG), cache=CacheSettings(folder=os.environ["TORTURE_CACHE"]))
+    memory = int(os.environ.get("TORTURE_MEMORY") or 16 << 20)
+    cache = CacheSettings(folder=os.environ["TORTURE_CACHE"], memory=memory)
+    app = WireApp(MercurialProvider(FOLDER, config=CONFIG), cache=cache)
 else:
     from mercurial import extensions, ui as uimod
     from mercurial.hgweb import hgweb

@@ -146,7 +146,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state, self._safe)
+            facts = known.facts = Facts(name, known.found, state, self._safe, known.reader.censored)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
