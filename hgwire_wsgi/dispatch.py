@@ -399,8 +399,15 @@ class Dispatcher:
             HgWireError: if the repository is broken or busy.
         """
         if not repository.knows_commands():
-            # It is opened for its commands, which takes time, and may load extensions.
-            self.require_visible(caller, name, repository)
+            # It is opened for its commands, and for its own checks, which takes time.
+            try:
+                ask(self.policy, _access_request(caller, name, repository, (), "pull", tuple))
+            except RepositoryNotFound:
+                raise RepositoryNotFound from None
+            except BaseException as error:
+                # The policy is asked again about the command.
+                if is_from_signal(error):
+                    raise
         try:
             return self._required(command, repository, "v1")
         except FAILURES:
