@@ -398,6 +398,16 @@ class Dispatcher:
             RepositoryNotFound: if it cannot be found, for whatever reason, and the policy hides the repository.
             HgWireError: if the repository is broken or busy.
         """
+        if not repository.knows_commands():
+            # It is opened for its commands, and for its own checks, which takes time.
+            try:
+                ask(self.policy, _access_request(caller, name, repository, (), "pull", tuple))
+            except RepositoryNotFound:
+                raise RepositoryNotFound from None
+            except BaseException as error:
+                # The policy is asked again about the command.
+                if is_from_signal(error):
+                    raise
         try:
             return self._required(command, repository, "v1")
         except FAILURES:

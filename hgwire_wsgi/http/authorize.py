@@ -47,6 +47,7 @@ class AuthorizeApp:
 
     What cannot be seen is decided strictly: a ``batch`` with posted arguments needs ``push``, and posted arguments
     that the policy wants to see are refused.  Commands in frames need what their URL names.  Pages need ``pull``.
+    Commands below a repository's URL get 404, since the policy was not asked about a repository there.
 
     Args:
         wire: the application whose registry and policy decide.

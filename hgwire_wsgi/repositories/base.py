@@ -105,9 +105,16 @@ class RepositoryCommands:
     def commands(self) -> Mapping[str, Command]:
         """Return the repository's own commands by name; they replace standard ones.
 
-        It is called for every request, so it must be cheap.
+        It is called for every request, so it must be cheap, except for the first time.
         """
         return {}
+
+    def knows_commands(self) -> bool:
+        """Whether :meth:`commands` returns at once.
+
+        If not, the policy is asked first whether the client may know of the repository.
+        """
+        return True
 
     def may_cache(self, command: str) -> bool:
         """Whether replies of a command that is declared cacheable may be cached in the present state.

@@ -86,6 +86,8 @@ def test_pull(settings: dict[str, str], user: str | None, result: str) -> None:
         ({**OPEN, "deny_push": "eve"}, "ann", "ok"),
         ({**OPEN, "allow_read": "ann"}, "eve", "403 read not authorized"),
         ({**OPEN, "allow-pull": "no"}, "ann", "ok"),
+        ({**OPEN, "allow-pull": "perhaps"}, "ann", "403 push not authorized"),
+        ({**OPEN, "allow-pull": ""}, None, "403 push not authorized"),
     ],
 )
 @pytest.mark.parametrize("permission", ["push", "upload"])

@@ -146,5 +146,9 @@ def test_pushkey_result() -> None:
     assert PushKeyResult(True) == PushKeyResult(True, b"")
 
 
+def test_commands_are_known_unless_a_repository_says_otherwise() -> None:
+    assert Least().knows_commands()
+
+
 def test_repositories_accept_pushes_unless_they_say_otherwise() -> None:
     assert Least().read_only_reason() is None

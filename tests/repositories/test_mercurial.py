@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi import BytesResponse, CommandContext, CommandRegistry, ServerCapabilities, WireApp, WireMiddleware
+from hgwire_wsgi import (
+    AccessRequest,
+    BytesResponse,
+    CommandContext,
+    CommandRegistry,
+    ServerCapabilities,
+    WireApp,
+    WireMiddleware,
+)
 from hgwire_wsgi.events import RequestClosed
 from hgwire_wsgi.testing import WireTestApp
 
@@ -22,6 +30,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 from hgwire_wsgi.errors import CommandFailed, PermissionDenied, RepositoryNotFound, RepositoryUnusable
 from hgwire_wsgi.repositories.finder import Found
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
+from hgwire_wsgi.repositories.pool import Pool
 
 # Mercurial leaves closing some pipes and files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -541,6 +550,18 @@ def test_the_first_request_of_a_process_may_be_for_a_large_file(repo: Path) -> N
     )
     result = subprocess.run([sys.executable, "-c", program, str(repo)], capture_output=True, timeout=60, check=True)
     assert result.stdout.split() == [b"200", b"404"]
+
+
+def test_a_hidden_repository_is_not_opened(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that it takes would show that there is one."""
+
+    def hides(request: AccessRequest) -> None:
+        raise RepositoryNotFound
+
+    monkeypatch.setattr(Pool, "acquire", lambda *given: pytest.fail("opened"))
+    served = WireTestApp(WireApp(MercurialProvider(repo), policy=hides))
+    for command in ("heads", "unbundle", "nosuch", "batch"):
+        assert served.wire("/", command).status == 404
 
 
 def test_a_repository_that_the_first_format_cannot_hold(repo: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -325,6 +325,9 @@ class MercurialRepository(Repository):
             self._facts.commands = registered_commands(self.local.ui)
         return self._facts.commands
 
+    def knows_commands(self) -> bool:
+        return self._facts.commands is not None
+
     def may_cache(self, command: str) -> bool:
         if self._facts.uncacheable is None:
             with translated(self.report):
