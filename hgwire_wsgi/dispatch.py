@@ -213,10 +213,9 @@ def _access_request(
 
 
 def _check_method(caller: Caller, permission: str) -> None:
-    if permission != "pull":
-        method, message = _METHODS[permission]
-        if caller.method != method:
-            raise PermissionDenied(message, status=405, headers=[("Allow", method)])
+    method, message = _METHODS[permission]
+    if caller.method != method:
+        raise PermissionDenied(message, status=405, headers=[("Allow", method)])
 
 
 _Prepared = tuple[Command, Mapping[str, Any], CommandCall]
@@ -317,14 +316,17 @@ class Dispatcher:
             HgWireError: by the policy, most often :class:`PermissionDenied`, or by the repository.
         """
         try:
-            ask(self.policy, _access_request(caller, name, repository, commands, permission, calls))
-            _check_method(caller, permission)
-            repository.check_access(permission, commands, caller.user, caller.environ)
+            access = _access_request(caller, name, repository, commands, permission, calls)
+            ask(self.policy, access)
+            if permission != "pull":
+                _check_method(caller, permission)
+            repository.check_access(permission, commands, access.user, access.environ)
         except RepositoryNotFound:
             raise RepositoryNotFound from None
         except HgWireError:
             raise
-        except FAILURES as error:
+        except BaseException as error:
+            # A policy that waits for other code may raise what ends a task there, such as asyncio's CancelledError.
             if is_from_signal(error):
                 raise
             self._report(error)
@@ -337,11 +339,17 @@ class Dispatcher:
             An empty tuple if the host names no views; ``None`` if the replies to this user are never cached.
 
         Raises:
-            LocalProtocolError: if the host's function returns anything but text or ``None``.
+            RepositoryNotFound: if the host's function fails, and the policy hides the repository.
+            LocalProtocolError: if the function returns anything but text or ``None``.
+            Exception: whatever the function raises.
         """
         if self.view is None:
             return ()
-        named = self.view(_access_request(caller, name, repository, (), "pull", tuple))
+        try:
+            named = self.view(_access_request(caller, name, repository, (), "pull", tuple))
+        except FAILURES:
+            self.require_visible(caller, name, repository)
+            raise
         if named is None:
             return None
         if not isinstance(named, str):
@@ -387,13 +395,14 @@ class Dispatcher:
 
         Raises:
             UnknownCommand: if there is none.
-            RepositoryNotFound: if there is none, and the policy hides the repository.
+            RepositoryNotFound: if it cannot be found, for whatever reason, and the policy hides the repository.
+            HgWireError: if the repository is broken or busy.
         """
-        found = self.find(command, repository, "v1")
-        if found is None:
+        try:
+            return self._required(command, repository, "v1")
+        except FAILURES:
             self.require_visible(caller, name, repository)
-            raise _unknown(command)
-        return found
+            raise
 
     def resolve(
         self, request: WireRequest, repository: Repository, version: ProtocolVersion, codec: Codec = TEXT

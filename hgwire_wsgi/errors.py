@@ -228,13 +228,18 @@ class PermissionDenied(CommandError):
 
     Args:
         message: the reason, worded as in hgweb where possible; it becomes the HTTP reason phrase.
-        status: 401, 403 or 405.
+        status: 401, 403 or 405; a backend may have others.
         headers: as for :class:`HgWireError`.
+
+    Raises:
+        ValueError: for a status of success, which a front end would take for permission.
     """
 
     http_status = 403
 
     def __init__(self, message: str, *, status: int = 403, headers: Sequence[tuple[str, str]] = ()) -> None:
+        if not 300 <= status <= 599:
+            raise ValueError(f"{status} is not the status of a refusal")
         super().__init__(message, headers=headers)
         self.http_status = status
 

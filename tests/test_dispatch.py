@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 from collections.abc import Mapping
@@ -194,6 +195,10 @@ def failing(error: BaseException | None, returned: Any = None) -> Any:
         failing(ZeroDivisionError("/srv/secret")),
         failing(SystemExit("/srv/secret")),
         failing(AttributeError("/srv/secret")),
+        failing(asyncio.CancelledError("/srv/secret")),
+        failing(GeneratorExit("/srv/secret")),
+        lambda request: PermissionDenied("/srv/secret", status=204),
+        lambda request: (yield),
         failing(None, False),
         failing(None, True),
     ],

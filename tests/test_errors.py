@@ -69,6 +69,9 @@ def test_message_and_headers() -> None:
 
 def test_permission_denied_has_the_status_it_is_given() -> None:
     assert errors.PermissionDenied("no").http_status == 403
+    for status in (0, 101, 200, 204, 299, 600):
+        with pytest.raises(ValueError, match=f"{status} is not the status of a refusal"):
+            errors.PermissionDenied("no", status=status)
     error = errors.PermissionDenied("push requires POST request", status=405, headers=[("Allow", "POST")])
     assert (error.http_status, error.headers) == (405, (("Allow", "POST"),))
     assert errors.PermissionDenied.http_status == 403

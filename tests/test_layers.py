@@ -118,7 +118,7 @@ ONLY_IMPORTS: dict[str, tuple[str, ...]] = {
         *("repositories", "cache.stores.memory", "commands", "compression", "negotiation"),
         *("streams", "errors", "events", "limits", "logcontext"),
     ),
-    "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext"),
+    "access": _own("access", "commands", "repositories.base", "errors", "events", "limits", "logcontext", "stops"),
     "dispatch": _own(
         *("access", "commands", "repositories.base", "negotiation", "stops", "streams"),
         *("errors", "events", "limits"),

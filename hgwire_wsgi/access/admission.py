@@ -15,14 +15,18 @@ Each lane has a limit, and so has each client, so that neither one kind of reque
 request without a slot waits briefly, in the order of arrival, but clients with fewer slots go first.  It occupies a
 thread while it waits, so waiting requests count as if they had a slot.  All others are refused at once.
 
+Except in a *burst*: clients that arrive together, such as the jobs of a build farm, mostly ask for what takes
+milliseconds.  So for half a second in any five, requests may wait in the other threads, too.
+
 What is always true: slots and waiting requests together are at most three quarters of the threads (the lane ``make``
-apart).  A free slot goes to the first request that may have it, or stays free.  One lock guards all counters; nothing
-else happens while it is held.  The module knows nothing of WSGI.
+and requests that wait in a burst apart).  A free slot goes to the first request that may have it, or stays free.  One
+lock guards all counters; nothing else happens while it is held.  The module knows nothing of WSGI.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -50,6 +54,10 @@ _QUIET_SECONDS = 60.0
 """Minimum time between two log lines about refused requests."""
 
 
+_BURST_INTERVAL = 10
+"""A burst begins at the earliest when ten times its length have passed since the last one began."""
+
+
 _COUNT: Any = attrs.validators.optional(attrs.validators.ge(1))
 
 
@@ -67,6 +75,9 @@ class Admission:
         client: maximum number of slots, of all lanes together, for one address, and for one user; default: all but one
             in four.  One client never has all slots of a lane, unless it has only one.
         wait: seconds that a request waits for a slot, at most.
+        make_wait: seconds that a request with a slot waits to make a bundle, at most.
+        burst: seconds that requests may wait in the threads for small commands, at most, until they serve nothing but
+            small commands again for nine times as long; 0 for never.
         retry_after: seconds after which a refused client should try again.
     """
 
@@ -76,6 +87,8 @@ class Admission:
     make: int = attrs.field(default=4, validator=attrs.validators.ge(1))
     client: int | None = attrs.field(default=None, validator=_COUNT)
     wait: float = attrs.field(default=5.0, validator=attrs.validators.ge(0))
+    make_wait: float = attrs.field(default=60.0, validator=attrs.validators.ge(0))
+    burst: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
     retry_after: int = attrs.field(default=10, validator=attrs.validators.ge(1))
 
     def for_process(self, threads: int | None = None) -> AdmissionControl | None:
@@ -129,10 +142,14 @@ class _Question:
 
     Attributes:
         slot: the one it wants.
+        seconds: how long it may wait.
+        in_burst: whether it waits in a thread for small commands.
         admitted: set when it has it.
     """
 
     slot: Slot
+    seconds: float = 0.0
+    in_burst: bool = False
     admitted: threading.Event = attrs.Factory(threading.Event)
 
 
@@ -160,6 +177,7 @@ class AdmissionControl:
         self._queue: list[_Question] = []
         self._refused = 0
         self._complained = -_QUIET_SECONDS
+        self._burst_began = -math.inf
 
     def enter(self, lane: Lane, clients: tuple[str, ...] = ()) -> Slot:
         """Take a slot, or wait for one.
@@ -209,7 +227,7 @@ class AdmissionControl:
         """
         slot = question.slot
         if question in self._queue:
-            question.admitted.wait(self._settings.wait)
+            question.admitted.wait(question.seconds)
         with self._lock:
             if question.admitted.is_set():
                 return
@@ -228,14 +246,28 @@ class AdmissionControl:
         """Give a request its slot, or a place in the queue, or neither."""
         question = _Question(slot)
         occupies = slot.lane != "make"
-        if occupies and self._occupied() >= self.slots:
-            return question
-        if self._is_free(slot):
+        has_room = not occupies or self._occupied() < self.slots
+        if has_room and self._is_free(slot):
             self._take(slot)
             question.admitted.set()
-        elif not (occupies and self._is_waiting_enough(slot)):
+            return question
+        if not occupies:
+            question.seconds = self._settings.make_wait
+        elif has_room and not self._is_waiting_enough(slot):
+            question.seconds = self._settings.wait
+        else:
+            question.seconds = min(self._settings.wait, self._left_of_burst())
+            question.in_burst = True
+        if question.seconds:
             self._queue.append(question)
         return question
+
+    def _left_of_burst(self) -> float:
+        """Seconds until the end of the burst, which may begin now."""
+        length, now = self._settings.burst, time.monotonic()
+        if now - self._burst_began >= length * _BURST_INTERVAL:
+            self._burst_began = now
+        return max(0.0, self._burst_began + length - now)
 
     def _is_free(self, slot: Slot) -> bool:
         """Whether neither the lane nor the client is at its limit."""
@@ -248,7 +280,7 @@ class AdmissionControl:
 
     def _is_waiting_enough(self, slot: Slot) -> bool:
         """Whether a client has as many slots and waiting requests as it may have slots."""
-        waiting = Counter(name for each in self._queue if each.slot.lane != "make" for name in each.slot.clients)
+        waiting = Counter(name for each in self._waiting() for name in each.slot.clients)
         return any(self._total(name) + waiting[name] >= self._client for name in slot.clients)
 
     def _total(self, name: str) -> int:
@@ -256,8 +288,16 @@ class AdmissionControl:
         return self._clients["receive", name] + self._clients["send", name]
 
     def _occupied(self) -> int:
-        """Threads with a slot, or waiting for one."""
-        return self._used["receive"] + self._used["send"] + sum(each.slot.lane != "make" for each in self._queue)
+        """Threads with a slot, or waiting for one outside of a burst."""
+        return self._used["receive"] + self._used["send"] + len(self._waiting())
+
+    def _waiting(self) -> list[_Question]:
+        """Waiting requests that count as if they had a slot."""
+        return [each for each in self._queue if each.slot.lane != "make" and not each.in_burst]
+
+    def _may_be_admitted(self, question: _Question) -> bool:
+        has_room = not question.in_burst or self._occupied() < self.slots
+        return has_room and self._is_free(question.slot)
 
     def _admit(self) -> None:
         """Give free slots to waiting requests: first to clients with the fewest, then in the order of arrival."""
@@ -265,7 +305,7 @@ class AdmissionControl:
         def load(each: _Question) -> int:
             return max((self._clients[each.slot.lane, name] for name in each.slot.clients), default=0)
 
-        while free := [each for each in self._queue if self._is_free(each.slot)]:
+        while free := [each for each in self._queue if self._may_be_admitted(each)]:
             chosen = min(free, key=load)
             self._queue.remove(chosen)
             self._take(chosen.slot)

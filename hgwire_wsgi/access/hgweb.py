@@ -86,7 +86,10 @@ def hgweb_policy(request: AccessRequest) -> None:
             else with 403.
     """
     repository, user = request.repository, request.user
-    if _is_denied(repository, "deny_read", user) or _includes(repository, "allow_read", user) is False:
+    denied, allowed = repository.settings("web", "deny_read"), repository.settings("web", "allow_read")
+    if (denied and (not user or repository.is_member(user, denied))) or (
+        allowed and not repository.is_member(user or "", allowed)
+    ):
         raise _denial(request, _READ_DENIED)
     if request.permission == "pull":
         if not _may_pull(repository):

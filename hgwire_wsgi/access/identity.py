@@ -30,6 +30,7 @@ import attrs
 
 from ..errors import HgWireError, LocalProtocolError, PermissionDenied, Unavailable
 from ..logcontext import LOGGER
+from ..stops import FAILURES, is_from_signal
 from .proxies import TrustedProxies
 
 __all__ = [
@@ -311,7 +312,9 @@ class _Verified(abc.ABC):
             user = self._user_of(parsed, self._verify(*parsed))
         except HgWireError as error:
             return error
-        except Exception as error:
+        except FAILURES as error:
+            if is_from_signal(error):
+                raise
             # Its message, and the variables in its frames, may contain the password.
             places = "".join(traceback.format_tb(error.__traceback__))
             LOGGER.error("a verifier of passwords failed with %s\n%s", type(error).__name__, places)

@@ -18,9 +18,10 @@ workers = 2
 """Python runs one thread at a time, so the second process answers while the first one reads a large repository.
 Every worker has its own repository objects: more workers than cores cost memory and gain nothing."""
 
-threads = 32
+threads = 128
 """Requests that one worker serves at once.  Slow clients wait in threads, which cost little, and not in processes.  A
-quarter of the threads serves small commands only: each worker sends at most 18 bundles at once."""
+quarter of the threads serves small commands only: each worker sends at most 72 bundles at once, and 71 to one address,
+such as that of a build farm.  gunicorn starts a thread when all others are busy."""
 
 preload_app = False
 """Repositories are opened in the worker, never before the fork: Mercurial's file handles, and compression contexts,

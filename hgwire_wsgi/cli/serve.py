@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--pages", action="store_true", help="show Mercurial's own pages to browsers, as hg serve does")
     add("--workers", type=_positive, metavar="N", help="number of processes (default: 2)")
-    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 32)")
+    add("--threads", type=_positive, metavar="N", help="requests that each process serves at once (default: 128)")
     add_options(parser)
     add(
         "--recover",

@@ -24,7 +24,7 @@ __all__ = ["WireRequest", "describe", "named_command", "names_command"]
 _PLAIN = re.compile(r"cmd=([^&%+]+)")
 """The form of nearly all query strings."""
 
-_NAMED = re.compile(r"(?:^|&)(?:c|%63)(?:m|%6[dD])(?:d|%64)(?:=([^&]*))?(?=&|$)")
+_NAMED = re.compile(r"(?:^|&)(?:c|%63)(?:m|%6[dD])(?:d|%64)(?:=([^&]*))?(?=&|\Z)")
 """A pair of a form whose name is ``cmd``."""
 
 

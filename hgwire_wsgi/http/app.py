@@ -10,6 +10,7 @@ repository, every answer is the one for a repository that does not exist: both a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -178,7 +179,8 @@ class WireApp:
             access, command = url_access(route.rest)
             return WireRequest(command, {}, (), access)
         if route.kind == "resource" and self.provider.is_subresource(route.rest):
-            return WireRequest("resource", {}, (), "pull" if request.method in ("GET", "HEAD") else "push")
+            needed = self.provider.subresource_permission(route.rest, request.method)
+            return WireRequest("resource", {}, (), "pull" if needed == "pull" else "push")
         return None
 
     def authorize(self, environ: dict[str, Any]) -> None:
@@ -203,8 +205,11 @@ class WireApp:
             CURRENT.set(None)
 
     def _authorize(self, request: Request) -> None:
-        route = self._router.route(request)
+        route = self._route(request)
         request.repository = route.name
+        if route.kind not in ("command", "api"):
+            # A query string with two commands is refused everywhere alike.
+            named_command(request.query)
         if route.kind == "nothing":
             raise RepositoryNotFound
         if route.kind == "index":
@@ -213,12 +218,15 @@ class WireApp:
             if route.kind == "command":
                 self._v1.decide(request, route.name, repository)
                 return
-            permission = "pull" if request.method in ("GET", "HEAD") else "push"
+            permission: str = "pull" if request.method in ("GET", "HEAD") else "push"
             if route.kind == "api":
                 permission = url_access(route.rest)[0]
-            elif route.kind == "resource" and request.method == "PUT":
-                permission = "upload"
+            elif route.kind == "resource" and self.provider.is_subresource(route.rest):
+                permission = self.provider.subresource_permission(route.rest, request.method)
             self._dispatcher.authorize(request, route.name, repository, (), permission)
+        if route.kind == "below" and self._router.handles(request):
+            # Another server may have a repository there, about which the policy was not asked.
+            raise RepositoryNotFound("not found")
 
     def handles(self, environ: dict[str, Any]) -> bool:
         """Whether a request is for this application.
@@ -238,7 +246,7 @@ class WireApp:
 
     def _respond(self, request: Request) -> Response:
         try:
-            route = self._router.route(request)
+            route = self._route(request)
         except RepositoryMoved as moved:
             return _redirect(request, moved.path)
         request.repository = route.name
@@ -259,6 +267,22 @@ class WireApp:
             return self._other(request, route, lease)
         except BaseException:
             lease.release()
+            raise
+
+    def _route(self, request: Request) -> Route:
+        """Find the route of a request.
+
+        Raises:
+            RepositoryMoved: if the repository has a new name, and the policy does not hide the repository there.
+            HgWireError: if it cannot be found.
+        """
+        try:
+            return self._router.route(request)
+        except RepositoryMoved as moved:
+            with suppress(RepositoryMoved):
+                if (located := self.provider.locate(f"/{moved.path}")) is not None:
+                    with self.provider.lease(located[0]) as repository:
+                        self._dispatcher.require_visible(request, located[0], repository)
             raise
 
     def _other(self, request: Request, route: Route, lease: Lease) -> Response:

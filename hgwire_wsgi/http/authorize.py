@@ -5,7 +5,7 @@ answer is that of the application's own classifier and policy; nothing runs, and
 trusted, so only the front end may reach the endpoint.
 
 A front end and a backend may read an unusual URI differently.  Such a URI is refused instead of being interpreted: dot
-segments, empty segments, a fragment, or anything but a path with a query string.
+segments, empty segments, a fragment, a command after a semicolon, or anything but a path with a query string.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import unquote
 
+from ..commands.classify import names_command
 from ..errors import HgWireError, RepositoryNotFound, RequestError
+from ..stops import FAILURES
 from .app import WireApp
 from .failures import public
 from .headers import Headers
@@ -73,7 +75,7 @@ class AuthorizeApp:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             self.wire.authorize(self._original(environ))
-        except Exception as error:
+        except FAILURES as error:
             return self._refuse(public(error), start_response)
         start_response("204 No Content", [NO_STORE])
         return []
@@ -93,6 +95,8 @@ class AuthorizeApp:
         path, query = unquote(uri[1], encoding="latin-1"), uri[2] or ""
         if _UNUSUAL.search(path):
             raise RequestError("the path has empty or dot segments")
+        if ";" in query and names_command(query.replace(";", "&")) != names_command(query):
+            raise RequestError("some servers would find another command in the query string")
         if path != self.prefix and not path.startswith(f"{self.prefix}/"):
             raise RepositoryNotFound
         return {
@@ -106,7 +110,8 @@ class AuthorizeApp:
 
     def _refuse(self, error: HgWireError, start_response: StartResponse) -> Iterable[bytes]:
         status, headers = challenged(error, self.wire.challenge)
-        passed = status if self.statuses is None or status in self.statuses else 403
+        # A front end takes a status of success for permission.
+        passed = status if status >= 400 and (self.statuses is None or status in self.statuses) else 403
         line = status_line(passed, error.message)
         body = f"{error.message}\n".encode("utf-8", "replace")
         own = [

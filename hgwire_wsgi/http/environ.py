@@ -23,6 +23,8 @@ _BYTES = (
 _TEXT = (*_BYTES, "REMOTE_USER", "REMOTE_HOST", "SERVER_SOFTWARE", "SERVER_PROTOCOL")
 """These, and variables that may be any text.  Other headers are checked where they are read."""
 
+_EMPTY = repeat("")
+
 
 def mend(environ: dict[str, Any]) -> tuple[dict[str, Any], RequestError | None]:
     """Check the variables that describe a request.
@@ -35,7 +37,7 @@ def mend(environ: dict[str, Any]) -> tuple[dict[str, Any], RequestError | None]:
         if a variable has characters that are not bytes: the request must not be answered with anything else.
     """
     try:
-        joined = "".join(map(environ.get, _TEXT, repeat("")))
+        joined = "".join(map(environ.get, _TEXT, _EMPTY))
     except TypeError:
         return mend(_with_text(environ))
     if joined.isascii():

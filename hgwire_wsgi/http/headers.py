@@ -16,6 +16,16 @@ def _variable(name: str) -> str:
     return variable if variable in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + variable
 
 
+@functools.lru_cache(maxsize=256)
+def _numbered_variables(prefix: str) -> tuple[str, ...]:
+    """The CGI variables of the first headers with a prefix and a number."""
+    return tuple(f"{_variable(prefix)}{number}" for number in range(1, _FEW + 1))
+
+
+_FEW = 4
+"""Most requests have fewer numbered headers."""
+
+
 class Headers:
     """The headers in a WSGI environ.  After the first use of a name, a lookup is one dictionary lookup."""
 
@@ -31,13 +41,14 @@ class Headers:
 
     def numbered(self, prefix: str) -> tuple[str, ...]:
         """The values of headers ``<prefix>1``, ``<prefix>2``, and so on; a gap ends them."""
-        get, variable = self._environ.get, _variable(prefix)
-        if (value := get(variable + "1")) is None:
-            return ()
+        get = self._environ.get
         values: list[str] = []
-        while isinstance(value, str):
+        for variable in _numbered_variables(prefix):
+            if not isinstance(value := get(variable), str):
+                return tuple(values)
             values.append(value)
-            value = get(f"{variable}{len(values) + 1}")
+        while isinstance(value := get(f"{_variable(prefix)}{len(values) + 1}"), str):
+            values.append(value)
         return tuple(values)
 
     def __contains__(self, name: str) -> bool:

@@ -60,6 +60,9 @@ _SHORT = 16 * 1024
 _DRAINED = 4 * 1024 * 1024
 _LARGEST_BODY = 1 << 63
 
+_RECEIVED = "waitress.client_disconnected"
+"""A variable of waitress 2.0 and later."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -108,28 +111,19 @@ class Request:
         watchdog: returns the watchdog of this process.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_allowance",
-        "_body",
-        "_limits",
-        "_request_id",
-        "_slot",
-        "cache",
-        "commands",
-        "control",
-        "credentials",
-        "environ",
-        "fault",
-        "headers",
-        "method",
-        "observed",
-        "path",
-        "query",
-        "refusal",
-        "repository",
-        "watchdog",
-    )
+    # Most requests change few of these.
+    repository: str = ""
+    commands: tuple[str, ...] = ()
+    cache: CacheOutcome = ""
+    observed: Observed | None = None
+    credentials: Mapping[str, str] = _NO_CREDENTIALS
+    refusal: BaseException | None = None
+    control: Callable[[], AdmissionControl | None] | None = None
+    watchdog: Callable[[], Watchdog] | None = None
+    _slot: Slot | None = None
+    _allowance: Allowance | None = None
+    _body: RequestBody | None = None
+    _request_id: str | None = None
 
     def __init__(self, environ: dict[str, Any], limits: Limits) -> None:
         environ, self.fault = mend(environ)
@@ -138,19 +132,7 @@ class Request:
         self.method: str = environ.get("REQUEST_METHOD") or "GET"
         self.path: str = environ.get("PATH_INFO") or ""
         self.query: str = environ.get("QUERY_STRING") or ""
-        self.repository = ""
-        self.commands: tuple[str, ...] = ()
-        self.cache: CacheOutcome = ""
-        self.observed: Observed | None = None
-        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
-        self.refusal: BaseException | None = None
-        self.control: Callable[[], AdmissionControl | None] | None = None
-        self.watchdog: Callable[[], Watchdog] | None = None
-        self._slot: Slot | None = None
         self._limits = limits
-        self._allowance: Allowance | None = None
-        self._body: RequestBody | None = None
-        self._request_id: str | None = None
 
     @property
     def user(self) -> str | None:
@@ -245,12 +227,13 @@ class Request:
 
         Mercurial's client reads the answer only after it has sent its whole request, or has failed to.  If the rest is
         large, it is not read: the connection is closed after the answer, and the client reads the answer then.  A
-        client that waits for permission to send its body gets the answer instead.
+        client that waits for permission to send its body gets the answer instead.  waitress has received the whole
+        body before it calls the application.
 
         Returns:
             True if the connection can be used again, or if the server itself takes care of the rest.
         """
-        if self.is_read or (self.bytes_in == 0 and self._is_held_back):
+        if self.is_read or (self.bytes_in == 0 and self._is_held_back) or _RECEIVED in self.environ:
             return True
         if self._slot is None and (control := self._control) is not None:
             # Reading it occupies a thread, but the client must not wait for its answer.
@@ -402,7 +385,8 @@ class Response:
     @property
     def is_short(self) -> bool:
         """Whether the body fits into the buffer of any connection, so that sending it never waits."""
-        return isinstance(self.body, FrontEndBody) or (isinstance(self.body, bytes) and len(self.body) <= _SHORT)
+        body = self.body
+        return len(body) <= _SHORT if isinstance(body, bytes) else isinstance(body, FrontEndBody)
 
     def abandon(self) -> None:
         """Release all resources of a response that is not sent."""

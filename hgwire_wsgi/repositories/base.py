@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -318,6 +318,20 @@ class RepositoryProvider(abc.ABC):
     def is_subresource(self, rest: str) -> bool:
         """Whether a path below a repository may be one of :class:`Subresources`; a cheap guess."""
         return False
+
+    def subresource_permission(self, rest: str, method: str) -> Literal["pull", "push", "upload"]:
+        """Return the permission that a request for one of :class:`Subresources` needs, as far as its URL shows it.
+
+        It decides for other servers, which the body does not reach (:class:`~hgwire_wsgi.AuthorizeApp`).  The
+        repository itself asks for what it needs.
+
+        Args:
+            rest: the path below the repository.
+            method: the HTTP method.
+        """
+        if method in ("GET", "HEAD"):
+            return "pull"
+        return "upload" if method == "PUT" else "push"
 
     def commands(self) -> Mapping[str, Command]:
         """Return the commands that every repository may provide, as far as known without opening one."""

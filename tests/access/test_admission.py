@@ -18,7 +18,7 @@ LANES: tuple[Lane, ...] = ("receive", "send", "make")
 
 
 def control(threads: int = 8, **settings: object) -> AdmissionControl:
-    return AdmissionControl(Admission(**{"wait": 0, **settings}), threads)  # type: ignore[arg-type]  # by name
+    return AdmissionControl(Admission(**{"wait": 0, "make_wait": 0, "burst": 0, **settings}), threads)  # type: ignore[arg-type]  # by name
 
 
 def full(made: AdmissionControl, lane: Lane, client: str = "") -> list[Slot]:
@@ -186,7 +186,7 @@ def test_clients_with_fewer_slots_go_first() -> None:
 
 def test_makers_wait_without_a_place() -> None:
     """They have a slot already, so their number is bounded."""
-    made = control(2, make=1, wait=10)
+    made = control(2, make=1, make_wait=10)
     sending, making = made.enter("send"), made.enter("make")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(made.enter, "make")
@@ -206,6 +206,71 @@ def test_who_waits_too_long_is_refused() -> None:
     assert 0.05 <= time.monotonic() - start < 5
     slot.release()
     made.enter("send", ("two",))
+
+
+def test_a_burst_passes() -> None:
+    """Fifty clients at once from one address, each for a moment, on eight threads."""
+    made = control(8, wait=5, burst=5)
+
+    def send(number: int) -> None:
+        slot = made.enter("send", ("address",))
+        most.append(made._used["send"])
+        time.sleep(0.001)
+        slot.release()
+
+    most: list[int] = []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, range(50)))
+    assert len(most) == 50
+    assert max(most) <= 4
+
+
+def test_a_burst_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that keep their slots delay the others once, until the next burst."""
+    made = control(4, wait=10, burst=0.1)
+    for lane in ("send", "send", "receive"):
+        made.enter(lane)
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(ServerBusy):
+            made.enter("send")
+    assert 0.1 <= time.monotonic() - began < 1
+    first, left = made._burst_began, []
+    for seconds in (0.09, 0.11, 0.99, 1.01, 1.12):
+        monkeypatch.setattr(admission.time, "monotonic", lambda now=first + seconds: now)
+        left.append(round(made._left_of_burst(), 2))
+    assert left == [0.01, 0, 0, 0.1, 0]
+
+
+def test_a_burst_never_exceeds_the_slots() -> None:
+    """One slot is given back while two requests of another lane wait in a burst: only one of them gets it."""
+    made = control(8, wait=10, burst=10)
+    slots = [made.enter("send", (f"client {number}",)) for number in range(5)]
+    made.enter("receive", ("client 5",))
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(made.enter, "receive", (f"client {number}",)) for number in (6, 7)]
+        queued(made, 2)
+        slots[0].release()
+        first = next(each for each in waiting if wait_done(each, waiting))
+        assert made._used == {"send": 4, "receive": 2}
+        queued(made, 1)
+        slots[1].release()
+        for each in waiting:
+            assert each.result(10).lane == "receive"
+    assert first.done()
+
+
+def test_a_slot_is_free_for_others_during_a_burst() -> None:
+    made = control(8, wait=10, burst=10, client=2)
+    slots = [made.enter("send", ("greedy",)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(made.enter, "send", ("greedy",)) for _ in range(2)]
+        queued(made, 2)
+        made.enter("send", ("other",))
+        for slot in slots:
+            slot.release()
+        for each in waiting:
+            each.result(10)
 
 
 def test_admitted_at_the_last_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -238,16 +239,27 @@ class TestBasic:
         with pytest.raises(PermissionDenied, match="locked"):
             basic(locked)(request(credentials()))
 
-    def test_a_verifier_that_fails_says_nothing_of_the_password(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("kind", [RuntimeError, SystemExit, KeyboardInterrupt])
+    def test_a_verifier_that_fails_says_nothing_of_the_password(
+        self, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+    ) -> None:
         def fail(user: str, password: str) -> bool:
-            raise RuntimeError(f"cannot bind as {user} with {password}")
+            raise kind(f"cannot bind as {user} with {password}")
 
         with pytest.raises(Unavailable) as caught:
             basic(fail)(request(credentials()))
         assert caught.value.http_status == 503 and dict(caught.value.headers)["Retry-After"]
-        assert "RuntimeError" in caplog.text and "in fail" in caplog.text
+        assert kind.__name__ in caplog.text and "in fail" in caplog.text
         assert SECRET not in caplog.text and SECRET not in str(caught.value)
         assert caught.value.__cause__ is caught.value.__context__ is None
+
+    def test_a_signal_during_a_verification_ends_the_server(self) -> None:
+        def stop(user: str, password: str) -> bool:
+            signal.raise_signal(signal.SIGINT)
+            return True
+
+        with pytest.raises(KeyboardInterrupt):
+            basic(stop)(request(credentials()))
 
     @pytest.mark.parametrize("verify", [lambda user, password: False, lambda user, password: 1 // 0])
     def test_no_frame_of_a_traceback_has_the_password(self, verify: Callable[[str, str], bool]) -> None:

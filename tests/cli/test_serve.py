@@ -290,7 +290,7 @@ def operations(running: Running) -> list[str]:
 
 def test_operations_are_printed(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
     served = copy(demonstration, tmp_path / "served")
-    running = serve(served, "--allow-push")
+    running = serve(served, "--allow-push", "--cache-dir", tmp_path / "cache")
     hg("clone", "-U", running.url, tmp_path / "one")
     hg("clone", "-U", running.url, tmp_path / "two")
     hg("-R", tmp_path / "one", "commit", "--config", "ui.allowemptycommit=yes", "-m", "empty", "-u", "you")
@@ -307,7 +307,7 @@ def test_operations_are_printed(serve: Serve, demonstration: Path, tmp_path: Pat
 
 
 def test_a_refused_push_is_printed(serve: Serve, demonstration: Path, tmp_path: Path, hg: HG) -> None:
-    running = serve(copy(demonstration, tmp_path / "shelf" / "one").parent)
+    running = serve(copy(demonstration, tmp_path / "shelf" / "one").parent, "--cache-dir", tmp_path / "cache")
     hg("clone", "-U", running.url + "one", tmp_path / "clone")
     hg("-R", tmp_path / "clone", "commit", "--config", "ui.allowemptycommit=yes", "-m", "empty", "-u", "you")
     hg("-R", tmp_path / "clone", "push", "-f", code=255)

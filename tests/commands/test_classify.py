@@ -53,6 +53,7 @@ def test_a_quoted_name_is_read_back(name: str) -> None:
         ("cmd=heads&x=1", "heads"),
         ("cmd=%ff", "\xff"),
         ("x=1&c%6Dd=a+b", "a b"),
+        ("cmd=heads&cmd\n", "heads"),
     ],
 )
 def test_the_command_of_a_query_string(query: str, name: str) -> None:

@@ -28,7 +28,7 @@ from hgwire_wsgi import (
     WireMiddleware,
     maintenance,
 )
-from hgwire_wsgi.errors import HgWireError, RepositoryNotFound, RepositoryUnusable, RequestError
+from hgwire_wsgi.errors import HgWireError, RepositoryBusy, RepositoryNotFound, RepositoryUnusable, RequestError
 from hgwire_wsgi.logcontext import CURRENT, LOGGER
 from hgwire_wsgi.repositories.base import SubresourceReply, SubresourceRequest
 from hgwire_wsgi.testing import WireTestApp
@@ -319,6 +319,26 @@ def test_a_hidden_repository_cannot_be_told_from_none(below: str, query: str, en
     assert provider.held == 0
 
 
+@pytest.mark.parametrize("query", ["cmd=heads", "cmd=unbundle", "cmd=nosuch", "cmd=batch&cmds=heads+", ""])
+@pytest.mark.parametrize("error", [RepositoryUnusable(), RepositoryBusy("later"), ZeroDivisionError(), SystemExit(1)])
+@pytest.mark.parametrize("part", ["commands", "view"])
+def test_a_hidden_repository_that_is_broken_or_busy_is_hidden(part: str, error: BaseException, query: str) -> None:
+    def fail(*given: Any) -> Any:
+        raise error
+
+    provider = Hiding()
+    if part == "commands":
+        provider.repository.commands = fail  # type: ignore[method-assign]  # as a backend would
+    app = WireApp(provider, policy=hides, view=fail if part == "view" else None)
+    hidden, missing = Exchange(app, query, path="/hidden"), Exchange(app, query, path="/nothere")
+    assert (hidden.status, hidden.headers, hidden.read()) == (missing.status, missing.headers, missing.read())
+    assert hidden.status[:3] == "404"
+    assert Exchange(app, "cmd=heads", path="/repo").status[:3] in ("500", "503")
+    with pytest.raises(RepositoryNotFound):
+        app.authorize(unanswered("cmd=heads", path="/hidden"))
+    assert provider.held == 0
+
+
 def test_a_hidden_repository_is_not_listed_and_not_answered_from_the_cache() -> None:
     hidden: list[bool] = []
     app = WireApp(Hiding(), policy=lambda request: hides(request) if hidden else None)
@@ -353,7 +373,12 @@ PUSHES = "cmds=heads+%3Bpushkey+namespace%3Da%2Ckey%3Db%2Cold%3D%2Cnew%3D"
         ("/repo", "", {}, "pull"),
         ("/repo", "", {"REQUEST_METHOD": "POST"}, "push"),
         ("/repo/file/tip", "", {}, "pull"),
-        ("/repo/page", "cmd=heads", {}, "pull"),
+        ("/repo/page", "cmd=heads", {}, "404 not found"),
+        ("/repo/page", "cmd=nosuch", {}, "404 not found"),
+        ("/repo/page", "cmd=changelog", {}, "pull"),
+        ("/repo/page", "", {"REQUEST_METHOD": "PUT"}, 405),
+        ("/repo/page", "cmd=heads&cmd=heads", {}, 400),
+        ("/none", "cmd=heads&cmd=heads", {}, 400),
         ("/repo/files/x", "", {"REQUEST_METHOD": "PUT"}, "upload"),
         ("/repo/files/x", "", {"REQUEST_METHOD": "DELETE"}, 405),
         ("/repo/api/exp-http-v2-0001/ro/heads", "", {"REQUEST_METHOD": "POST"}, "pull"),
@@ -689,6 +714,17 @@ def test_respond_after_classify_reads_posted_arguments_again() -> None:
     classified = app.classify(request.environ)
     assert classified is not None and classified.posted == 46
     assert app.respond(request).body == b"1"
+
+
+def test_a_request_that_changes_after_it_was_classified_is_read_again() -> None:
+    """The policy decides about the command that runs."""
+    asked: list[tuple[str, ...]] = []
+    app = WireApp(FakeProvider(), policy=lambda request: asked.append(request.commands))
+    environ = unanswered("cmd=pushkey&namespace=a&key=b&old=&new=")
+    assert app.classify(environ) is not None
+    environ["QUERY_STRING"] = "cmd=heads"
+    assert b"".join(app(environ, lambda status, headers: None)) == b"11" * 20 + b"\n"
+    assert asked == [("heads",)]
 
 
 @pytest.mark.parametrize(

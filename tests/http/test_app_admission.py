@@ -34,7 +34,7 @@ def control_of(app: WireApp) -> AdmissionControl:
 
 
 def make(provider: FakeProvider | None = None, **options: Any) -> WireApp:
-    settings = {"threads": 2, "wait": 0, **options.pop("admission", {})}
+    settings = {"threads": 2, "wait": 0, "make_wait": 0, **options.pop("admission", {})}
     return WireApp(provider or FakeProvider(OPEN), admission=Admission(**settings), **options)
 
 
@@ -179,6 +179,15 @@ def test_the_rest_of_a_refused_request_is_read_in_a_slot() -> None:
         denied = ask(app, "cmd=unbundle&heads=", **NEVER)
         with pytest.raises(Exception, match="closing the connection"):
             denied.read()
+
+
+def test_waitress_has_received_the_request() -> None:
+    """It needs no exception, which it would log with a traceback, to close the connection."""
+    app = make()
+    with full(app):
+        refused = ask(app, "cmd=unbundle&heads=", **NEVER, **{"waitress.client_disconnected": bool})
+        assert refused.status == BUSY
+        refused.read()
 
 
 def test_addresses_and_users_have_limits() -> None:

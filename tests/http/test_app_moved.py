@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fakes import FakeProvider
 
-from hgwire_wsgi import WireApp, WireMiddleware
+from hgwire_wsgi import AccessRequest, PermissionDenied, RepositoryNotFound, WireApp, WireMiddleware
 from hgwire_wsgi.errors import RepositoryBusy, RepositoryMoved
 from hgwire_wsgi.testing import WireTestApp
 
@@ -41,6 +41,30 @@ def ask(method: str, url: str, **environ: str) -> Any:
 def test_redirects_keep_path_and_query(method: str, url: str, mount: str, status: int, location: str) -> None:
     reply = ask(method, url, SCRIPT_NAME=mount)
     assert (reply.status_int, reply.headers["Location"]) == (status, location)
+
+
+@pytest.mark.parametrize("below", ["", "/", "/.git/info", "?cmd=heads", "?cmd=unbundle"])
+def test_the_new_name_of_a_hidden_repository_is_not_told(below: str) -> None:
+    class There(Moving):
+        def locate(self, path: str) -> tuple[str, str] | None:
+            return ("n\xc3\xa9w", "") if path.startswith("/n\xc3\xa9w") else super().locate(path)
+
+    def hides(request: AccessRequest) -> None:
+        if request.name == "n\xc3\xa9w" and request.user is None:
+            raise RepositoryNotFound
+
+    def denies(request: AccessRequest) -> None:
+        raise PermissionDenied("no", status=401)
+
+    wire = WireApp(There(), policy=hides)
+    made = WireTestApp(wire)
+    old, none = (made.get(f"/{name}{below}", expect_errors=True) for name in ("old", "none"))
+    assert (old.status_int, old.body, old.headers) == (404, none.body, none.headers)
+    assert made.get(f"/old{below}", extra_environ={"REMOTE_USER": "alice"}, expect_errors=True).status_int == 301
+    assert WireTestApp(WireApp(There(), policy=denies)).get(f"/old{below}", expect_errors=True).status_int == 301
+    path, _, query = below.partition("?")
+    with pytest.raises(RepositoryNotFound):
+        wire.authorize({"PATH_INFO": f"/old{path}", "QUERY_STRING": query})
 
 
 def test_a_query_cannot_end_the_header() -> None:

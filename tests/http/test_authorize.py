@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from fakes import OPEN, Exchange, FakeProvider, FakeRepository
 from hgwire_wsgi import (
     AccessRequest,
     AuthorizeApp,
+    HgWireError,
+    IdentityRequest,
     Lease,
     RepositoryNotFound,
     WireApp,
@@ -71,6 +74,8 @@ def decide(app: AuthorizeApp, uri: str | None, method: str | None = "GET", **env
         ("/repo?cmd=batch", {"HTTP_X_HGARGS_POST": "9", "method": "POST"}, "204 No Content"),
         ("/repo?cmd=batch", {"HTTP_X_HGARGS_POST": "9", "HTTP_X_HGARG_1": "cmds=heads+"}, "405 push requires POST"),
         ("/repo?a=%zz&cmd=heads", {}, "204 No Content"),
+        ("/repo?style=raw;revcount=9", {}, "204 No Content"),
+        ("/repo/nested?cmd=heads", {}, "404 not found"),
         ("/", {}, "204 No Content"),
     ],
 )
@@ -101,6 +106,8 @@ def test_the_answer_is_that_of_the_application(uri: str, environ: dict[str, str]
         ("/repo?cmd=heads#&cmd=unbundle", "GET"),
         ("/repo#x?cmd=heads", "GET"),
         ("/repo?cmd=heads\x80", "GET"),
+        ("/repo?cmd=heads;cmd=unbundle", "GET"),
+        ("/repo?style=raw;cmd=unbundle", "POST"),
         ("/repo cmd", "GET"),
         ("/x/../repo?cmd=heads", "GET"),
         ("/x/%2e%2E/repo?cmd=heads", "GET"),
@@ -159,6 +166,25 @@ def test_a_failure_is_not_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     exchange = decide(AuthorizeApp(WireApp(Broken())), "/repo?cmd=heads")
     assert (exchange.status, exchange.headers["X-Hgwire-Status"]) == ("500 internal server error", "500")
     assert "/srv/secret" in caplog.text
+
+
+def test_an_error_with_a_status_of_success_is_no_permission() -> None:
+    class Odd(HgWireError):
+        http_status = 200
+
+    def policy(request: AccessRequest) -> None:
+        raise Odd("all is well")
+
+    exchange = decide(AuthorizeApp(WireApp(Repositories(), policy=policy)), "/repo?cmd=heads")
+    assert (exchange.status, exchange.headers["X-Hgwire-Status"]) == ("403 all is well", "200")
+
+
+def test_an_identity_cannot_end_the_server() -> None:
+    def identify(request: IdentityRequest) -> str | None:
+        sys.exit("the directory is down")
+
+    exchange = decide(AuthorizeApp(WireApp(Repositories(), identify=identify)), "/repo?cmd=heads")
+    assert exchange.status[:3] == "500"
 
 
 def test_what_was_concluded_about_the_request_to_the_endpoint_does_not_count() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import zstandard
 from live_repos import BRANCH, Workshop
 from live_servers import OURS, SIDES, Server, Site, StartServer
 from live_wire import Answer, Wire
@@ -99,10 +100,13 @@ def both(servers: dict[str, Server], path: str, ask: Ask, nodes: dict[str, str])
 
 
 def inflated(answer: Answer) -> bytes:
-    """Return the body with its zlib stream decompressed, because the extra ``fast`` compresses differently."""
+    """Return the body decompressed: the extra ``fast`` compresses differently, and our zstd data carry a checksum."""
     front = 1 + answer.body[0] if answer.headers["content-type"] == "application/mercurial-0.2" else 0
-    is_zlib = answer.body[1:front] == b"zlib" if front else answer.body.startswith(b"\x78")
-    return answer.body[:front] + zlib.decompress(answer.body[front:]) if is_zlib else answer.body
+    engine, data = answer.body[:front], answer.body[front:]
+    if engine[1:] == b"zstd":
+        return engine + zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    is_zlib = engine[1:] == b"zlib" if front else data.startswith(b"\x78")
+    return engine + (zlib.decompress(data) if is_zlib else data)
 
 
 def same(ours: Answer, reference: Answer) -> None:

@@ -95,6 +95,8 @@ def test_defaults_of_a_provider() -> None:
     assert provider.adjust_capabilities(offer) is offer
     assert provider.known_permissions() == {} and provider.names(10) == []
     assert provider.change_stamp("any") == b""
+    needed = [provider.subresource_permission(".hg/x", method) for method in ("GET", "HEAD", "PUT", "POST", "PATCH")]
+    assert needed == ["pull", "pull", "upload", "push", "push"]
     assert provider.released == 1, "asking for the state leases, and gives back"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -18,7 +19,7 @@ from hgwire_wsgi.testing import WireTestApp
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
-from hgwire_wsgi.errors import CommandFailed, RepositoryNotFound, RepositoryUnusable
+from hgwire_wsgi.errors import CommandFailed, PermissionDenied, RepositoryNotFound, RepositoryUnusable
 from hgwire_wsgi.repositories.finder import Found
 from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
 
@@ -145,7 +146,7 @@ def test_changes_on_disk_are_seen(repo: Path, hg: Hg) -> None:
     hg("-R", repo, "phase", "--secret", "--force", "tip")
     assert served.wire("/", "heads").data == tip
     (repo / ".hg" / "hgrc").write_text("[web]\nallow-pull = no\n")
-    assert served.wire("/", "heads").response.status == "401 pull not authorized"
+    assert served.wire("/", "heads").response.status == "403 pull not authorized"
 
 
 def test_state_changes_with_the_repository(repo: Path, hg: Hg) -> None:
@@ -254,7 +255,7 @@ def test_a_setting_that_a_command_cannot_use_is_reported(repo: Path, caplog: pyt
         assert served.wire("/", "getbundle").data == UNUSABLE
     assert caplog.text.count("server.bundle1 is not a boolean") == 1
     (repo / ".hg" / "hgrc").write_text("[server]\npullbundle = perhaps\n")
-    assert served.wire("/", "getbundle").data == UNUSABLE
+    assert served.wire("/", "getbundle").data == b"server.pullbundle is not a boolean ('perhaps')\n"
     assert caplog.text.count("server.pullbundle is not a boolean") == 1
 
 
@@ -273,7 +274,7 @@ def test_settings_of_one_repository_alone(repo: Path, caplog: pytest.LogCaptureF
             assert ("statlfile" in leased.commands()) == (name == "open")
             assert leased.setting("web", "allow-pull") == "*"
     assert tokens[0] != tokens[1] == tokens[2], "settings are part of the state"
-    assert caplog.text == ""
+    assert caplog.text.count("web.allow-pull is not a boolean") == 3
 
 
 def test_a_function_finds_repositories_and_their_settings(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -542,6 +543,49 @@ def test_the_first_request_of_a_process_may_be_for_a_large_file(repo: Path) -> N
     assert result.stdout.split() == [b"200", b"404"]
 
 
+def test_a_repository_that_the_first_format_cannot_hold(repo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mercurial fails with an ``AssertionError`` there."""
+    with (repo / ".hg" / "store" / "requires").open("a") as file:
+        file.write("lfs\n")
+    (repo / ".hg" / "hgrc").write_text("[extensions]\nlfs=\n")
+    served = app(repo)
+    none = {"roots": "0" * 40, "bases": "0" * 40, "heads": "0" * 40}
+    for command, arguments in (
+        ("getbundle", {}),
+        ("changegroup", {"roots": none["roots"]}),
+        ("changegroupsubset", {"bases": none["bases"], "heads": none["heads"]}),
+    ):
+        reply = served.wire("/", command, arguments)
+        assert reply.status == 400 and b"only to clients with bundle2" in reply.data
+    modern = {"bundlecaps": "HG20,bundle2=HG20%0Achangegroup%3D01%2C02%2C03", "cg": "1"}
+    assert served.wire("/", "getbundle", modern).data.startswith(b"HG20")
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "permission"),
+    [
+        (".git/info/lfs/objects/batch", "POST", "pull"),
+        (".git/info/lfs/objects/batch", "GET", "pull"),
+        (".git/info/lfs/objects/batch", "PUT", "upload"),
+        (".hg/lfs/objects/aa", "POST", "push"),
+        (".hg/lfs/objects/aa", "PUT", "upload"),
+        (".hg/lfs/objects/aa", "HEAD", "pull"),
+    ],
+)
+def test_what_requests_for_large_files_need(repo: Path, path: str, method: str, permission: str) -> None:
+    """A reader may ask where to download files, by ``POST``."""
+    provider = MercurialProvider(repo)
+    assert provider.subresource_permission(path, method) == permission
+    (repo / ".hg" / "hgrc").write_text("[web]\nallow-push=alice\npush_ssl=no\n[extensions]\nlfs=\n")
+    environ = {"PATH_INFO": f"/{path}", "REQUEST_METHOD": method, "REMOTE_USER": "bob"}
+    wire = WireApp(provider)
+    found = wire.classify(dict(environ))
+    assert found is not None and found.permission == ("pull" if permission == "pull" else "push")
+    with contextlib.nullcontext() if permission == "pull" else pytest.raises(PermissionDenied):
+        wire.authorize(environ)
+
+
 def test_a_reply_from_between_two_equal_states_is_not_kept(repo: Path, hg: Hg) -> None:
     """The repository changes and changes back while a reply is made."""
     commands = CommandRegistry.standard()
@@ -613,7 +657,7 @@ def test_included_configuration_counts(repo: Path, tmp_path: Path) -> None:
     served = app(repo)
     assert served.wire("/", "heads", user="bob").status == 200
     (tmp_path / "acl").write_text("[web]\nallow_read = alice\n%include more\n")
-    assert served.wire("/", "heads", user="bob").status == 401
+    assert served.wire("/", "heads", user="bob").status == 403
     (tmp_path / "more").write_text("[web]\nallow_read = bob\n")
     assert served.wire("/", "heads", user="bob").status == 200
 

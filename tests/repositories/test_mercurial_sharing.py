@@ -237,12 +237,12 @@ def test_the_host_may_declare_an_extension_safe(pair: dict[str, Path], point: st
     assert "perms" not in log
 
 
-def test_a_reply_made_before_another_repository_loads_the_extension_is_the_plain_one(pair: dict[str, Path]) -> None:
+def test_a_reply_made_before_another_repository_loads_the_extension_is_not_given_again(pair: dict[str, Path]) -> None:
     query, code = POINTS["a command's function"]
     enable(pair["one"], code)
     *rows, _log = ask(pair, [["two", query, ["alice", "alice"]], ["one", query, USERS], ["two", query, USERS]])
-    assert [row[2] for row in rows] == ["miss", "hit"] + 4 * [""] + 4 * ["hit"]
-    assert {row[1] for row in rows[6:]} == {rows[0][1]}
+    assert [row[2] for row in rows] == ["miss", "hit"] + 8 * [""]
+    assert rows[6][1] == rows[8][1] != rows[7][1] == rows[9][1]
 
 
 @pytest.fixture

@@ -58,10 +58,6 @@ def classify(
         NegotiationError: if posted arguments come in a media type that the server does not receive.
     """
     limits = limits or Limits()
-    known = environ.get(_CACHE_KEY)
-    if known is not None and known[0] is commands:
-        cached: WireRequest = known[1]
-        return cached
     request = Request(dict(environ), limits)
     try:
         wire = read_request(request, commands, capabilities or ServerCapabilities(), limits)
@@ -72,7 +68,7 @@ def classify(
             # WebOb remembers here that it can seek in the old one.
             environ["webob.is_body_seekable"] = False
     if wire is not None:
-        environ[_CACHE_KEY] = commands, wire
+        environ[_CACHE_KEY] = commands, request.query, wire
     return wire
 
 
@@ -81,8 +77,8 @@ def read_request(
 ) -> WireRequest | None:
     """Read the command and the arguments of a request; see :func:`classify`."""
     known = request.environ.get(_CACHE_KEY)
-    if known is not None and known[0] is commands:
-        cached: WireRequest = known[1]
+    if known is not None and known[0] is commands and known[1] == request.query:
+        cached: WireRequest = known[2]
         return cached
     if len(request.query) > limits.argument_bytes:
         raise RequestError(f"arguments exceed {limits.argument_bytes} bytes")

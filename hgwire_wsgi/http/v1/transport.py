@@ -186,14 +186,17 @@ class V1Transport:
 
     def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
         """Find the reply to the same request in the repository's present state."""
-        question = self._question(request, self.dispatcher.view_of(request, name, repository))
+        view = self.dispatcher.view_of(request, name, repository)
+        question = self._question(request, view)
         if question is None:
             return None
         known = self.responses.get((name, repository.content_token(), question))
-        if known is not None:
-            request.commands, request.cache = known.commands, "hit"
-            if request.observed is not None:
-                request.observed.clone = known.clone
+        if known is None or not (view or repository.is_same_for_all()):
+            # The reply may have been made before something was loaded that gives users different ones.
+            return None
+        request.commands, request.cache = known.commands, "hit"
+        if request.observed is not None:
+            request.observed.clone = known.clone
         return known
 
     def _run(self, request: Request, asked: _Asked, command: Command, name: str, lease: Lease) -> Response:

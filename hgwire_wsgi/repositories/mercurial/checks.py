@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mercurial import wireprototypes
+from mercurial import changegroup, wireprototypes
 
 from ...commands.arguments import decode_nodes
 from ...commands.objects import NULL
-from ...errors import InvalidArgument
+from ...errors import CommandFailed, InvalidArgument
 from ...streams import Prefixed, Readable, read_exactly
 
 __all__ = ["check", "check_bundle"]
@@ -28,6 +28,12 @@ def _check_cached_bundle(repo: Any, arguments: Mapping[str, bytes]) -> None:
         raise InvalidArgument("get_cached_bundle_inline: path leaves the folder of bundles")
 
 
+def _require_first_format(repo: Any) -> None:
+    """Check that a repository can be sent in the first format of changegroups; Mercurial only asserts it."""
+    if b"01" not in changegroup.supportedoutgoingversions(repo):
+        raise CommandFailed("this repository can be sent only to clients with bundle2 (Mercurial 3.5 or newer)")
+
+
 def _check_getbundle(repo: Any, arguments: dict[str, bytes]) -> None:
     """Drop arguments that Mercurial would warn about on stderr, and refuse bundle2 arguments without bundle2."""
     for name in set(arguments) - {key.decode("ascii") for key in wireprototypes.GETBUNDLE_ARGUMENTS}:
@@ -35,17 +41,20 @@ def _check_getbundle(repo: Any, arguments: dict[str, bytes]) -> None:
     bundle2 = any(cap.startswith(b"HG2") for cap in arguments.get("bundlecaps", b"").split(b","))
     if not bundle2 and (foreign := sorted(set(arguments) - _BUNDLE1_ARGUMENTS)):
         raise InvalidArgument(f"getbundle: {', '.join(foreign)} need bundle2, which bundlecaps does not name")
+    if not bundle2:
+        _require_first_format(repo)
 
 
-def _check_known(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
-    def check_known(repo: Any, arguments: dict[str, bytes]) -> None:
+def _check_changegroup(*names: str) -> Callable[[Any, dict[str, bytes]], None]:
+    def check_changegroup(repo: Any, arguments: dict[str, bytes]) -> None:
+        _require_first_format(repo)
         for name in names:
             nodes = decode_nodes(arguments[name])
             for node, here in zip(nodes, repo.known(nodes), strict=True):
                 if not (here or node == NULL):
                     raise InvalidArgument(f"unknown revision '{node.hex()}'")
 
-    return check_known
+    return check_changegroup
 
 
 def _check_pushkey(repo: Any, arguments: dict[str, bytes]) -> None:
@@ -71,8 +80,8 @@ def _check_sha(repo: Any, arguments: dict[str, bytes]) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Any, dict[str, bytes]], None]] = {
-    "changegroup": _check_known("roots"),
-    "changegroupsubset": _check_known("bases", "heads"),
+    "changegroup": _check_changegroup("roots"),
+    "changegroupsubset": _check_changegroup("bases", "heads"),
     "get_cached_bundle_inline": _check_cached_bundle,
     "getbundle": _check_getbundle,
     "getlfile": _check_sha,
@@ -92,6 +101,7 @@ def check(command: str, repo: Any, arguments: dict[str, bytes]) -> None:
 
     Raises:
         InvalidArgument: if one is invalid.
+        CommandFailed: if the repository cannot be sent in the format that the command implies.
     """
     if checker := _CHECKS.get(command):
         checker(repo, arguments)

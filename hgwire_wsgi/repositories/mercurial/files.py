@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from mercurial import error
 
-from .errors import message_of
+from .errors import Report, message_of
 
 __all__ = ["files_of", "read_bounded", "uses_pull_bundles"]
 
@@ -84,11 +84,18 @@ _PULL: Mapping[str, Check] = {
 _CLONE: Mapping[str, Check] = {**_ALWAYS, _CLONE_BUNDLES: lambda repo: _check_manifest(repo, _CLONE_BUNDLES)}
 
 
-def uses_pull_bundles(ui: Any) -> bool:
-    """Whether pull bundles are on, or the setting is invalid, which ``getbundle`` reports to its client."""
+def uses_pull_bundles(ui: Any, report: Report | None = None) -> bool:
+    """Whether pull bundles are on, or the setting is invalid, which ``getbundle`` reports to its client.
+
+    Args:
+        ui: the configuration of the repository.
+        report: called with an invalid setting.
+    """
     try:
         return bool(ui.configbool(b"server", b"pullbundle"))
-    except error.ConfigError:
+    except error.ConfigError as failure:
+        if report is not None:
+            report(message_of(failure))
         return True
 
 

@@ -27,6 +27,8 @@ Hook = Callable[[Any, Any, bytes], object]
 """Is called with hgweb's context of the request, the request, and ``pull``, ``push`` or ``upload``."""
 
 _OWN_RULES = hgwebcommon.checkauthz
+_USUAL = [_OWN_RULES]
+_GLOBALS = vars(wireprotoserver)
 
 
 def is_command(name: str) -> bool:
@@ -40,6 +42,9 @@ def check_commands(commands: tuple[str, ...]) -> None:
     Raises:
         UnknownCommand: for one that is not.
     """
+    if getattr(wireprotoserver.iscmd, "__globals__", None) is _GLOBALS:
+        # It is Mercurial's own function, which withdraws nothing.
+        return
     for name in commands:
         if is_command(name) and not wireprotoserver.iscmd(name.encode("latin-1")):
             raise UnknownCommand(f"unknown command: {name}")
@@ -47,7 +52,8 @@ def check_commands(commands: tuple[str, ...]) -> None:
 
 def added_hooks() -> list[Hook]:
     """Return the functions that extensions have added."""
-    return [hook for hook in hgwebcommon.permhooks if hook is not _OWN_RULES]
+    added = hgwebcommon.permhooks
+    return [] if added == _USUAL else [hook for hook in added if hook is not _OWN_RULES]
 
 
 def ask_hooks(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from mercurial import encoding, error, extensions, util
@@ -28,7 +28,7 @@ from .errors import message_of
 from .hooks import PushLimits
 from .loading import LOADING, load_extensions
 from .permissions import is_command
-from .repository import SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
+from .repository import LFS_BATCH, SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
 from .sharing import SafeExtensions
 from .state import StateReader
 from .transactions import RECOVER
@@ -146,7 +146,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state, self._safe)
+            facts = known.facts = Facts(name, known.found, state, self._safe, known.reader.censored)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -175,6 +175,11 @@ class MercurialProvider(RepositoryProvider):
 
     def is_subresource(self, rest: str) -> bool:
         return is_lfs_path(rest)
+
+    def subresource_permission(self, rest: str, method: str) -> Literal["pull", "push", "upload"]:
+        if rest == LFS_BATCH and method == "POST":
+            return "pull"
+        return super().subresource_permission(rest, method)
 
     def commands(self) -> Mapping[str, Command]:
         return registered_commands(self._ui)

@@ -30,7 +30,7 @@ from ..finder import Found
 from . import incremental
 from .capabilities import adjust_capabilities
 from .commands import registered_commands
-from .errors import message_of, text, translated, translated_request
+from .errors import Report, message_of, text, translated, translated_request
 from .files import files_of, read_bounded, uses_pull_bundles
 from .hooks import PushLimits, limit_pushes
 from .output import redirect_output
@@ -45,7 +45,7 @@ try:
 except ImportError:  # before 7.2, where each module registers its own
     from mercurial.hg import repository as open_repository
 
-__all__ = ["SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
+__all__ = ["LFS_BATCH", "SERVER_SETTINGS", "Facts", "MercurialRepository", "OpenRepository", "is_bundle", "is_lfs_path"]
 
 _log = logging.getLogger("hgwire_wsgi")
 
@@ -70,7 +70,7 @@ _HOOKED = {
 """The commands whose replies are not cached because the hook must run for every request and may deny it."""
 
 
-def _uncacheable_commands(local: Any) -> frozenset[str]:
+def _uncacheable_commands(local: Any, report: Report) -> frozenset[str]:
     """The commands whose replies must not be cached: those with hooks, and those that send the operator's files."""
     found: set[str] = set()
     for name, command in local.ui.configitems(b"hooks"):
@@ -79,9 +79,13 @@ def _uncacheable_commands(local: Any) -> frozenset[str]:
     if local.ui.has_section(b"narrowacl"):
         # The content of a bundle depends on the user.
         found |= _BUNDLES
-    if uses_pull_bundles(local.ui) and local.vfs.exists(b"pullbundles.manifest"):
+    if uses_pull_bundles(local.ui, report) and local.vfs.exists(b"pullbundles.manifest"):
         found.add("getbundle")
     return frozenset(found)
+
+
+LFS_BATCH = ".git/info/lfs/objects/batch"
+"""Where clients ask for the URLs of large files; ``POST`` needs ``pull``, also before an upload (observed in 7.2)."""
 
 
 def is_bundle(path: bytes) -> bool:
@@ -97,7 +101,7 @@ def is_bundle(path: bytes) -> bool:
 
 def is_lfs_path(path: str) -> bool:
     """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
-    return path == ".git/info/lfs/objects/batch" or path.startswith(".hg/lfs/objects")
+    return path == LFS_BATCH or path.startswith(".hg/lfs/objects")
 
 
 def _names(value: bytes, *, both: bool) -> list[str]:
@@ -169,15 +173,18 @@ class Facts:
         found: its location.
         state: the state.
         safe: the extensions that give all users the same replies.
+        read_censored: reads which file revisions are censored.
     """
 
     name: str
     found: Found
     state: State | None = None
     safe: SafeExtensions = attrs.Factory(SafeExtensions)
+    read_censored: Callable[[], bytes] = bytes
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     uncacheable: frozenset[str] | None = None
+    censored: bytes | None = None
     heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
@@ -259,9 +266,7 @@ class MercurialRepository(Repository):
         state, shape = self._state, incremental.shape_of(self._state, command, arguments)
         if shape is None:
             return state.token
-        parts = [state.history, shape]
-        if self._may_censor():
-            parts.append(state.transaction)
+        parts = [state.history, shape, self._censored()]
         if state.hides:
             # What is hidden may depend on bookmarks and on the working directory; the heads of the rest show it.
             parts += sorted(self._heads())
@@ -323,7 +328,7 @@ class MercurialRepository(Repository):
     def may_cache(self, command: str) -> bool:
         if self._facts.uncacheable is None:
             with translated(self.report):
-                self._facts.uncacheable = _uncacheable_commands(self.local)
+                self._facts.uncacheable = _uncacheable_commands(self.local, self.report)
         return command not in self._facts.uncacheable
 
     def check_access(
@@ -348,10 +353,11 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        return None if self._may_censor() else self._state.metadata
+        return self._state.metadata + self._censored()
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
-        return None if self._may_censor() else incremental.clone_family(self._state, command, arguments)
+        family = incremental.clone_family(self._state, command, arguments)
+        return None if family is None else (*family, self._censored())
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
         return frozenset(heads) == self._heads()
@@ -361,11 +367,10 @@ class MercurialRepository(Repository):
             self._facts.heads = frozenset(self.heads())
         return self._facts.heads
 
-    def _may_censor(self) -> bool:
-        """Whether the configuration enables censoring, which changes only files in the middle of the history."""
-        names = ("censor", "hgext.censor")
-        values = [value for name in names if (value := self.setting("extensions", name)) is not None]
-        return not all(value.startswith("!") for value in values)
+    def _censored(self) -> bytes:
+        if self._facts.censored is None:
+            self._facts.censored = self._facts.read_censored()
+        return self._facts.censored
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
         key, known = tuple(have), self._facts.missing

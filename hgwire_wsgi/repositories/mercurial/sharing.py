@@ -38,7 +38,7 @@ KNOWN_SAFE: Mapping[str, str] = {
     "hgext.blackbox": "writes a log",
     "hgext.bookflow": _CLIENT,
     "hgext.bugzilla": _PUSH,
-    "hgext.censor": "replies depend on the store; older bundles are excluded by ``metadata_token``",
+    "hgext.censor": "replies depend on the store; bundles depend on which file revisions are censored",
     "hgext.children": _CLIENT,
     "hgext.churn": _CLIENT,
     "hgext.clonebundles": "adds capabilities if the manifest exists, which is part of the state",

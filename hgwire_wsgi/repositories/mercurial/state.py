@@ -3,11 +3,11 @@
 What is always true: two equal tokens mean equal replies.  A token is a hash of the *contents* of everything that
 replies depend on, so it is the same in every process, and the same again after a change is undone.
 
-Contents are read only if needed.  Every request checks the stamps of a few inodes.  If they have not changed since the
-contents were read, and were old enough at that time that no later change can have the same stamp, the last state is
-valid.  The clock of the file system may have steps of two seconds: stamps that were younger when the contents were read
-never become trustworthy, however old they get, so the contents are read once more.  A file whose own stamp is
-trustworthy and has not changed is not hashed again.
+Contents are read only if needed.  Every request checks the stamps of a few inodes, each of which costs about a
+microsecond.  If they have not changed since the contents were read, and were old enough at that time that no later
+change can have the same stamp, the last state is valid.  The clock of the file system may have steps of two seconds:
+stamps that were younger when the contents were read never become trustworthy, however old they get, so the contents are
+read once more.  A file whose own stamp is trustworthy and has not changed is not hashed again.
 
 Small replies depend on everything.  A bundle does not depend on the parents of the working directory or on local tags,
 and only some bundles hold bookmarks.  So :class:`State` has a hash of each part.  There is one exception: hidden
@@ -26,12 +26,18 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import BinaryIO, Literal
 
 import attrs
 
+from .censored import Censored
+
 __all__ = ["State", "StateReader"]
+
+_Stamp = tuple[int, int, int]
+"""Change time in nanoseconds, size, and inode."""
 
 _Part = Literal["history", "shape", "bookmarks", "others"]
 
@@ -63,6 +69,9 @@ A new changeset always changes the index of the changelog.
 
 _FOLDERS = (b"", b"/store", b"/merge")
 """The folders of these files; they change when a file appears or is replaced."""
+
+_ALWAYS_REPLACED = (b"/requires", b"/shared", b"/sharedpath")
+"""The files whose own stamps are not checked: only Mercurial writes them, and the folder changes when it does."""
 
 _SETTLED_NS = 2_100_000_000
 """Nanoseconds after which a later change gets another time stamp: file systems have steps of up to two seconds."""
@@ -137,7 +146,7 @@ class _Digest:
         hides: whether it may hide changesets.
     """
 
-    stamp: tuple[int, ...]
+    stamp: _Stamp
     settled: bool
     value: bytes
     hides: bool
@@ -155,9 +164,18 @@ class _Known:
     """
 
     paths: tuple[bytes, ...] = ()
-    stamps: tuple[object, ...] = ()
+    stamps: tuple[_Stamp | None, ...] = ()
     settled: bool = False
     state: State | None = None
+
+    def is_current(self) -> bool:
+        """Whether the state is certainly still the same."""
+        if not self.settled:
+            return False
+        try:
+            return tuple(map(_stamp, map(os.stat, self.paths))) == self.stamps
+        except OSError:
+            return _look(self.paths) == self.stamps
 
 
 class StateReader:
@@ -173,11 +191,12 @@ class StateReader:
         self._salt = salt
         self._known = _Known()
         self._digests: dict[bytes, _Digest] = {}
+        self._censored = Censored()
 
     def read(self) -> State:
         """Read the current state."""
         known = self._known
-        if known.settled and known.state is not None and _look(known.paths)[0] == known.stamps:
+        if known.state is not None and known.is_current():
             return known.state
         now = time.time_ns()
         roots = self._roots()
@@ -185,13 +204,19 @@ class StateReader:
         included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
         folders = [root + folder for root in roots for folder in _FOLDERS]
         bundle = (self._path,) if os.path.isfile(self._path) else ()
-        written = filter(os.path.exists, (*folders, *(path for path, _ in _files(roots))))
-        paths = (*bundle, *written, *included)
-        stamps, newest = _look(paths)
+        files = (path for path, _ in _files(roots) if not path.endswith(_ALWAYS_REPLACED))
+        paths = (*bundle, *filter(os.path.exists, (*folders, *files)), *included)
+        stamps = _look(paths)
         state = self._read(roots, included, bundle, now)
-        if _look(paths)[0] == stamps:
-            self._known = _Known(paths, stamps, newest < now - _SETTLED_NS, state)
+        if _look(paths) == stamps:
+            settled = all(stamp is None or stamp[0] < now - _SETTLED_NS for stamp in stamps)
+            self._known = _Known(paths, stamps, settled, state)
         return state
+
+    def censored(self) -> bytes:
+        """Read which file revisions are censored; this takes a few milliseconds."""
+        self._censored = self._censored.read(self._roots()[-1], time.time_ns() - _SETTLED_NS)
+        return repr(self._censored.indexes).encode("ascii")
 
     def _roots(self) -> list[bytes]:
         """The ``.hg`` of the repository, and that of the repository whose store it shares."""
@@ -234,8 +259,7 @@ def _files(roots: list[bytes]) -> Iterator[tuple[bytes, _Part]]:
 
 def _last_transaction(root: bytes) -> bytes:
     """A stamp that every committed transaction changes, even one that only rewrites files, as censoring does."""
-    stamps, _ = _look((root + b"/store/undo", root + b"/store/undo.backupfiles"))
-    return repr(stamps).encode("ascii")
+    return repr(_look((root + b"/store/undo", root + b"/store/undo.backupfiles"))).encode("ascii")
 
 
 def _last_rewrite(root: bytes) -> bytes:
@@ -279,24 +303,22 @@ def _open_regular(path: str | bytes, flags: int) -> int:
     return descriptor
 
 
-def _look(paths: tuple[bytes, ...]) -> tuple[tuple[object, ...], int]:
-    """The stamps of some paths, and the newest change time among them in nanoseconds.
+_stamp: Callable[[os.stat_result], _Stamp] = attrgetter("st_ctime_ns", "st_size", "st_ino")
+"""Reads a stamp.
 
-    Change times are used, not modification times, because no tool can set them back.
-    """
-    stamps: list[object] = []
-    newest = 0
-    for path in paths:
-        try:
-            found = os.stat(path)
-        except OSError:
-            stamps.append(None)
-        else:
-            changed = found.st_ctime_ns
-            stamps.append((changed, found.st_size, found.st_ino, found.st_uid, found.st_gid))
-            if changed > newest:
-                newest = changed
-    return tuple(stamps), newest
+Change times are used, not modification times: no tool can set them back, and a new owner changes them."""
+
+
+def _look(paths: tuple[bytes, ...]) -> tuple[_Stamp | None, ...]:
+    """The stamps of some paths; None for those that do not exist."""
+    return tuple(map(_stamp_of, paths))
+
+
+def _stamp_of(path: bytes) -> _Stamp | None:
+    try:
+        return _stamp(os.stat(path))
+    except OSError:
+        return None
 
 
 def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool) -> _Digest | None:
@@ -314,7 +336,7 @@ def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool) -> _Di
     try:
         with open(path, "rb", buffering=0, opener=_open_regular) as file:
             found = os.fstat(file.fileno())
-            stamp = found.st_ctime_ns, found.st_size, found.st_ino, found.st_uid, found.st_gid
+            stamp = _stamp(found)
             if known is not None and known.settled and known.stamp == stamp:
                 return known
             content = _content(path, file, found.st_size)

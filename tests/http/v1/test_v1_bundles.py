@@ -79,6 +79,32 @@ def test_a_bundle_can_be_left_to_the_proxy_in_front(tmp_path: Path) -> None:
     assert (tmp_path / location.removeprefix("/bundles/")).read_bytes() == expected
 
 
+def test_a_damaged_bundle_is_not_left_to_the_proxy_in_front(tmp_path: Path) -> None:
+    cache = CacheSettings(folder=tmp_path, accel_header="X-Accel-Redirect", accel_prefix="/bundles/")
+    commands = streaming(lambda: iter([NOISE]))
+    expected = Exchange(WireApp(FakeProvider(), commands=commands, cache=cache), "cmd=x").read()
+    makers_are_done()
+    (entry,) = tmp_path.glob("??/" + "?" * 64)
+    entry.chmod(0o600)
+    with entry.open("r+b") as file:
+        file.seek(len(expected) // 2)
+        flipped = file.read(1)[0] ^ 1
+        file.seek(len(expected) // 2)
+        file.write(bytes([flipped]))
+    entry.chmod(0o400)
+    # Another process opens it for the first time.
+    app = WireApp(FakeProvider(), commands=commands, cache=cache)
+    exchange = Exchange(app, "cmd=x")
+    assert "X-Accel-Redirect" not in exchange.headers
+    assert exchange.read() == expected
+    assert app.bundles is not None and app.bundles.damaged == 1
+    makers_are_done()
+    again = Exchange(app, "cmd=x")
+    location = again.headers["X-Accel-Redirect"]
+    again.read()
+    assert (tmp_path / location.removeprefix("/bundles/")).read_bytes() == expected
+
+
 def test_a_bundle_that_is_about_to_get_its_name_is_not_left_to_the_proxy(tmp_path: Path) -> None:
     cache = CacheSettings(folder=tmp_path, accel_header="X-Accel-Redirect", accel_prefix="/bundles/")
     app = WireApp(FakeProvider(), commands=streaming(lambda: iter([NOISE])), cache=cache)

@@ -139,15 +139,37 @@ def test_what_is_hidden_may_be_shown_by_a_bookmark(server: Server, hg: HG, repo:
     assert len(server.get(CLONE).data) > len(hidden)
 
 
-def test_censoring_makes_new_bundles(server: Server, hg: HG, repo: Path) -> None:
-    (repo / ".hg" / "hgrc").write_text("[extensions]\ncensor=\n[censor]\npolicy=ignore\n")
+@pytest.mark.parametrize("enabled", [True, False], ids=["by the server", "by nobody else"])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_censoring_makes_new_bundles(server: Server, hg: HG, repo: Path, enabled: bool, noticed: bool) -> None:
+    """Whether or not a request comes between censoring and the next transaction."""
+    (repo / ".hg" / "hgrc").write_text("[censor]\npolicy=ignore\n" + "[extensions]\ncensor=\n" * enabled)
     before = server.get(CLONE).data
     assert server.ask(CLONE) == "hit"
-    hg("censor", "-q", "-r", "2", str(repo / "file"))
-    assert server.ask(CLONE) == "miss"
+    hg("--config", "extensions.censor=", "censor", "-q", "-r", "2", str(repo / "file"))
+    if noticed:
+        assert server.ask(CLONE) == "miss"
     hg("bookmark", "-f", "-r", "0", "mark")
-    assert server.ask(CLONE) == "miss", "a later transaction must not lead back to the uncensored bundle"
-    assert server.get(CLONE).data != before
+    server.get(CLONE)
+    assert server.ask(CLONE) == "hit"
+    assert server.get(CLONE).data != before, "the next transaction must not lead back to the uncensored bundle"
+
+
+def test_no_clone_starts_with_an_uncensored_bundle(server: Server, hg: HG, repo: Path) -> None:
+    def ask() -> str:
+        heads = server.client.wire("/", "heads").data.strip()
+        reply = server.client.wire("/", "getbundle", {**CLONE, "heads": heads}, protocol="0.2 partial-pull")
+        assert reply.status == 200
+        makers_are_done()
+        return server.caches[-1]
+
+    assert ask() == "miss"
+    (repo / "new").write_text("new")
+    hg("commit", "-q", "-A", "-m", "new", "-d", "7 0")
+    assert ask() == "hit", "the older bundle is the first part"
+    hg("--config", "extensions.censor=", "censor", "-q", "-r", "2", str(repo / "file"))
+    hg("bookmark", "-f", "-r", "0", "mark")
+    assert ask() == "miss"
 
 
 @pytest.mark.parametrize("place", [*(number / 24 for number in range(24)), "truncated", "longer"])
