@@ -7,7 +7,7 @@ The first 2,000 of 20,000 requests warm the worker up, and so do the first tenth
 every thread has served requests, opened a repository and made a bundle, and the heaps of the C library have the size
 that this takes.  The rest may let the worker grow by less than 5 MiB.
 
-About 3 MiB of those are the response cache, which holds 16 MiB and is not full by the end: each push gives a new
+It grows by about 3 MiB, mostly the response cache, which holds 16 MiB and is not full by the end: each push gives a new
 state, and one request in seven is new.  What remains is enough to find a leak of 150 bytes per request or 10 KiB per
 transfer at full size; fewer requests find larger leaks only.
 """
