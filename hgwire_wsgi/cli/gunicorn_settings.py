@@ -59,5 +59,4 @@ control_socket_disable = True
 post_fork = _complete_logs
 """The package's warnings go to gunicorn's error log, and the access log counts cached bundles, which gunicorn logs as 0
 bytes otherwise.  The application learns the number of threads.  glibc keeps two heaps instead of eight per core, unless
-``MALLOC_ARENA_MAX`` is set.  A configuration with a ``post_fork`` of its own calls
-this one from it."""
+``MALLOC_ARENA_MAX`` is set.  A configuration with a ``post_fork`` of its own calls this one from it."""

@@ -3,11 +3,11 @@
 
 Usage: endurance.py [--requests N] [--transfers N] [--hgweb]
 
-The first 2,000 of 20,000 requests warm the worker up, mixed with the first tenth of the clones and pushes.  By then
+The first 2,000 of 20,000 requests warm the worker up, and so do the first tenth of the clones and pushes.  By then
 every thread has served requests, opened a repository and made a bundle, and the heaps of the C library have the size
 that this takes.  The rest may let the worker grow by less than 5 MiB.
 
-About 3 MiB of those are the response cache, which holds 16 MiB and is not full by the end: each push gives a new
+It grows by about 3 MiB, mostly the response cache, which holds 16 MiB and is not full by the end: each push gives a new
 state, and one request in seven is new.  What remains is enough to find a leak of 150 bytes per request or 10 KiB per
 transfer at full size; fewer requests find larger leaks only.
 """
@@ -76,12 +76,13 @@ def main() -> None:
                 return failed
 
             blocks = 10
-            failed, before = 0, 0.0
+            warm = max(min(5, pushes), pushes // blocks)
+            failed, before, pushed = 0, 0.0, 0
             for block in range(blocks):
                 failed += ask(served, options.requests // blocks, tip)
-                first, end = (pushes * part // blocks for part in (block, block + 1))
-                failed += transfer(first, end - first)
-                before = before or served.memory()
+                end = warm + (pushes - warm) * block // (blocks - 1)
+                failed += transfer(pushed, end - pushed)
+                before, pushed = before or served.memory(), end
             grown = served.memory() - before
             report.figure(
                 "memory", f"{before:.1f} MiB after {options.requests // blocks} requests, {grown:+.1f} MiB at the end"
