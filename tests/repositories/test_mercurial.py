@@ -29,7 +29,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 
 from hgwire_wsgi.errors import CommandFailed, PermissionDenied, RepositoryNotFound, RepositoryUnusable
 from hgwire_wsgi.repositories.finder import Found
-from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository
+from hgwire_wsgi.repositories.mercurial import MercurialProvider, MercurialRepository, state
 from hgwire_wsgi.repositories.pool import Pool
 
 # Mercurial leaves closing some pipes and files to the garbage collector.
@@ -693,6 +693,26 @@ def test_censored_content_is_not_served_from_the_cache(repo: Path, hg: Hg) -> No
         hg("-R", repo, "--config", "extensions.censor=", "censor", "--no-check-heads", "-r", node, repo / "secret")
     with provider.lease("") as after:
         assert after.content_token() != before.content_token()
+
+
+def test_small_bundles_of_large_stores_depend_on_the_last_transaction(
+    repo: Path, hg: Hg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the index of each file would take longer than making the bundle."""
+    provider = MercurialProvider(repo)
+
+    def tokens() -> list[bytes]:
+        with provider.lease("") as leased:
+            (head,) = leased.heads()
+            common = ([], list(leased.parents(head)[:1]))
+            return [leased.bundle_token("getbundle", {"heads": [head], "common": each}) for each in common]
+
+    for large, changed in ((False, [False, False]), (True, [False, True])):
+        if large:
+            monkeypatch.setattr(state, "_LARGE", 0)
+        before = tokens()
+        hg("-R", repo, "bookmark", "-f", f"moved-{large}")
+        assert [one != other for one, other in zip(before, tokens(), strict=True)] == changed
 
 
 def test_hosts_replace_commands_of_the_repository(repo: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import io
 import os
 import subprocess
@@ -20,6 +22,7 @@ from hgwire_wsgi.negotiation import ClientProtocol, ServerCapabilities
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
 from hgwire_wsgi.repositories.mercurial import MercurialProvider
+from hgwire_wsgi.repositories.mercurial.transactions import observed
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -184,3 +187,22 @@ def test_a_push_that_fails_ends_the_observation(run: Run, repo: Path) -> None:
         run("pushkey", **mark)
     (repo / ".hg" / "hgrc").write_text("")
     assert run("pushkey", observed=False, **mark) == []
+
+
+def test_a_transaction_that_cannot_be_aborted_is_left_alone(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its destructor would abort it again, and print a traceback."""
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    with MercurialProvider(repo).lease("") as leased:
+        local = leased.local  # type: ignore[attr-defined]  # a Mercurial repository has it
+
+        def fail() -> None:
+            with local.lock():
+                transaction = local.transaction(b"test")
+                transaction._count = 0
+                raise OSError(errno.ENOSPC, "no space")
+
+        with pytest.raises(OSError, match="no space"), observed(local, None):
+            fail()
+        gc.collect()
+    assert failed == []

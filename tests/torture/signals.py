@@ -51,7 +51,7 @@ def main() -> None:
     with scratch() as folder:
         repository = make_repository(folder / "repos" / "repo", size=SIZE)
         hook = "hooks.pretxnchangegroup.slow=sleep 2"
-        with server(folder, hgweb=options.hgweb, workers=2, config=[hook]) as served:
+        with server(folder, hgweb=options.hgweb, workers=2, threads=32, config=[hook]) as served:
             works = [folder / f"work{number}" for number in range(2 * options.pushes)]
             for work in works:
                 hg("clone", "-q", repository, work)

@@ -23,6 +23,7 @@ from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import request as hgwebrequest
 
 from ...commands.registry import Command
+from ...commands.standard import is_clone
 from ...errors import CommandFailed, LengthRequired, RepositoryNotFound, RepositoryUnusable
 from ...negotiation import ServerCapabilities
 from ..base import Authorize, Repository, SubresourceReply, SubresourceRequest
@@ -173,18 +174,18 @@ class Facts:
         found: its location.
         state: the state.
         safe: the extensions that give all users the same replies.
-        read_censored: reads which file revisions are censored.
+        read_censored: reads which file revisions are censored; see :meth:`StateReader.censored`.
     """
 
     name: str
     found: Found
     state: State | None = None
     safe: SafeExtensions = attrs.Factory(SafeExtensions)
-    read_censored: Callable[[], bytes] = bytes
+    read_censored: Callable[[bool], bytes] = lambda clone: b""
     settings: dict[tuple[str, str], Any] = attrs.Factory(dict)
     commands: Mapping[str, Command] | None = None
     uncacheable: frozenset[str] | None = None
-    censored: bytes | None = None
+    censored: dict[bool, bytes] = attrs.Factory(dict)
     heads: frozenset[bytes] | None = None
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
@@ -266,7 +267,7 @@ class MercurialRepository(Repository):
         state, shape = self._state, incremental.shape_of(self._state, command, arguments)
         if shape is None:
             return state.token
-        parts = [state.history, shape, self._censored()]
+        parts = [state.history, shape, self._censored(is_clone(command, arguments))]
         if state.hides:
             # What is hidden may depend on bookmarks and on the working directory; the heads of the rest show it.
             parts += sorted(self._heads())
@@ -356,11 +357,11 @@ class MercurialRepository(Repository):
     # IncrementalBundles
 
     def metadata_token(self) -> bytes | None:
-        return self._state.metadata + self._censored()
+        return self._state.metadata + self._censored(True)
 
     def clone_family(self, command: str, arguments: Mapping[str, Any]) -> tuple[object, ...] | None:
         family = incremental.clone_family(self._state, command, arguments)
-        return None if family is None else (*family, self._censored())
+        return None if family is None else (*family, self._censored(True))
 
     def is_full_clone(self, heads: Sequence[bytes]) -> bool:
         return frozenset(heads) == self._heads()
@@ -370,10 +371,11 @@ class MercurialRepository(Repository):
             self._facts.heads = frozenset(self.heads())
         return self._facts.heads
 
-    def _censored(self) -> bytes:
-        if self._facts.censored is None:
-            self._facts.censored = self._facts.read_censored()
-        return self._facts.censored
+    def _censored(self, clone: bool) -> bytes:
+        known = self._facts.censored
+        if clone not in known:
+            known[clone] = self._facts.read_censored(clone)
+        return known[clone]
 
     def count_missing(self, have: Sequence[bytes]) -> tuple[int, int] | None:
         key, known = tuple(have), self._facts.missing

@@ -96,6 +96,10 @@ _REVLOGS = (b"data/", b"dh/", b"meta/")
 """Folders of the store whose files only grow, unless a transaction rewrites them, as censoring does."""
 
 
+_LARGE = 1 << 20
+"""Bytes of the list of files of a large store, about twenty thousand names."""
+
+
 @attrs.frozen
 class State:
     """The state of a repository.
@@ -213,9 +217,19 @@ class StateReader:
             self._known = _Known(paths, stamps, settled, state)
         return state
 
-    def censored(self) -> bytes:
-        """Read which file revisions are censored; this takes a few milliseconds."""
-        self._censored = self._censored.read(self._roots()[-1], time.time_ns() - _SETTLED_NS)
+    def censored(self, clone: bool) -> bytes:
+        """Read which file revisions are censored; this takes a few milliseconds for each thousand files.
+
+        In a large store that would take longer than making a small bundle.  For these, the stamp of the last
+        transaction stands in; it changes more often.
+
+        Args:
+            clone: whether it is for a bundle of the whole history.
+        """
+        root = self._roots()[-1]
+        if not clone and _is_large(root):
+            return _last_transaction(root)
+        self._censored = self._censored.read(root, time.time_ns() - _SETTLED_NS)
         return repr(self._censored.indexes).encode("ascii")
 
     def _roots(self) -> list[bytes]:
@@ -255,6 +269,14 @@ class StateReader:
 def _files(roots: list[bytes]) -> Iterator[tuple[bytes, _Part]]:
     """The files that replies depend on, and their parts of the state."""
     return ((b"%s/%s" % (root, name), part) for root in roots for name, part in _FILES)
+
+
+def _is_large(root: bytes) -> bool:
+    """Whether a store has many files, by the size of their list."""
+    try:
+        return os.path.getsize(root + b"/store/fncache") > _LARGE
+    except OSError:
+        return False
 
 
 def _last_transaction(root: bytes) -> bytes:

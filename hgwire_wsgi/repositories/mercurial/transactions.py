@@ -13,6 +13,7 @@ computed.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,12 +37,15 @@ def make_observable(unfiltered: Any) -> None:
 
     class ObservableRepository(unfiltered.__class__):  # type: ignore[misc]  # Mercurial's classes have no types
         _hgwire_report: Report | None = None
+        _hgwire_transaction: Callable[[], Any] | None = None
 
         def transaction(self, *arguments: Any, **options: Any) -> Any:
             report = self.unfiltered()._hgwire_report
             is_outermost = self.currenttransaction() is None
             before = _heads(self) if report is not None and is_outermost else frozenset()
             transaction = super().transaction(*arguments, **options)
+            if is_outermost:
+                self.unfiltered()._hgwire_transaction = weakref.ref(transaction)
             if report is not None and is_outermost:
                 transaction.addpostclose(_CATEGORY, lambda closed: report(_changes(self, closed.changes, before)))
             return transaction
@@ -87,8 +91,22 @@ def observed(local: Any, report: Report | None) -> Iterator[None]:
     unfiltered._hgwire_report = report
     try:
         yield
+    except BaseException:
+        _forget_failed(unfiltered)
+        raise
     finally:
-        unfiltered._hgwire_report = None
+        unfiltered._hgwire_report = unfiltered._hgwire_transaction = None
+
+
+def _forget_failed(unfiltered: Any) -> None:
+    """Keep Mercurial from aborting a transaction twice.
+
+    If a transaction cannot be aborted, for instance because the disk is full, its destructor tries again, and prints a
+    traceback.  The journal stays; see :func:`roll_back_abandoned`.
+    """
+    transaction = unfiltered._hgwire_transaction and unfiltered._hgwire_transaction()
+    if transaction is not None and not transaction.running():
+        transaction._journal = None
 
 
 def _heads(repo: Any) -> frozenset[bytes]:
