@@ -80,6 +80,8 @@ class Site:
     """One repository, a folder of repositories, or a mapping of names to paths."""
     config: tuple[str, ...] = ()
     """``section.name=value``, passed to the application; other settings are in the server's HGRCPATH file."""
+    safe: tuple[str, ...] = ()
+    """Extensions that give all users the same replies."""
     post_args: bool = False
     """Offer posted arguments (``httppostargs``)."""
     mount: str = ""

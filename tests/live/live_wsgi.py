@@ -44,7 +44,7 @@ def ours(site: dict[str, Any]) -> Any:
     from hgwire_wsgi.cache.settings import CacheSettings
     from hgwire_wsgi.repositories.mercurial import MercurialProvider
 
-    provider = MercurialProvider(site["root"], config=site["config"])
+    provider = MercurialProvider(site["root"], config=site["config"], safe_extensions=site["safe"])
     cache = CacheSettings(**site["cache"]) if site["cache"] else None
     more: dict[str, Any] = {}
     if site["post_args"]:

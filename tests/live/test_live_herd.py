@@ -117,7 +117,7 @@ def halting(start_server: StartServer, workshop: Workshop, tmp_path: Path) -> It
     extension, cache, over = tmp_path / "halt.py", tmp_path / "cache", tmp_path / "over"
     extension.write_text(HALT.format(half=HALF, over=str(over)))
     served = workshop.copy("long-clone", tmp_path / "served", f"[extensions]\nhalt = {extension}\n")
-    site = Site(side="ours", root=str(served), workers=WORKERS, cache={"folder": str(cache)})
+    site = Site(side="ours", root=str(served), workers=WORKERS, cache={"folder": str(cache)}, safe=("halt",))
     server = start_server("gunicorn", site)
     yield Halting(server, cache, over)
     server.stop()

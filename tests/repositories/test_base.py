@@ -152,3 +152,7 @@ def test_commands_are_known_unless_a_repository_says_otherwise() -> None:
 
 def test_repositories_accept_pushes_unless_they_say_otherwise() -> None:
     assert Least().read_only_reason() is None
+
+
+def test_a_repository_without_resources_is_not_asked_for_them() -> None:
+    assert not Least().has_subresource("anything")
