@@ -18,6 +18,9 @@ from torture_support import Report, make_repository, parser, scratch, server
 
 CLIENTS = Path(__file__).with_name("slow_clients.py")
 
+POSTED = "experimental.httppostargs=yes"
+"""Otherwise the scene of posted arguments would be one of small commands."""
+
 
 def main() -> None:
     """Run the script."""
@@ -25,7 +28,7 @@ def main() -> None:
     report = Report("slow clients")
     with scratch() as folder:
         repository = make_repository(folder / "repos" / "repo", size=8_000_000)
-        with server(folder, hgweb=options.hgweb, workers=1, threads=16) as served:
+        with server(folder, hgweb=options.hgweb, workers=1, threads=16, config=[POSTED]) as served:
             command = [sys.executable, str(CLIENTS), "--seconds", str(options.seconds), "--lock", str(repository)]
             done = subprocess.run([*command, f"{served.url}/repo"], timeout=900)
             report.check(done.returncode == 0, "an answer within a second throughout", f"exit code {done.returncode}")
