@@ -715,6 +715,12 @@ def test_small_bundles_of_large_stores_depend_on_the_last_transaction(
         assert [one != other for one, other in zip(before, tokens(), strict=True)] == changed
 
 
+def test_unknown_arguments_of_getbundle_have_no_effect(repo: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    served = app(repo)
+    assert served.wire("/", "getbundle", {"unknown": b"1"}).data == served.wire("/", "getbundle").data
+    assert capfd.readouterr() == ("", "")
+
+
 def test_hosts_replace_commands_of_the_repository(repo: Path) -> None:
     commands = CommandRegistry.standard()
     commands.override("heads", lambda context: BytesResponse(b"mine"))

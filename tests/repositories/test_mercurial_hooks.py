@@ -48,7 +48,11 @@ def test_a_hook_that_does_not_end_is_killed_with_all_its_processes(ending: str, 
     assert output.startswith(b"before\n")
     assert output.endswith(b"\nthe hook ran for more than 0 seconds and was stopped\n")
     if sys.platform.startswith("linux"):
-        assert [pid for pid in map(int, pids.read_text().split()) if is_alive(pid)] == []
+        # The signal was sent to all; how soon each one is gone is up to the system.
+        deadline = time.monotonic() + 10
+        while any(map(is_alive, map(int, pids.read_text().split()))):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_hook_that_ended_is_not_killed_for_what_it_left_behind() -> None:
