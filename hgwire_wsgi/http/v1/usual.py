@@ -95,6 +95,6 @@ def client_of(user: str | None, address: str | None) -> str:
         found = ipaddress.ip_address(address or "")
     except ValueError:
         return f"address {address}"
-    if found.version == 6 and found.ipv4_mapped is None:
-        found = ipaddress.ip_network((int(found) >> 64 << 64, 64)).network_address
+    if found.version == 6:
+        found = found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)).network_address
     return f"address {found}"
