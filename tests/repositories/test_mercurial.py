@@ -716,7 +716,7 @@ def test_small_bundles_of_large_stores_depend_on_the_last_transaction(
 
 
 def test_unknown_arguments_of_getbundle_have_no_effect(repo: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    served = app(repo)
+    served = app(repo, cache=CacheSettings(disk=0))
     assert served.wire("/", "getbundle", {"unknown": b"1"}).data == served.wire("/", "getbundle").data
     assert capfd.readouterr() == ("", "")
 
