@@ -16,6 +16,7 @@ import pytest
 from hgwire_wsgi import (
     AccessRequest,
     BytesResponse,
+    CacheSettings,
     CommandContext,
     CommandRegistry,
     ServerCapabilities,
