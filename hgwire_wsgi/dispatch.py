@@ -9,7 +9,7 @@ The order is the same everywhere:
 5. *decode*: turn the arguments into Python values, unless the policy has had them decoded;
 6. *run*: call the handler, and check what it returns.
 
-Nothing runs before steps 1 to 5 have succeeded for every sub-command.  Whatever the policy says, a command that needs
+Nothing runs before steps 1 to 5 have succeeded for every sub-command.  Under any policy, a command that needs
 ``push`` runs by ``POST`` only, and an upload by ``PUT`` only.
 """
 
@@ -341,7 +341,7 @@ class Dispatcher:
         Raises:
             RepositoryNotFound: if the host's function fails, and the policy hides the repository.
             LocalProtocolError: if the function returns anything but text or ``None``.
-            Exception: whatever the function raises.
+            Exception: any exception of the function.
         """
         if self.view is None:
             return ()
@@ -395,7 +395,7 @@ class Dispatcher:
 
         Raises:
             UnknownCommand: if there is none.
-            RepositoryNotFound: if it cannot be found, for whatever reason, and the policy hides the repository.
+            RepositoryNotFound: if it cannot be found for any reason, and the policy hides the repository.
             HgWireError: if the repository is broken or busy.
         """
         if not repository.knows_commands():

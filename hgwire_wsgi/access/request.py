@@ -100,7 +100,7 @@ def ask(policy: Policy, request: AccessRequest) -> None:
 
     Raises:
         TypeError: if it returns anything other than ``None``.
-        Exception: whatever the policy raises.
+        Exception: any exception of the policy.
     """
     answer: object = policy(request)  # type: ignore[func-returns-value]  # a policy that returns something is a bug
     if answer is not None:

@@ -1,4 +1,4 @@
-"""The WSGI environ as the rest of the package expects it, whatever a server or a middleware has made of it.
+"""The WSGI environ as the rest of the package expects it, also after a server or middleware has changed it.
 
 PEP 3333 says that CGI variables are strings whose characters are bytes, and that an absent one counts as empty.  Some
 servers and middleware set ``None``, bytes, or text with other characters.  What can be read is read; the rest is a

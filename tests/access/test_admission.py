@@ -18,7 +18,7 @@ LANES: tuple[Lane, ...] = ("receive", "send", "make")
 
 
 def control(threads: int = 8, **settings: object) -> AdmissionControl:
-    return AdmissionControl(Admission(**{"wait": 0, "make_wait": 0, "burst": 0, **settings}), threads)  # type: ignore[arg-type]  # by name
+    return AdmissionControl(Admission(**{"wait": 0, "make_wait": 0, "burst": 0, **settings}), threads)  # type: ignore[arg-type]  # any setting
 
 
 def full(made: AdmissionControl, lane: Lane, client: str = "") -> list[Slot]:
@@ -305,7 +305,7 @@ def test_the_log_has_one_line_a_minute(caplog: pytest.LogCaptureFixture, monkeyp
 def test_settings_are_checked() -> None:
     for wrong in ({"threads": 0}, {"send": 0}, {"make": 0}, {"wait": -1}, {"retry_after": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Admission(**wrong)  # type: ignore[arg-type]  # by name
+            Admission(**wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_many_threads_never_exceed_the_limits() -> None:

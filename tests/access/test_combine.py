@@ -102,8 +102,8 @@ def test_unavailable_without_a_time() -> None:
 )
 def test_a_repository_that_says_that_it_is_read_only(reason: str | None, status: str) -> None:
     provider = FakeProvider(OPEN)
-    provider.repository.read_only_reason = lambda: reason  # type: ignore[method-assign]
-    provider.repository.pushkey = lambda *arguments: type("Result", (), {"success": True, "output": b""})  # type: ignore
+    provider.repository.read_only_reason = lambda: reason  # type: ignore[method-assign]  # a fake
+    provider.repository.pushkey = lambda *arguments: type("Result", (), {"success": True, "output": b""})  # type: ignore[method-assign]  # a fake
     for policy in (repository_read_only, default_policy):
         assert push(policy, provider) == status
         assert answer(policy, provider=provider).status[:3] == "200"

@@ -19,7 +19,7 @@ def walk(top: bytes, *, recurse: bool) -> Iterator[bytes]:
     """Find the repositories in a folder.
 
     Symbolic links to folders are followed, except inside a repository.  Each folder outside repositories is searched
-    once, whatever links there are to it.  A repository of patches in ``.hg/patches`` is found with the repository that
+    once, even if links lead to it.  A repository of patches in ``.hg/patches`` is found with the repository that
     has it.
 
     Args:
