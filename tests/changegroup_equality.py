@@ -12,15 +12,8 @@ import attrs
 from changegroup_histories import NULL
 from mercurial import changegroup, discovery
 
-try:
-    from hgwire_wsgi.repositories.mercurial.changegroups.generator import generate
-except ImportError:
-    _THEIRS = changegroup.cgpacker.generate
-
-    def generate(packer: Any, common: Any, nodes: Any, by_linkrev: bool, source: bytes, report: Any) -> Iterator[bytes]:
-        """Mercurial's own generator, until there is ours."""
-        chunks: Iterator[bytes] = _THEIRS(packer, common, nodes, by_linkrev, source)
-        return chunks
+from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS as MADE
+from hgwire_wsgi.repositories.mercurial.changegroups.generator import generate
 
 __all__ = ["COMPRESSED", "Comparison", "Request", "pairs", "versions", "whole"]
 
@@ -147,8 +140,8 @@ def count_groups(data: bytes, version: bytes) -> int:
 
 
 def versions(repo: Any) -> list[tuple[bytes, tuple[bytes, ...]]]:
-    """The versions that a repository can be asked for, with the capabilities of a client."""
-    found = sorted(changegroup.supportedoutgoingversions(repo))
+    """The versions that our generator makes of a repository, with the capabilities of a client."""
+    found = sorted(changegroup.supportedoutgoingversions(repo) & MADE.keys())
     return [(version, ()) for version in found] + ([(b"04", COMPRESSED)] if b"04" in found else [])
 
 
