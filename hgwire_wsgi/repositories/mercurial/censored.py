@@ -4,9 +4,9 @@
 with access to the disk may do it with an extension that the server does not enable.  What shows it is a flag in the
 index of the file.  A bundle made before would bring the content back, so bundles depend on these flags.
 
-All indexes are read once, which takes about ten microseconds for each, and one for every five revisions.  Later, only those in folders that have
-changed are read: Mercurial replaces an index that it rewrites.  Flags of revisions that clients push may be noticed
-late, which does not matter, because the history has changed then, too.
+All indexes are read once, which takes about ten microseconds for each, and one for every five revisions.  Later, only
+those in folders that have changed are read: Mercurial replaces an index that it rewrites.  Flags of revisions that
+clients push may be noticed late, which does not matter, because the history has changed then, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Censored"]
 _FOLDERS = (b"/store/data", b"/store/dh", b"/store/meta")
 
 _ENTRY = Struct(">6xHi")
-"""The start of an entry of an index: flags after the offset, and the size of the data that follow in an inline index."""
+"""The start of an entry of an index: flags after the offset, and the size of the data, which follow if it is inline."""
 
 _ENTRY_SIZE = 64
 _PIECE = 64 * 1024
