@@ -124,10 +124,16 @@ def _has_side_data(call: Call) -> bool:
 
 def _is_foreign_repository(call: Call) -> bool:
     """Whether the object gets its revlogs from elsewhere, as that of a bundle file does, or those of extensions."""
-    kind, usual = type(call.local), localrepo.localrepository
-    inherited = kind.changelog is usual.changelog and kind.manifestlog is usual.manifestlog
+    kind, usual = type(call.local), vars(localrepo.localrepository)
+    if any(_defined(kind, name) is not usual[name] for name in ("changelog", "manifestlog")):
+        return True
     # The class that has this one depends on the version.
-    return not inherited or home_of(kind.file) is not vars(localrepo)
+    return home_of(kind.file) is not vars(localrepo)
+
+
+def _defined(kind: type, name: str) -> object:
+    """What a class or its first base class with that name defines; cached properties cannot be read from the class."""
+    return next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
 
 
 _STORES = (store.basicstore, store.encodedstore, store.fncachestore)
@@ -171,7 +177,7 @@ _PACKING = (
     "generatemanifests",
 )
 _READING = (
-    *("__getitem__", "__iter__", "__len__", "_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta"),
+    *("__iter__", "__len__", "_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta"),
     *("deltaparent", "emitrevisions", "flags", "iscensored", "length", "linkrev", "node", "parentrevs", "parents"),
     *("rawdata", "rawsize", "reachableroots", "rev", "revdiff", "start"),
 )
