@@ -292,6 +292,18 @@ class Server:
         for worker in self.workers:
             Path(f"/proc/{worker}/clear_refs").write_text("5")
 
+    def settle(self) -> None:
+        """Wait until the workers are idle."""
+        before = -1.0
+        deadline = time.monotonic() + 60
+        while self.cpu() != before and time.monotonic() < deadline:
+            before = self.cpu()
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        os.killpg(os.getpgid(self.workers[0]), signal.SIGKILL)
+
     def warm_up(self, request: Request = HEADS) -> None:
         """Send so many requests at once that every worker answers one and has finished what it does only once."""
         together = 4 * len(self.workers)

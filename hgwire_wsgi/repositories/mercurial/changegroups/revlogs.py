@@ -90,7 +90,9 @@ class Revlog:
         """Those of some revisions that are ancestors of some heads, or heads."""
         least = min(revs)
         if not isinstance(self.index, list):
-            return set(_revlog(self.store()).reachableroots(least, list(heads), list(revs)))
+            # Without the paths, the search would stop at the first of them.
+            paths = _revlog(self.store()).reachableroots(least, list(heads), list(revs), includepath=True)
+            return revs & set(paths)
         found = set(heads)
         for rev in range(max(heads, default=-1), least, -1):
             if rev in found:
