@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock

@@ -265,6 +265,18 @@ def test_hooks_run_as_mercurials(repo: Path, tmp_path: Path) -> None:
     assert found == {f"preoutgoing serve\noutgoing serve {first}\n"}
 
 
+def test_nothing_to_send(repo: Path, tmp_path: Path) -> None:
+    """Extensions ask for that; the hook does not run."""
+    output = tmp_path / "hook"
+    provider = MercurialProvider(repo, config=[f"hooks.outgoing=touch {output}"])
+    with provider.lease("") as repository:
+        local = repository.local  # type: ignore[attr-defined]  # of MercurialRepository
+        outgoing = discovery.outgoing(local, local.heads(), local.heads())
+        for version, expected in ((b"02", 12), (b"03", 16)):
+            assert b"".join(changegroup.makestream(local, outgoing, version, b"serve")) == bytes(expected)
+    assert not output.exists()
+
+
 # Events
 
 
