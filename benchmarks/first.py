@@ -150,7 +150,9 @@ def served(kind: str, repository: Path, before: Request, request: Request) -> Fi
 LAUNCHER = """
 import json, os, sys, time
 start = time.monotonic()
-status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)[1:]
+program = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+os.close(1)  # so that the reader sees the end
+status, usage = os.wait4(program, 0)[1:]
 json.dump([start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, status], sys.stderr)
 """
 """Starts a program from a small process: its maximum resident size begins with that of the process that starts it."""
