@@ -113,7 +113,9 @@ HEADS = Request("cmd=heads", ())
 class Reply:
     """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
-    Of a body that is not kept, ``body`` is the first piece.  hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
+    Of a body that is not kept, ``body`` is the first piece.
+
+    hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
 
     headers: tuple[tuple[str, str], ...]
