@@ -113,7 +113,7 @@ HEADS = Request("cmd=heads", ())
 class Reply:
     """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
-    Of a body that is not kept, ``body`` is the first piece.
+    Of a body that is not kept, ``body`` is the first pieces.
 
     hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
@@ -139,7 +139,7 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
         size += len(piece)
         if size > _NAME and not first:
             first = time.perf_counter() - start
-        if keep or not pieces:
+        if keep or size - len(piece) <= _NAME:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
