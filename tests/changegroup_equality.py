@@ -54,13 +54,13 @@ class Comparison:
     Attributes:
         requests: how many there were.
         size: bytes that were equal.
-        ours: revlogs whose group our generator made.
-        aside: reasons for which Mercurial's generator made one, with their number.
+        groups: how many groups the changegroups had.
+        aside: the reasons for which Mercurial's generator made one, or found it empty, with their number.
     """
 
     requests: int = 0
     size: int = 0
-    ours: int = 0
+    groups: int = 0
     aside: Counter[str] = attrs.field(factory=Counter)
 
     def check(self, repo: Any, request: Request, other: Any = None) -> bytes:
@@ -86,13 +86,17 @@ class Comparison:
         self.aside.update(reasons)
         if isinstance(theirs, bytes):
             self.size += len(theirs)
-            self.ours += count_groups(theirs, request.version) - len(reasons)
+            self.groups += _count_groups(theirs, request.version)
             return theirs
         return b""
 
     def __str__(self) -> str:
         aside = ", ".join(f"{count} by Mercurial ({reason})" for reason, count in sorted(self.aside.items()))
-        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.ours} revlogs by us, {aside or 'all'}"
+        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.groups} groups, {aside or 'none by Mercurial'}"
+
+    def is_ours(self) -> bool:
+        """Whether something was compared that our generator made, all of it."""
+        return self.groups > 0 and not self.aside
 
 
 def _arguments(repo: Any, request: Request) -> tuple[Any, ...]:
@@ -124,7 +128,7 @@ def _difference(ours: bytes | str, theirs: bytes | str) -> str:
     )
 
 
-def count_groups(data: bytes, version: bytes) -> int:
+def _count_groups(data: bytes, version: bytes) -> int:
     """The number of groups in a changegroup; an empty chunk ends each, one all files, and from 03 on one all folders.
 
     Args:

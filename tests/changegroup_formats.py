@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +30,8 @@ class Format:
         native: compute all deltas anew, instead of storing those of the bundle.
         rebuilt: commit the history in it: its changesets or manifests differ from those of the other formats.
         inline: the size in bytes at which a revlog is split into index and data; ``None`` for Mercurial's limit.
-        aside: whether Mercurial's own generator may have to make some revlogs, or everything.
+        aside: whether Mercurial's own generator makes some revlogs.
+        whole: whether it makes everything, because our generator does not know what else would have to be sent.
         shared: make a share of a repository of the usual format: ``store``, or ``bookmarks`` to share these too.
     """
 
@@ -43,6 +43,7 @@ class Format:
     rebuilt: bool = False
     inline: int | None = None
     aside: bool = False
+    whole: bool = False
     shared: str = ""
 
     @property
@@ -75,16 +76,17 @@ FORMATS: dict[str, Format] = {
     "not general, native deltas": Format(config=_FLAT, lacks=frozenset({"generaldelta"}), native=True, inline=0),
     "short chains": Format(config={"format.maxchainlen": "4"}, native=True),
     "delta information, 7.1": Format(
-        config={"format.exp-use-delta-info-flags": "yes"}, has=frozenset({"exp-delta-info-revlog"}), native=True
+        config={"format.exp-use-delta-info-flags": "yes"}, has=frozenset({"exp-delta-info-revlog"}), native=True, aside=True
     ),
     "delta information": Format(
-        config={"format.use-delta-info-flags": "yes"}, has=frozenset({"delta-info-revlog"}), native=True
+        config={"format.use-delta-info-flags": "yes"}, has=frozenset({"delta-info-revlog"}), native=True, aside=True
     ),
     "delta information, not compressed": Format(
         config={"format.use-delta-info-flags": "yes", "format.revlog-compression": "none"},
         has=frozenset({"delta-info-revlog", "exp-compression-none"}),
+        aside=True,
     ),
-    "flag for metadata, 7.1": Format(config={"format.exp-use-hasmeta-flag": "yes"}, native=True),
+    "flag for metadata, 7.1": Format(config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True),
     "not safe to share": Format(config={"format.use-share-safe": "no"}, lacks=frozenset({"share-safe"})),
     "persistent nodemap": Format(
         config={"format.use-persistent-nodemap": "yes"}, has=frozenset({"persistent-nodemap"}), inline=0
@@ -148,7 +150,7 @@ FORMATS: dict[str, Format] = {
         config={"experimental.revlogv2": UNSTABLE}, has=frozenset({"exp-revlogv2.2"}), aside=True
     ),
     "a manifest per folder": Format(
-        config={"experimental.treemanifest": "yes"}, has=frozenset({"treemanifest"}), rebuilt=True, aside=True
+        config={"experimental.treemanifest": "yes"}, has=frozenset({"treemanifest"}), rebuilt=True, whole=True
     ),
 }
 """The formats that Mercurial can write, by name."""
