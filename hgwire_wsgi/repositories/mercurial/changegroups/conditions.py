@@ -36,6 +36,7 @@ from mercurial.interfaces import repository as interfaces
 from mercurial.revlogutils import flagutil
 from mercurial.utils import storageutil
 
+from ..garbage import file_method
 from .deltas import FORMATS
 
 __all__ = ["CONDITIONS", "Call", "Condition", "home_of", "reason_against"]
@@ -128,7 +129,7 @@ def _is_foreign_repository(call: Call) -> bool:
     if any(_defined(kind, name) is not usual[name] for name in ("changelog", "manifestlog")):
         return True
     # The class that has this one depends on the version.
-    return home_of(kind.file) is not vars(localrepo)
+    return home_of(file_method(kind)) is not vars(localrepo)
 
 
 def _defined(kind: type, name: str) -> object:
