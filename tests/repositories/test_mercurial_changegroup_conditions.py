@@ -333,6 +333,10 @@ def test_replaced_objects(packer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(packer, "__class__", type("Packer", (type(packer),), {}))
         assert reason_against(packer, True) == "replaced generator"
+    for name in ("changelog", "file", "manifestlog"):
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "__class__", type("other", (type(local),), {name: lambda self: None}))
+            assert reason_against(packer, True) == "unknown kind of repository"
     with monkeypatch.context() as patch:
         patch.setattr(local, "requirements", {*local.requirements, b"from-the-future"})
         assert reason_against(packer, True) == "unknown requirement"

@@ -125,10 +125,9 @@ def _has_side_data(call: Call) -> bool:
 def _is_foreign_repository(call: Call) -> bool:
     """Whether the object gets its revlogs from elsewhere, as that of a bundle file does, or those of extensions."""
     kind, usual = type(call.local), vars(localrepo.localrepository)
-    if any(_defined(kind, name) is not usual[name] for name in ("changelog", "manifestlog")):
-        return True
-    # The class that has this one depends on the version.
-    return home_of(kind.file) is not vars(localrepo)
+    inherited = all(_defined(kind, name) is usual[name] for name in ("changelog", "manifestlog"))
+    # The class that has this method depends on the version.
+    return not inherited or home_of(_defined(kind, "file")) is not vars(localrepo)
 
 
 def _defined(kind: type, name: str) -> object:
@@ -215,11 +214,10 @@ def home_of(value: Any) -> object:
 def _places() -> Iterator[tuple[Mapping[str, Any], str, ModuleType]]:
     """The namespaces and names of what must be Mercurial's own, each with the module that defines it."""
     for module, kind, names in _FUNCTIONS:
-        owner = getattr(module, kind, None) if kind else module
-        if owner is not None:
-            yield from ((vars(owner), name, module) for name in names)
-            if kind:
-                yield vars(module), kind, module
+        owner = getattr(module, kind) if kind else module
+        yield from ((vars(owner), name, module) for name in names)
+        if kind:
+            yield vars(module), kind, module
 
 
 _PLACES = tuple(_places())
