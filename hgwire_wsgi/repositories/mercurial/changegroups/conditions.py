@@ -176,11 +176,16 @@ _PACKING = (
     "generatemanifests",
 )
 _READING = (
-    *("__iter__", "__len__", "_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta"),
-    *("deltaparent", "emitrevisions", "flags", "iscensored", "length", "linkrev", "node", "parentrevs", "parents"),
-    *("rawdata", "rawsize", "reachableroots", "rev", "revdiff", "start"),
+    *("__iter__", "__len__", "deltaparent", "emitrevisions", "flags", "iscensored", "linkrev", "node", "parentrevs"),
+    *("rawdata", "rev", "revdiff"),
 )
-"""Methods of revlogs that the generator replaces, or calls where it computes a delta."""
+"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta."""
+
+_COMPUTING = (
+    *("_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta", "length", "parents", "rawsize"),
+    *("reachableroots", "start"),
+)
+"""Methods of revlogs that those use."""
 
 _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     (
@@ -189,7 +194,7 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
         ("_fileheader", "_revisiondeltatochunks", "chunkheader", "closechunk", "deltagroup", "getbundler"),
     ),
     *((changegroup, kind.__name__, _PACKING) for kind in _PACKERS),
-    (revlog, "revlog", _READING),
+    (revlog, "revlog", (*_READING, *_COMPUTING)),
     (filelog, "filelog", _READING),
     (manifest, "manifestrevlog", _READING),
     (manifest, "manifestlog", ("__getitem__", "get", "getstorage", "rev")),
