@@ -382,7 +382,7 @@ def _names(make: Builder) -> None:
     make.commit({b"script": b"#!/bin/sh\n", b"link": b"script"})
     make.commit({b"one": b"\n", b"binary": b"\0\1\n\0"})
     make.commit({path: make.lines(3) for path in odd[::2]}, message="Größe — 大小".encode(), note=b"a\\b\0c\nd:e")
-    make.commit({path: None for path in odd[::3]})
+    make.commit(dict.fromkeys(odd[::3]))
     make.commit({b"empty": None, b"EMPTY": b""})
 
 
