@@ -113,6 +113,8 @@ HEADS = Request("cmd=heads", ())
 class Reply:
     """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
+    Of a body that is not kept, ``body`` is the first pieces.
+
     hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
 
@@ -137,7 +139,7 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
         size += len(piece)
         if size > _NAME and not first:
             first = time.perf_counter() - start
-        if keep:
+        if keep or size - len(piece) <= _NAME:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
@@ -334,6 +336,7 @@ def server(
     workers: int = 1,
     threads: int = 4,
     cache: dict[str, Any] | None = None,
+    config: Sequence[str] = (),
     answers: dict[Request, Reply] | None = None,
 ) -> Iterator[Server]:
     """Run a server, with the same settings for every kind.
@@ -344,6 +347,7 @@ def server(
         workers: gthread workers.
         threads: per worker.
         cache: settings of our caches (default: a temporary folder).
+        config: settings of Mercurial, ``section.name=value``.
         answers: the prepared responses of ``limit``.
     """
     with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
@@ -354,7 +358,7 @@ def server(
             body = folder / f"answer{number}"
             body.write_bytes(answer.body)
             kept.append((request.question, answer.headers, str(body)))
-        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
+        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": [*OPEN, *config], "answers": kept}
         settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
         (folder / "app.json").write_text(json.dumps(settings))
         port = free_port()

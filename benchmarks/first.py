@@ -46,6 +46,9 @@ NULL = "0" * 40
 SIZES = (1, 50, 1000)
 """Changesets of a pull; half of the history follows."""
 
+ENGINES = "server.compressionengines=zstd,zlib,none"
+"""By default neither server sends data uncompressed."""
+
 HEADER = 1000
 """Bytes of arguments in a header; clients divide them at 1,024 with its name."""
 
@@ -130,15 +133,16 @@ Runs = dict[str, list[Figures]]
 """The figures of a case by server: all rounds."""
 
 
-def served(kind: str, repository: Path, before: Request, request: Request) -> Figures:
-    """Send a request to a new server."""
-    with server(kind, repository) as running:
+def served(kind: str, repository: Path, engine: str, before: Request, request: Request) -> Figures:
+    """Send a request to a new server, and another one before."""
+    with server(kind, repository, config=[ENGINES]) as running:
         running.warm_up()
         fetch(running.port, before, keep=False)
         running.settle()
         running.forget_peak()
         memory, cpu = running.memory(), running.cpu()
         reply = fetch(running.port, request, keep=False)
+        assert reply.body.startswith(bytes([len(engine)]) + engine.encode()), "another engine was used"
         running.settle()
         used = (running.cpu() - cpu) * 1000
         grown = running.memory("VmHWM") - memory
@@ -150,7 +154,9 @@ def served(kind: str, repository: Path, before: Request, request: Request) -> Fi
 LAUNCHER = """
 import json, os, sys, time
 start = time.monotonic()
-status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)[1:]
+program = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+os.close(1)  # so that the reader sees the end
+status, usage = os.wait4(program, 0)[1:]
 json.dump([start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, status], sys.stderr)
 """
 """Starts a program from a small process: its maximum resident size begins with that of the process that starts it."""
@@ -190,8 +196,8 @@ def rounds(repository: Path, recorded: Request, case: Case, repeat: int, git: Gi
     request = asking(recorded, case)
     root = asking(recorded, attrs.evolve(case, heads=nodes(repository, "first(all())"), common=()))
     measured: dict[str, Callable[[], Figures]] = {
-        "hgwire": lambda: served("hgwire", repository, root, request),
-        "hgweb": lambda: served("hgweb", repository, root, request),
+        "hgwire": lambda: served("hgwire", repository, case.engine, root, request),
+        "hgweb": lambda: served("hgweb", repository, case.engine, root, request),
     }
     if git is not None:
         measured["git"] = lambda: packed(git, case)
