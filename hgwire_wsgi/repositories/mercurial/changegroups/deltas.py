@@ -7,8 +7,9 @@ would be valid, too, but would give other bytes.
 
 A full text is sent as a delta that inserts it into nothing.  Its hash is checked, as Mercurial does.
 
-Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads out
-of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its error.
+Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads
+out of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its
+error.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class Group:
         link_of = iter(links)
         size = 0
         for batch, entries, segment, shift, step in log.batches(revs):
-            for rev, entry, link in zip(batch, entries, link_of):
+            for rev, entry, link in zip(batch, entries, link_of, strict=False):
                 offset, length, _, stored, _, p1, p2, node = entry[:8]
                 start = (offset >> 16) + shift + step * rev
                 data = segment[start : start + length]
