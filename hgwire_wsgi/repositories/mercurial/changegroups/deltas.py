@@ -39,8 +39,8 @@ _UNUSUAL: int = 0xFFFF & ~getattr(constants, "REVIDX_DELTA_INFO_FLAGS", 0)
 Decompress = Callable[[bytes], bytes]
 """Decompresses a zstandard frame."""
 
-Look = Callable[[int, Entry, bytes], object]
-"""Is called with a revision's number, its entry, and the full text or delta that is stored."""
+Look = Callable[[Revlog, int, Entry, bytes], object]
+"""Is called with a revlog, a revision's number, its entry, and the full text or delta that is stored."""
 
 _UNREADABLE = (zlib.error, zstandard.ZstdError, MemoryError)
 """A frame without its size, or damaged data: Mercurial reads the one, and reports the other."""
@@ -57,19 +57,18 @@ class Format:
     """A version of the changegroup format (``hg help internals.changegroups``).
 
     Attributes:
-        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset.
-        flags: the last field of the header, where there is one.
+        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset, and
+            in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
     """
 
     header: Struct
-    flags: tuple[int, ...] = ()
     after_manifests: bytes = b""
 
 
 FORMATS: Mapping[bytes, Format] = {
     b"02": Format(Struct(">l20s20s20s20s20s")),
-    b"03": Format(Struct(">l20s20s20s20s20sH"), flags=(0,), after_manifests=bytes(4)),
+    b"03": Format(Struct(">l20s20s20s20s20s2x"), after_manifests=bytes(4)),
 }
 """The versions that are made here.  In version 01 nearly all deltas have to be computed, so nothing is gained."""
 
@@ -164,7 +163,7 @@ class Group:
         # The loop that all depends on: for each revision, no call that can be avoided, and no name that is not local.
         log, revs, usable, full = self.log, self.revs, self.usable, self.full
         index, general, swaps = log.index, log.general_delta, log.swaps_parents
-        pack, tail, overhead = form.header.pack, form.flags, form.header.size
+        pack, overhead = form.header.pack, form.header.size
         null = before_node = index[-1][NODE]
         before = -1
         if revs and revs[0] == -1:
@@ -193,7 +192,7 @@ class Group:
                 elif kind != b"\0" and kind:
                     data = log.stored(rev)
                 if look is not None:
-                    look(rev, entry, data)
+                    look(log, rev, entry, data)
                 if p1 == -1 and swaps:
                     p1, p2 = p2, p1
                 p1_node = before_node if p1 == before else self._node(p1)
@@ -216,7 +215,7 @@ class Group:
                     if base != stored:
                         data = log.computed_delta(base, rev)
                 length = len(data) + overhead
-                parts += pack(length, node, p1_node, p2_node, base_node, link, *tail), data
+                parts += pack(length, node, p1_node, p2_node, base_node, link), data
                 self.sent += 1
                 before, before_node = rev, node
                 size += length

@@ -86,6 +86,7 @@ class _Changegroup:
     Attributes:
         nodes_by_rev: the node of each changeset that was sent, by its revision number.
         manifests: for each manifest's node, the revision number of the first changeset that has it.
+        changesets: the same, by the manifest's revision number, ascending.
         files: the paths that the changesets name.
         file_links: if the store's links are not right: for each path and node, the first changeset that has it.
     """
@@ -101,6 +102,7 @@ class _Changegroup:
     zstd: Decompress = attrs.field(init=False, factory=lambda: zstandard.ZstdDecompressor().decompress)
     nodes_by_rev: dict[int, bytes] = attrs.field(init=False, factory=dict)
     manifests: dict[bytes, int] = attrs.field(init=False, factory=dict)
+    changesets: dict[int, int] = attrs.field(init=False, factory=dict)
     files: set[bytes] = attrs.field(init=False, factory=set)
     file_links: dict[bytes, dict[bytes, int]] = attrs.field(init=False, factory=dict)
 
@@ -124,11 +126,7 @@ class _Changegroup:
         with opened(store) as log:
             # Old releases stored changesets as deltas.
             group = self._group(log, revs, full=not store._storedeltachains)
-
-            def look(rev: int, entry: Entry, data: bytes) -> None:
-                self._read_changeset(rev, data if entry[BASE] == rev else group.log.text(rev))
-
-            done = yield from self._made(group, nodes, look)
+            done = yield from self._made(group, nodes, self._read_changeset)
         if done is None:
             return
         state, deltas = self.packer._generatechangelog(store, self.nodes)
@@ -166,7 +164,7 @@ class _Changegroup:
         for delta in itertools.islice(deltas, done, None):
             yield from changegroup._revisiondeltatochunks(self.repo, delta, self.packer._builddeltaheader)
 
-    def _read_changeset(self, rev: int, text: bytes) -> None:
+    def _read_changeset(self, log: Revlog, rev: int, entry: Entry, data: bytes) -> None:
         """Take the manifest and the changed files from a changeset.
 
         Its lines are the manifest, the user, the date, and the files; then an empty line and the message.
@@ -174,6 +172,7 @@ class _Changegroup:
         Raises:
             ValueError: if they are not.
         """
+        text = data if entry[BASE] == rev else log.text(rev)
         manifest, _, _, rest = text.split(b"\n", 3)
         self.manifests.setdefault(unhexlify(manifest), rev)
         if rest[:1] != b"\n":
@@ -181,20 +180,15 @@ class _Changegroup:
 
     def _manifests(self) -> Iterator[bytes]:
         store = self.repo.manifestlog.getstorage(b"")
-        links: dict[int, int] = {}
         with contextlib.suppress(error.RevlogError):
             revs = map(store._revlog.index.rev, self.manifests)
-            links = dict(sorted(zip(revs, self.manifests.values(), strict=True)))
-        is_complete = len(links) == len(self.manifests)
+            self.changesets = dict(sorted(zip(revs, self.manifests.values(), strict=True)))
+        is_complete = len(self.changesets) == len(self.manifests)
         node_of = self.nodes_by_rev
         with opened(store) as log:
-            group = self._group(log if is_complete else None, list(links))
-
-            def look(rev: int, entry: Entry, data: bytes) -> None:
-                self._read_manifest(group.log, rev, entry, data, links[rev])
-
-            nodes = [node_of[link] for link in links.values()]
-            done = yield from self._made(group, nodes, None if self.by_linkrev else look)
+            group = self._group(log if is_complete else None, list(self.changesets))
+            nodes = [node_of[rev] for rev in self.changesets.values()]
+            done = yield from self._made(group, nodes, None if self.by_linkrev else self._read_manifest)
         if done is None:
             return
         order = {node: position for position, node in enumerate(node_of.values())}
@@ -209,8 +203,9 @@ class _Changegroup:
             path: {node: rev_of(changeset) for node, changeset in links.items()} for path, links in found.items()
         }
 
-    def _read_manifest(self, log: Revlog, rev: int, entry: Entry, data: bytes, changeset: int) -> None:
+    def _read_manifest(self, log: Revlog, rev: int, entry: Entry, data: bytes) -> None:
         """Take file revisions from a manifest: those that differ from a parent, or all."""
+        changeset = self.changesets[rev]
         base = log.delta_parent(rev, entry)
         if base != -1 and base in (entry[P1], entry[P2]):
             text = mdiff.patchtext(data)
