@@ -111,6 +111,8 @@ class _Changegroup:
         self.form = FORMATS[self.packer.version]
 
     def blocks(self) -> Iterator[bytes]:
+        # A damaged one is reported before anything is sent, as Mercurial does.
+        _ = self.repo.changelog, self.repo.manifestlog
         yield from self._changelog()
         yield _END
         yield from self._manifests()
@@ -119,6 +121,8 @@ class _Changegroup:
         yield _END
 
     def _changelog(self) -> Iterator[bytes]:
+        if not self.nodes:
+            return
         store = self.repo.changelog
         rev_of = store.index.rev
         self.nodes_by_rev = dict(sorted(zip(map(rev_of, self.nodes), self.nodes, strict=True)))
@@ -179,6 +183,8 @@ class _Changegroup:
             self.files.update(rest[: rest.index(b"\n\n")].split(b"\n"))
 
     def _manifests(self) -> Iterator[bytes]:
+        if not self.manifests:
+            return
         store = self.repo.manifestlog.getstorage(b"")
         with contextlib.suppress(error.RevlogError):
             revs = map(store._revlog.index.rev, self.manifests)

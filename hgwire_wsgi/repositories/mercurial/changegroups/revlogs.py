@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import attrs
+from mercurial import error
 from mercurial import revlog as mercurial_revlog
 
 __all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Batch", "Entry", "Revlog", "Surprise"]
@@ -193,7 +194,11 @@ def opened(store: Any) -> Iterator[Revlog | None]:
     inner = revlog._inner
 
     def read(first: int, last: int) -> tuple[int, bytes]:
-        start, segment = inner.get_segment_for_revs(first, last)
+        try:
+            start, segment = inner.get_segment_for_revs(first, last)
+        except error.RevlogError as failure:
+            # The data is cut off: what comes before can still be sent.
+            raise Surprise from failure
         return start, bytes(segment)
 
     with revlog.reading():
