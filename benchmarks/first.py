@@ -225,7 +225,7 @@ def line(label: str, row: Row) -> None:
     cells = []
     for ours, theirs, git in zip(row["hgwire"], row["hgweb"], row.get("git", ("",) * len(COLUMNS)), strict=True):
         cells.append(f"{ours:9.1f}{theirs:9.1f}{ratio(ours, theirs):6.2f}{git and format(git, '8.1f'):>8}")
-    print(f"{label:14}" + " |".join(cells), flush=True)
+    print(f"{label:16}" + " |".join(cells), flush=True)
 
 
 def ratio(ours: float, theirs: float) -> float:
@@ -237,8 +237,8 @@ def report(repository: Path, repeat: int, git: GitHistory | None) -> dict[str, R
     """Measure all cases with a repository; their minimums."""
     count = len(nodes(repository, "all()"))
     print(f"\n{repository.name}: {count:,} changesets; minimum and median of {repeat} rounds  ({busy()})")
-    print(" " * 14 + " |".join(f"{column:^32}" for column in COLUMNS))
-    print(" " * 14 + " |".join(f"{'ours':>9}{'hgweb':>9}{'ratio':>6}{'git':>8}" for _ in COLUMNS), flush=True)
+    print(" " * 16 + " |".join(f"{column:^32}" for column in COLUMNS))
+    print(" " * 16 + " |".join(f"{'ours':>9}{'hgweb':>9}{'ratio':>6}{'git':>8}" for _ in COLUMNS), flush=True)
     recorded = clone_request(repository)
     found = {}
     judged = []
@@ -262,7 +262,7 @@ def verdict(case: Case, row: Row) -> str:
         over = ours - aim * theirs
         met = "met" if over <= 0 else "met within noise" if over <= noise else "MISSED"
         said.append(f"{column.rpartition(' ')[0]} {ratio(ours, theirs):.2f} (at most {aim:.2f}) {met}")
-    return f"{case.label:14}" + "; ".join(said)
+    return f"{case.label:16}" + "; ".join(said)
 
 
 def growth(reports: dict[str, dict[str, Row]]) -> None:
