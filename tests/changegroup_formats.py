@@ -85,6 +85,7 @@ FORMATS: dict[str, Format] = {
         has=frozenset({"exp-delta-info-revlog"}),
         native=True,
         aside=True,
+        reason="unknown requirement",
     ),
     "delta information": Format(
         config={"format.use-delta-info-flags": "yes"},
@@ -97,7 +98,9 @@ FORMATS: dict[str, Format] = {
         has=frozenset({"delta-info-revlog", "exp-compression-none"}),
         aside=True,
     ),
-    "flag for metadata, 7.1": Format(config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True),
+    "flag for metadata, 7.1": Format(
+        config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True, reason="unknown requirement"
+    ),
     "not safe to share": Format(config={"format.use-share-safe": "no"}, lacks=frozenset({"share-safe"})),
     "persistent nodemap": Format(
         config={"format.use-persistent-nodemap": "yes"}, has=frozenset({"persistent-nodemap"}), inline=0
