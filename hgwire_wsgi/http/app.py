@@ -245,6 +245,8 @@ class WireApp:
         return self._bundles.get()
 
     def _respond(self, request: Request) -> Response:
+        if (repeated := self._v1.repeats.find(request)) is not None:
+            return repeated
         try:
             route = self._route(request)
         except RepositoryMoved as moved:
