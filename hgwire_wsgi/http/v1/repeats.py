@@ -83,7 +83,7 @@ class Repeats:
         except TypeError:
             # Middleware has set a variable to something that is not hashable.
             return None
-        if repeat is None or request.fault is not None or not repeat.is_current():
+        if repeat is None or not repeat.is_current() or request.fault is not None or request.refusal is not None:
             return None
         known = repeat.known
         request.repository, request.commands, request.cache = repeat.name, known.commands, "hit"
