@@ -113,6 +113,8 @@ HEADS = Request("cmd=heads", ())
 class Reply:
     """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
+    Of a body that is not kept, ``body`` is the first pieces.
+
     hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
 
@@ -137,7 +139,7 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
         size += len(piece)
         if size > _NAME and not first:
             first = time.perf_counter() - start
-        if keep:
+        if keep or size - len(piece) <= _NAME:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
@@ -292,6 +294,18 @@ class Server:
         for worker in self.workers:
             Path(f"/proc/{worker}/clear_refs").write_text("5")
 
+    def settle(self) -> None:
+        """Wait until the workers are idle."""
+        before = -1.0
+        deadline = time.monotonic() + 60
+        while self.cpu() != before and time.monotonic() < deadline:
+            before = self.cpu()
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        os.killpg(os.getpgid(self.workers[0]), signal.SIGKILL)
+
     def warm_up(self, request: Request = HEADS) -> None:
         """Send so many requests at once that every worker answers one and has finished what it does only once."""
         together = 4 * len(self.workers)
@@ -322,17 +336,21 @@ def server(
     workers: int = 1,
     threads: int = 4,
     cache: dict[str, Any] | None = None,
+    config: Sequence[str] = (),
     answers: dict[Request, Reply] | None = None,
+    under: str = "gthread",
 ) -> Iterator[Server]:
     """Run a server, with the same settings for every kind.
 
     Args:
         kind: ``hgwire``, ``hgweb``, or ``limit`` (prepared responses).
         repository: to serve.
-        workers: gthread workers.
+        workers: processes.
         threads: per worker.
         cache: settings of our caches (default: a temporary folder).
+        config: settings of Mercurial, ``section.name=value``.
         answers: the prepared responses of ``limit``.
+        under: one of :data:`SERVERS`.
     """
     with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
         folder = Path(temporary)
@@ -342,16 +360,14 @@ def server(
             body = folder / f"answer{number}"
             body.write_bytes(answer.body)
             kept.append((request.question, answer.headers, str(body)))
-        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
+        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": [*OPEN, *config], "answers": kept}
         settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
         (folder / "app.json").write_text(json.dumps(settings))
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", str(workers), "--threads", str(threads)]
-        command += ["-b", f"127.0.0.1:{port}", "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
-        command += ["--timeout", "600", "--log-level", "error", "app:application"]
+        command = _command(under, port, workers, threads)
         process = subprocess.Popen(command, cwd=folder, start_new_session=True)
         try:
-            yield Server(port, _ready(process, port, workers), folder)
+            yield Server(port, _ready(process, port, 0 if under == "waitress" else workers), folder)
         finally:
             process.terminate()
             try:
@@ -361,16 +377,36 @@ def server(
                 process.wait()
 
 
+SERVERS = ("gthread", "sync", "uwsgi", "waitress")
+"""Two kinds of workers of gunicorn, and two other servers.  Of these, gthread and waitress keep connections open."""
+
+
+def _command(under: str, port: int, workers: int, threads: int) -> list[str]:
+    """The command that serves ``app.py``."""
+    address, programs = f"127.0.0.1:{port}", Path(sys.executable).parent
+    if under == "waitress":
+        return [str(programs / "waitress-serve"), f"--listen={address}", f"--threads={threads}", "app:application"]
+    if under == "uwsgi":
+        command = [str(programs / "uwsgi"), "--master", "--lazy-apps", "--need-app", "--die-on-term"]
+        command += ["--http-socket", address, "--processes", str(workers), "--threads", str(threads)]
+        return [*command, "--logto", os.devnull, "-H", sys.prefix, "--buffer-size", "65535", "--module", "app"]
+    command = [sys.executable, "-m", "gunicorn", "-k", under, "-w", str(workers), "--threads", str(threads)]
+    command += ["-b", address, "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
+    return [*command, "--timeout", "600", "--log-level", "error", "app:application"]
+
+
 def _ready(process: subprocess.Popen[bytes], port: int, workers: int) -> tuple[int, ...]:
+    """Wait for a server; return its workers, or the server itself if it has none."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            children = []
-        if len(children) == workers:
-            return tuple(map(int, children))
+            pass
+        else:
+            if len(children) == workers:
+                return tuple(map(int, children)) or (process.pid,)
         time.sleep(0.05)
     raise SystemExit("the server did not start")
 
