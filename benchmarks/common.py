@@ -389,7 +389,19 @@ def _command(under: str, port: int, workers: int, threads: int) -> list[str]:
     if under == "uwsgi":
         command = [str(programs / "uwsgi"), "--master", "--lazy-apps", "--need-app", "--die-on-term"]
         command += ["--http-socket", address, "--processes", str(workers), "--threads", str(threads)]
-        return [*command, "--logto", os.devnull, "-H", sys.prefix, "--buffer-size", "65535", "--module", "app"]
+        return [
+            *command,
+            "--logto",
+            os.devnull,
+            "--add-header",
+            "Connection: close",
+            "-H",
+            sys.prefix,
+            "--buffer-size",
+            "65535",
+            "--module",
+            "app",
+        ]
     command = [sys.executable, "-m", "gunicorn", "-k", under, "-w", str(workers), "--threads", str(threads)]
     command += ["-b", address, "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
     return [*command, "--timeout", "600", "--log-level", "error", "app:application"]

@@ -76,10 +76,7 @@ FORMATS: dict[str, Format] = {
     "not general, native deltas": Format(config=_FLAT, lacks=frozenset({"generaldelta"}), native=True, inline=0),
     "short chains": Format(config={"format.maxchainlen": "4"}, native=True),
     "delta information, 7.1": Format(
-        config={"format.exp-use-delta-info-flags": "yes"},
-        has=frozenset({"exp-delta-info-revlog"}),
-        native=True,
-        aside=True,
+        config={"format.exp-use-delta-info-flags": "yes"}, has=frozenset({"exp-delta-info-revlog"}), native=True, aside=True
     ),
     "delta information": Format(
         config={"format.use-delta-info-flags": "yes"}, has=frozenset({"delta-info-revlog"}), native=True, aside=True
