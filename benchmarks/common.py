@@ -32,7 +32,9 @@ OPEN = ("web.push_ssl=no", "web.allow-push=*")
 """Server settings that allow anyone to push."""
 
 APP = """
-import json, os, sys
+import json, logging, os, sys
+# waitress reports each request that waits for a thread.
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 sys.path.insert(0, {root!r})
 with open("app.json") as file:
     settings = json.load(file)
