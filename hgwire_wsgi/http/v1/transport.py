@@ -33,6 +33,7 @@ from ..refusals import refuse_cross_site
 from .bundles import LONG, LongReplies
 from .input import read_payload, read_request
 from .renderers import OK, Encodings, Rendered
+from .repeats import Repeats
 
 __all__ = ["V1Transport"]
 
@@ -94,6 +95,7 @@ class V1Transport:
         provider: leases repositories.
         responses: the cache of short replies.
         long_replies: long replies.
+        repeats: the short replies that were sent lately.
         identity: all properties of the application that short replies depend on; applications may share a store.
     """
 
@@ -101,7 +103,12 @@ class V1Transport:
     provider: RepositoryProvider
     responses: ResponseCache
     long_replies: LongReplies
+    repeats: Repeats = attrs.field(init=False)
     identity: str = attrs.field(init=False)
+
+    @repeats.default
+    def _(self) -> Repeats:
+        return Repeats(self.dispatcher, self.provider)
 
     @identity.default
     def _(self) -> str:
@@ -126,6 +133,7 @@ class V1Transport:
         if known is not None:
             calls = partial(_read_calls, self.dispatcher, request, repository)
             self.dispatcher.authorize(request, name, repository, known.commands, "pull", calls)
+            self.repeats.remember(request, name, repository.change_stamp(), known)
             lease.release()
             return Response(OK, [*known.headers], known.body)
         asked = _Asked(self.dispatcher, request, repository)

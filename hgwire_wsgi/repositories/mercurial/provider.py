@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -28,10 +28,10 @@ from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .hooks import PushLimits
 from .loading import LOADING, load_extensions
-from .permissions import is_command
+from .permissions import is_command, is_unrestricted
 from .repository import LFS_BATCH, SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
 from .sharing import SafeExtensions
-from .state import StateReader
+from .state import State, StateReader
 from .transactions import RECOVER
 
 __all__ = ["MercurialProvider", "hash_of", "is_repository", "load_ui", "set_encoding"]
@@ -167,6 +167,13 @@ class MercurialProvider(RepositoryProvider):
 
     def change_stamp(self, name: str) -> object:
         return (self._known.get(name) or self._remember(name)).reader.read()
+
+    def watch(self, name: str, stamp: object) -> Callable[[], bool] | None:
+        known = self._known.get(name)
+        if known is None or not isinstance(stamp, State) or not self._finder.keeps(name):
+            return None
+        is_current, unsafe = known.reader.is_current, self._safe.unsafe
+        return lambda: is_current(stamp) and is_unrestricted() and not unsafe()
 
     def _remember(self, name: str) -> _Known:
         known = self._known.get(name)

@@ -197,6 +197,11 @@ class StateReader:
         self._digests: dict[bytes, _Digest] = {}
         self._censored = Censored()
 
+    def is_current(self, state: State) -> bool:
+        """Whether a state that was read is still the last one, and certainly unchanged."""
+        known = self._known
+        return known.state is state and known.is_current()
+
     def read(self) -> State:
         """Read the current state."""
         known = self._known
