@@ -200,9 +200,7 @@ def enrich(path: Path) -> None:
             for _ in range(3):
                 base = writer.commit(base, b"branch-%02d" % (number % BRANCHES), number % 3)
         markers = [(random_.randbytes(20), (nodes[-1 - number % 100],)) for number in range(MARKERS)]
-        writer._repo.obsstore.add(
-            transaction, [(old, new, 0, (), (0.0, 0), None) for old, new in markers]
-        )
+        writer._repo.obsstore.add(transaction, [(old, new, 0, (), (0.0, 0), None) for old, new in markers])
     lines = (b"%s feature/%05d\n" % (random_.choice(nodes).hex().encode(), number) for number in range(BOOKMARKS))
     (path / ".hg" / "bookmarks").write_bytes(b"".join(lines))
     (path / ".hg" / "hgrc").write_text("[experimental]\nevolution = all\n")

@@ -309,6 +309,7 @@ def test_what_is_settled_is_not_read_again(path: Path, reader: StateReader, monk
         raise AssertionError("a file was opened")
 
     monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert reader.read().token == before
 
 
