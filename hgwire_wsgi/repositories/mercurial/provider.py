@@ -108,7 +108,9 @@ class MercurialProvider(RepositoryProvider):
         self._salt = hash_of(self._ui)
         self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
-        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
+        self._pool = Pool(
+            self._open, _is_current, OpenRepository.empty, leases=leases, idle=idle, patience=open_timeout
+        )
 
     def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
         """Make the finder.

@@ -161,6 +161,18 @@ class OpenRepository:
         make_observable(unfiltered)
         self.local = unfiltered.filtered(b"served")
 
+    def empty(self) -> None:
+        """Free the memory of what Mercurial has read.
+
+        The object is part of reference cycles and may live on for a while, and a hook may have kept it: it then reads
+        again what it needs.
+        """
+        try:
+            self.local.unfiltered().invalidate(clearfilecache=True)
+        except Exception:
+            # Extensions extend it.  The request that drops the object has nothing to do with them.
+            _log.debug("the caches of a repository could not be emptied", exc_info=True)
+
 
 @attrs.define(eq=False)
 class Facts:
