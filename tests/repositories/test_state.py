@@ -26,7 +26,7 @@ from hgwire_wsgi.repositories.mercurial.state import StateReader
 # Mercurial leaves closing some pipes and files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-EXTENSIONS = "[extensions]\nstrip=\n[experimental]\nevolution=all\n"
+EXTENSIONS = "[experimental]\nevolution=all\n"
 
 
 def make_repository(path: Path) -> None:
@@ -366,7 +366,9 @@ def test_a_share_depends_on_its_source(path: Path, tmp_path: Path) -> None:
 
 
 def hg(repo: Path, *arguments: str) -> None:
-    command = [sys.executable, "-c", "from mercurial import dispatch; dispatch.run()", "-R", str(repo), *arguments]
+    command = [sys.executable, "-c", "from mercurial import dispatch; dispatch.run()", "-R", str(repo)]
+    # Without extensions in its configuration, an open repository is used in several states.
+    command += ["--config", "extensions.strip=", *arguments]
     environment = {**os.environ, "HGRCPATH": "", "HGPLAIN": "1", "HGUSER": "test"}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
@@ -453,6 +455,8 @@ def test_equal_tokens_mean_equal_replies(tmp_path: Path) -> None:
             token = leased.content_token()
         answers, others = ([answer(app, name, arguments) for name, arguments in QUERIES] for app in (fresh, cached))
         assert answers == others
+        reopened = WireTestApp(WireApp(MercurialProvider(repo), cache=CacheSettings(memory=0, disk=0)))
+        assert answers == [answer(reopened, name, arguments) for name, arguments in QUERIES]
         with provider.lease("") as leased:
             assert leased.content_token() == token
         repeated += token in seen

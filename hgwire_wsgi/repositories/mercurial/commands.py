@@ -71,7 +71,7 @@ _UNBOUNDED = {"between": wireprotov1server.between, "branches": wireprotov1serve
 replaced them."""
 
 _KNOWN = wireprotov1server.known
-"""Mercurial's own function for ``known``, unless an extension loaded before has replaced it."""
+"""Mercurial's own function for ``known``."""
 
 _TRANSPORT = b"http-v1"
 _READ_SIZE = 32 * 1024

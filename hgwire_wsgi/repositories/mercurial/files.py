@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from mercurial import error
+from mercurial import error, obsolete
 
 from .errors import Report, message_of
 
@@ -77,6 +77,15 @@ _ALWAYS: Mapping[str, Check] = {
     "store/obsstore": lambda repo: repo.filtered(b"served").changelog,
     "bookmarks": lambda repo: repo.unfiltered()._bookmarks,
 }
+_SHOWN: Mapping[str, Check] = {
+    **_ALWAYS,
+    "store/obsstore": lambda repo: obsolete.getrevs(repo.unfiltered(), b"obsolete"),
+    "bookmarks": lambda repo: obsolete.getrevs(repo.unfiltered(), b"obsolete") and repo.unfiltered()._bookmarks,
+}
+"""For commands that need bookmarks only to find out which obsolete changesets they show."""
+
+_GRAPH = frozenset({"branchmap", "heads", "known"})
+
 _NOTHING: Mapping[str, Check] = {}
 _BARE = frozenset({"capabilities", "hello", "protocaps"})
 """Commands that read no files of the store."""
@@ -126,6 +135,8 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...], namespace: bytes | 
         return _PULL
     if command in _BARE:
         return _NOTHING
+    if command in _GRAPH:
+        return _SHOWN
     if command == "listkeys" and namespace is not None:
         return _LISTED.get(namespace, _ALWAYS)
     return _CLONE if command == "clonebundles" else _ALWAYS

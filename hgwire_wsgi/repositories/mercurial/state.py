@@ -74,6 +74,9 @@ A new changeset always changes the index of the changelog.
 _FOLDERS = (b"", b"/store", b"/merge")
 """The folders of these files; they change when a file appears or is replaced."""
 
+_DATA = (b"/store/obsstore", b"/store/phaseroots")
+"""The files in the part ``shape`` that Mercurial reads anew in an open repository; the others are configuration."""
+
 _ALWAYS_REPLACED = (b"/requires", b"/shared", b"/sharedpath")
 """The files whose own stamps are not checked: only Mercurial writes them, and the folder changes when it does."""
 
@@ -131,6 +134,7 @@ class State:
         hides: whether there may be hidden changesets.
         stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
             excluded: a streamed clone takes a lock in one, but changes nothing.
+        configuration: hashes and stamps of the files that decide how Mercurial opens the repository.
     """
 
     history: bytes
@@ -140,6 +144,7 @@ class State:
     transaction: bytes = b""
     hides: bool = False
     stamps: tuple[object, ...] = ()
+    configuration: tuple[object, ...] = ()
     token: bytes = attrs.field(init=False)
 
     @token.default
@@ -300,11 +305,14 @@ class StateReader:
         """Make the state of what was read; ``bundle`` is the stamp of a bundle file, if it is one."""
         hashes = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
         hashes |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
-        stamps = []
+        stamps: list[object] = []
+        configuration: list[object] = []
         for path, part in parts.items():
             digest = digests.get(path)
             hashes[part].update(digest.value if digest else b"-")
             stamps.append(digest and digest.stamp)
+            if part == "shape" and not path.endswith(_DATA):
+                configuration.append(digest and (digest.stamp, digest.value))
         for root in roots:
             hashes["history"].update(_last_rewrite(root))
         hashes["history"].update(repr(bundle).encode("ascii"))
@@ -313,6 +321,7 @@ class StateReader:
             transaction=b"".join(map(_last_transaction, roots)),
             hides=any(digest.hides for digest in digests.values()),
             stamps=tuple(stamps),
+            configuration=tuple(configuration),
         )
 
 
