@@ -37,7 +37,7 @@ import common
 from common import hg, median
 from v1 import environ
 
-import hgwire_wsgi.repositories.mercurial  # before any module of Mercurial, which must be imported in its order
+import hgwire_wsgi.repositories.mercurial  # noqa: F401  # before Mercurial's modules, which it imports in their order
 
 KINDS = ("hgwire", "hgweb")
 BRANCHES, HEADS, BOOKMARKS, MARKERS = 40, 60, 5000, 50_000
@@ -225,6 +225,11 @@ def cpu(action: Callable[[], object]) -> float:
     return (time.process_time() - start) * 1e6
 
 
+def each(action: Callable[[], object], count: int) -> float:
+    """Microseconds of CPU time of one of several calls."""
+    return cpu(lambda: [action() for _ in range(count)]) / count
+
+
 def steady(app: Callable[..., Any], asked: list[Question]) -> float:
     """Microseconds of requests in a state that was seen before."""
     environs = [question.environ() for question in asked]
@@ -322,12 +327,12 @@ def tokens(copies: dict[str, Path], repeat: int) -> None:
         for _ in range(repeat):
             writer.commit()
             rows[2].append(cpu(reader.read))
-            rows[1].append(cpu(lambda: [reader.read() for _ in range(20)]) / 20)
+            rows[1].append(each(reader.read, 20))
         time.sleep(2.5)
         reader.read()
         for _ in range(repeat):
-            rows[0].append(cpu(lambda: [reader.read() for _ in range(1000)]) / 1000)
-            rows[3].append(cpu(lambda: [cached._repostate() for _ in range(1000)]) / 1000)
+            rows[0].append(each(reader.read, 1000))
+            rows[3].append(each(cached._repostate, 1000))
         print(f"{title:40}" + "".join(f"{median(row):12.1f}" for row in rows), flush=True)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from mercurial import error, obsolete
+from mercurial import error, repoview
 
 from .errors import Report, message_of
 
@@ -79,10 +79,10 @@ _ALWAYS: Mapping[str, Check] = {
 }
 _SHOWN: Mapping[str, Check] = {
     **_ALWAYS,
-    "store/obsstore": lambda repo: obsolete.getrevs(repo.unfiltered(), b"obsolete"),
-    "bookmarks": lambda repo: obsolete.getrevs(repo.unfiltered(), b"obsolete") and repo.unfiltered()._bookmarks,
+    "store/obsstore": lambda repo: repoview.hideablerevs(repo.unfiltered()),
+    "bookmarks": lambda repo: repoview.hideablerevs(repo.unfiltered()) and repo.unfiltered()._bookmarks,
 }
-"""For commands that need bookmarks only to find out which obsolete changesets they show."""
+"""For commands that need bookmarks only to find out which changesets are not hidden, if any may be."""
 
 _GRAPH = frozenset({"branchmap", "heads", "known"})
 
