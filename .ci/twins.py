@@ -93,6 +93,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         "http/test_routing.py",
         "http/test_authorize.py",
     ),
+    "repositories/mercurial/changegroups/conditions.py": ("repositories/test_mercurial_changegroup_conditions.py",),
+    "repositories/mercurial/changegroups/seam.py": ("repositories/test_mercurial_changegroup_seam.py",),
     "repositories/mercurial/checks.py": _BACKEND,
     "repositories/mercurial/commands.py": _BACKEND,
     "repositories/mercurial/errors.py": _BACKEND,

@@ -113,6 +113,8 @@ HEADS = Request("cmd=heads", ())
 class Reply:
     """A response; ``first`` and ``last`` are the seconds until its first and last byte.
 
+    Of a body that is not kept, ``body`` is the first pieces.
+
     hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
     """
 
@@ -137,7 +139,7 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
         size += len(piece)
         if size > _NAME and not first:
             first = time.perf_counter() - start
-        if keep:
+        if keep or size - len(piece) <= _NAME:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
@@ -292,6 +294,18 @@ class Server:
         for worker in self.workers:
             Path(f"/proc/{worker}/clear_refs").write_text("5")
 
+    def settle(self) -> None:
+        """Wait until the workers are idle."""
+        before = -1.0
+        deadline = time.monotonic() + 60
+        while self.cpu() != before and time.monotonic() < deadline:
+            before = self.cpu()
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        os.killpg(os.getpgid(self.workers[0]), signal.SIGKILL)
+
     def warm_up(self, request: Request = HEADS) -> None:
         """Send so many requests at once that every worker answers one and has finished what it does only once."""
         together = 4 * len(self.workers)
@@ -322,6 +336,7 @@ def server(
     workers: int = 1,
     threads: int = 4,
     cache: dict[str, Any] | None = None,
+    config: Sequence[str] = (),
     answers: dict[Request, Reply] | None = None,
 ) -> Iterator[Server]:
     """Run a server, with the same settings for every kind.
@@ -332,6 +347,7 @@ def server(
         workers: gthread workers.
         threads: per worker.
         cache: settings of our caches (default: a temporary folder).
+        config: settings of Mercurial, ``section.name=value``.
         answers: the prepared responses of ``limit``.
     """
     with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
@@ -342,7 +358,7 @@ def server(
             body = folder / f"answer{number}"
             body.write_bytes(answer.body)
             kept.append((request.question, answer.headers, str(body)))
-        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": OPEN, "answers": kept}
+        settings: dict[str, Any] = {"path": str(repository), "kind": kind, "config": [*OPEN, *config], "answers": kept}
         settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
         (folder / "app.json").write_text(json.dumps(settings))
         port = free_port()

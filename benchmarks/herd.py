@@ -196,7 +196,7 @@ def generator(options: Options) -> None:
                 before = running.cpu()
                 seen = load(running.port, request, 20 if name == "hgweb" else 4)
                 # Replies that began before the end of the load must not count for the next one.
-                _settle(running)
+                running.settle()
                 rates[name].append(seen.rate)
                 costs[name].append((running.cpu() - before) / max(seen.replies, 1) * 1e3)
         rate = {name: median(figures) for name, figures in rates.items()}
@@ -208,14 +208,6 @@ def generator(options: Options) -> None:
             median(costs["hgwire"]),
             median(costs["file"]),
         )
-
-
-def _settle(running: Server) -> None:
-    before = -1.0
-    deadline = time.monotonic() + 60
-    while running.cpu() != before and time.monotonic() < deadline:
-        before = running.cpu()
-        time.sleep(0.3)
 
 
 def herd(options: Options) -> None:
@@ -310,26 +302,6 @@ def push(options: Options) -> None:
         row("the repository" if length is None else f"synthetic, {length}", mine, theirs, times(theirs / max(mine, 1)))
 
 
-def first(options: Options) -> None:
-    """The first clone in a warm process with an empty cache: seconds to the first and last byte, and CPU."""
-    request = clone_request(options.repository)
-    kinds = {"hgwire": {}, "no cache": {"disk": 0}, "hgweb": {}}
-    title("first clone", *kinds, "ratio")
-    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
-    for _ in range(options.repeat):
-        for name, cache in kinds.items():
-            kind = "hgweb" if name == "hgweb" else "hgwire"
-            with server(kind, options.repository, cache=cache) as running:
-                running.warm_up()
-                before = running.cpu()
-                reply = fetch(running.port, request, keep=False)
-                _settle(running)
-                figures[name].append((reply.first * 1000, reply.last * 1000, (running.cpu() - before) * 1000))
-    for number, label in enumerate(("first byte, ms", "last byte, ms", "server CPU, ms")):
-        seen = [median([figure[number] for figure in figures[name]]) for name in kinds]
-        row(label, *seen, f"{seen[2] / seen[0]:.2f}")
-
-
 def growth(options: Options) -> None:
     """The cost of a cached clone at several lengths of history."""
     title(
@@ -378,7 +350,6 @@ PARTS: dict[str, Callable[[Options], None]] = {
     "herd": herd,
     "pull": pull,
     "push": push,
-    "first": first,
     "growth": growth,
 }
 

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     )
     from .compression import BZIP2, NONE, ZLIB, ZSTD, Engine
     from .errors import HgWireError, PermissionDenied, RepositoryNotFound, Unavailable
-    from .events import CommandReport, PushChanges, RepositoryRecovered, RequestClosed, RequestStarted
+    from .events import (
+        Changegroup,
+        ChangegroupMade,
+        CommandReport,
+        PushChanges,
+        RepositoryRecovered,
+        RequestClosed,
+        RequestStarted,
+    )
     from .http.app import WireApp, WireMiddleware
     from .http.authorize import AuthorizeApp
     from .http.deadlines import Deadlines
@@ -56,6 +64,8 @@ __all__ = [
     "AuthorizeApp",
     "BytesResponse",
     "CacheSettings",
+    "Changegroup",
+    "ChangegroupMade",
     "Command",
     "CommandCall",
     "CommandContext",
@@ -163,6 +173,8 @@ _MODULES = {
         "Unavailable",
     ),
     "events": (
+        "Changegroup",
+        "ChangegroupMade",
         "CommandReport",
         "PushChanges",
         "RepositoryRecovered",

@@ -36,7 +36,7 @@ from .errors import (
     StreamChanged,
     UnknownCommand,
 )
-from .events import PushChanges
+from .events import Changegroup, PushChanges
 from .limits import Limits
 from .logcontext import LOGGER
 from .negotiation import ClientProtocol, ServerCapabilities
@@ -86,6 +86,9 @@ class Caller(Protocol):
 
     @property
     def report_recovery(self) -> Callable[[], None] | None: ...
+
+    @property
+    def report_changegroup(self) -> Callable[[Changegroup], None] | None: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -512,6 +515,7 @@ class Dispatcher:
                 allowance=caller.allowance,
                 report_changes=caller.report_changes,
                 report_recovery=caller.report_recovery,
+                report_changegroup=caller.report_changegroup,
             )
             return BoundCommand(
                 command=command,

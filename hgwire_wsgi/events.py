@@ -1,7 +1,8 @@
-"""Events for observers: when a request starts, when its response is closed, and when a repository is recovered.
+"""Events for observers: when a request starts, when its response is closed, and what happened in between.
 
-An observer is a callable that takes either event.  It runs in the thread that serves the request, so it should be
-fast; its exceptions are logged and have no other effect.  Events are values: they stay valid after the request.
+An observer is a callable that takes any event.  It runs in the thread that serves the request, or in the one that makes
+a bundle for the cache, so it should be fast; its exceptions are logged and have no other effect.  Events are values:
+they stay valid after the request.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import attrs
 
 __all__ = [
     "CacheOutcome",
+    "Changegroup",
+    "ChangegroupMade",
     "CommandReport",
     "Event",
     "Observer",
@@ -151,6 +154,41 @@ class RepositoryRecovered:
     repository: str
 
 
-Event = RequestStarted | RequestClosed | RepositoryRecovered
+@attrs.frozen(kw_only=True)
+class Changegroup:
+    """How a changegroup was made: the part of a bundle that holds the history.
+
+    Attributes:
+        generator: what made it: the generator of this package, or Mercurial's own.
+        reason: why Mercurial's made all of it; empty if it did not.
+        version: of the format, such as ``02``.
+        changesets: number of changesets in it.
+        aside: the reasons for which Mercurial's generator made the part of a single file, the manifests or the
+            changelog, each with the number of these parts.
+    """
+
+    generator: Literal["hgwire", "mercurial"]
+    reason: str
+    version: str
+    changesets: int
+    aside: Mapping[str, int] = attrs.Factory(dict)
+
+
+@attrs.frozen(kw_only=True)
+class ChangegroupMade(Changegroup):
+    """A changegroup is complete.  One that comes from a cache is not made again; one that is abandoned has no event.
+
+    Attributes:
+        request_id: of the request that it was made for, as in :class:`RequestStarted`.  Other requests may get it, too,
+            and this one may have ended before.
+        repository: the repository's name.
+        generator, reason, version, changesets, aside: as in :class:`Changegroup`.
+    """
+
+    request_id: str
+    repository: str
+
+
+Event = RequestStarted | RequestClosed | RepositoryRecovered | ChangegroupMade
 
 Observer = Callable[[Event], object]

@@ -16,6 +16,8 @@ from hgwire_wsgi import (
     ApiSettings,
     BytesResponse,
     CacheSettings,
+    Changegroup,
+    ChangegroupMade,
     CommandContext,
     CommandRegistry,
     LegacyStreamResponse,
@@ -24,6 +26,7 @@ from hgwire_wsgi import (
     PushChanges,
     PushResponse,
     RequestClosed,
+    StreamResponse,
     WireApp,
     WireMiddleware,
 )
@@ -253,6 +256,35 @@ def test_a_bundle_is_made_and_then_found_in_its_file(tmp_path: Path) -> None:
         assert Exchange(app, "cmd=x", REQUEST_METHOD="HEAD", **environ).read() == b""
         closed = watch.closed
         assert (closed.cache, closed.outcome, closed.bytes_out, closed.method) == ("hit", "ok", 0, "HEAD")
+
+
+def test_a_changegroup_is_reported_when_it_is_complete(tmp_path: Path) -> None:
+    """For a cached bundle that is in another thread, possibly after the request."""
+    made = Changegroup(generator="mercurial", reason="why", version="02", changesets=3, aside={"other": 1})
+    commands = CommandRegistry()
+
+    @commands.command("x", permission="pull", reply="stream", cacheable=True)
+    def bundle(context: CommandContext) -> StreamResponse:
+        report = context.report_changegroup
+
+        def chunks() -> Iterator[bytes]:
+            yield NOISE
+            if report is not None:
+                report(made)
+
+        return StreamResponse(chunks())
+
+    watch = Watch()
+    for cache in (CacheSettings(disk=0), CacheSettings(folder=tmp_path)):
+        app = WireApp(FakeProvider(), commands=commands, cache=cache, observers=[watch])
+        for count in (1, 0 if cache.disk else 1):
+            Exchange(app, "cmd=x", HTTP_X_REQUEST_ID=f"id-{count}").read()
+            makers_are_done()
+            found = [event for event in watch.events if isinstance(event, ChangegroupMade)]
+            expected = attrs.asdict(made, recurse=False)
+            assert found == [ChangegroupMade(request_id=f"id-{count}", repository="repo", **expected)] * count
+            watch.events.clear()
+    assert len(Exchange(WireApp(FakeProvider(), commands=commands), "cmd=x").read()) > 0
 
 
 def test_the_front_end_sends_a_bundle(tmp_path: Path) -> None:

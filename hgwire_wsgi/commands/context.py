@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import attrs
 
 from ..errors import RequestError
-from ..events import PushChanges
+from ..events import Changegroup, PushChanges
 from ..limits import Limits
 from ..negotiation import ClientProtocol, ServerCapabilities
 from ..streams import Readable
@@ -83,6 +83,8 @@ class CommandContext:
         report_changes: for backends: called after each transaction with its changes; ``None`` without observers.
         report_recovery: for backends: called after an abandoned transaction was rolled back; ``None`` without
             observers.
+        report_changegroup: for backends: called when a changegroup is complete, in the thread that makes it, which may
+            be after the request; ``None`` without observers.
     """
 
     repository: RepositoryObjects
@@ -101,6 +103,7 @@ class CommandContext:
     allowance: Allowance = attrs.field(factory=lambda: Allowance(Limits().walk))
     report_changes: Callable[[PushChanges], None] | None = None
     report_recovery: Callable[[], None] | None = None
+    report_changegroup: Callable[[Changegroup], None] | None = None
 
     def call(self, name: str) -> Response:
         """Run another command of this repository, without arguments."""

@@ -20,7 +20,7 @@ from webob import BaseRequest
 from ..access.admission import AdmissionControl, Lane, Slot
 from ..access.identity import user_text
 from ..commands.context import Allowance
-from ..events import CacheOutcome, CommandReport, PushChanges
+from ..events import CacheOutcome, Changegroup, CommandReport, PushChanges
 from ..limits import Limits
 from ..logcontext import LOGGER, printable, short_list
 from .body import RequestBody
@@ -79,12 +79,14 @@ class Observed:
         changes: the changes made by pushes, one item for each transaction.
         reports: how the commands of a ``multirequest`` ended.
         recovered: called when an abandoned transaction was rolled back.
+        made: called when a changegroup is complete.
     """
 
     clone: bool = False
     changes: list[PushChanges] = attrs.Factory(list)
     reports: list[CommandReport] = attrs.Factory(list)
     recovered: Callable[[], None] | None = None
+    made: Callable[[Changegroup], None] | None = None
 
 
 class Request:
@@ -161,6 +163,11 @@ class Request:
     def report_recovery(self) -> Callable[[], None] | None:
         """Reports that an abandoned transaction was rolled back; ``None`` without observers."""
         return None if self.observed is None else self.observed.recovered
+
+    @property
+    def report_changegroup(self) -> Callable[[Changegroup], None] | None:
+        """Reports that a changegroup is complete; ``None`` without observers."""
+        return None if self.observed is None else self.observed.made
 
     @property
     def scheme(self) -> str:

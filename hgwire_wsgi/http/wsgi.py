@@ -24,7 +24,16 @@ from typing import Any
 import attrs
 
 from ..errors import BodyTooLarge
-from ..events import Event, Observer, Outcome, RepositoryRecovered, RequestClosed, RequestStarted
+from ..events import (
+    Changegroup,
+    ChangegroupMade,
+    Event,
+    Observer,
+    Outcome,
+    RepositoryRecovered,
+    RequestClosed,
+    RequestStarted,
+)
 from ..logcontext import CURRENT, LOGGER
 from ..stops import FAILURES
 from .deadlines import Transfer
@@ -54,6 +63,7 @@ class Observation:
         request = self.request
         request.observed = self.observed
         self.observed.recovered = self._report_recovery
+        self.observed.made = self._report_changegroup
         self._tell(
             RequestStarted(
                 request_id=request.request_id,
@@ -111,6 +121,10 @@ class Observation:
                 repository=request.repository,
             )
         )
+
+    def _report_changegroup(self, made: Changegroup) -> None:
+        request, facts = self.request, attrs.asdict(made, recurse=False)
+        self._tell(ChangegroupMade(request_id=request.request_id, repository=request.repository, **facts))
 
     def interrupt(self, stop: BaseException) -> None:
         """Report a request that ends with the server, before it has a response."""

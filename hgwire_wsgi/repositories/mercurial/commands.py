@@ -31,6 +31,7 @@ from ...commands.standard import STANDARD_COMMANDS
 from ...errors import CommandFailed, LocalProtocolError, RepositoryUnusable
 from ..base import RepositorySettings
 from .bundle2 import BundleFollower
+from .changegroups.seam import reporting
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
 from .hooks import kept_output
@@ -220,6 +221,7 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
         with (
             translated_request(name, report, has_arguments=bool(arguments)),
             observed(local, context.report_changes),
+            reporting(local, context.report_changegroup),
         ):
             repo = wireprotov1server.getdispatchrepo(local, protocol, key, hidden)
             function, spec = wireprotov1server.commands[key]

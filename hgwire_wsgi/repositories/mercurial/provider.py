@@ -23,6 +23,7 @@ from ...negotiation import ServerCapabilities
 from ..base import Lease, RepositoryProvider
 from ..finder import Found, RepositoryFinder, Source, make_finder
 from ..pool import Pool
+from .changegroups.seam import GENERATOR, setting_of
 from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .hooks import PushLimits
@@ -64,6 +65,10 @@ class MercurialProvider(RepositoryProvider):
         recover: roll back the transaction of a process that has died, before the next push or stream clone; by default,
             these are refused with 503.  Observers get a :class:`~hgwire_wsgi.events.RepositoryRecovered`.  The setting
             ``hgwire.recover`` does the same, also in the ``hgrc`` of a repository.
+        generator: what makes bundles of changesets: ``hgwire``, the generator of this package, which leaves to
+            Mercurial's what it was not compared with; or ``mercurial``, always Mercurial's.  They give the same bytes;
+            observers get a :class:`~hgwire_wsgi.events.ChangegroupMade`.  The setting ``hgwire.generator`` does the
+            same, also in the ``hgrc`` of a repository.
         safe_extensions: names of extensions that give all users the same replies.  Mercurial's own are known; while
             another one is loaded, this process caches nothing (see ``docs/caching.rst``).
         lock_timeout: seconds that a push waits for a lock of the repository; then it fails with 503.  Default:
@@ -86,6 +91,7 @@ class MercurialProvider(RepositoryProvider):
         leases: int = 64,
         idle: int = 64,
         recover: bool = False,
+        generator: Literal["hgwire", "mercurial"] = "hgwire",
         safe_extensions: Iterable[str] = (),
         lock_timeout: int | None = None,
         hook_timeout: float | None = 300.0,
@@ -97,7 +103,10 @@ class MercurialProvider(RepositoryProvider):
             base = load_ui(config)
             if recover:
                 base.setconfig(*RECOVER, True, b"hgwire")
+            if generator != "hgwire":
+                base.setconfig(*GENERATOR, generator.encode(), b"hgwire")
             self._ui, self._finder = self._set_up(source, base)
+            setting_of(self._ui)
             self._post_args = self._ui.configbool(b"experimental", b"httppostargs")
         except error.ConfigError as failure:
             raise ValueError(os.fsdecode(failure.format()).strip().removeprefix("config error: ")) from failure
@@ -205,11 +214,11 @@ class MercurialProvider(RepositoryProvider):
             if found.config:
                 _configure(ui, found.config)
             try:
-                return OpenRepository(ui, found, state, self._push_limits)
+                return OpenRepository(ui, found, state, self._push_limits, facts.report)
             except RuntimeError:
                 # An extension that another thread loads may change a set over which Mercurial iterates here.
                 with LOADING:
-                    return OpenRepository(ui, found, state, self._push_limits)
+                    return OpenRepository(ui, found, state, self._push_limits, facts.report)
         except (error.Abort, error.RepoError, OSError, ValueError) as failure:
             if not is_repository(found.root):
                 raise RepositoryNotFound("no such repository") from failure

@@ -30,6 +30,7 @@ from ..base import Authorize, Repository, SubresourceReply, SubresourceRequest
 from ..finder import Found
 from . import incremental
 from .capabilities import adjust_capabilities
+from .changegroups import seam
 from .commands import registered_commands
 from .errors import Report, message_of, text, translated, translated_request
 from .files import files_of, read_bounded, uses_pull_bundles
@@ -134,13 +135,14 @@ class OpenRepository:
         found: where the repository is.
         state: the state that it is opened in.
         limits: on pushes.
+        report: is called with a problem of the configuration.
 
     Attributes:
         local: the object, as Mercurial's server shows it (secret and hidden changesets left out).
         found, state: as given.
     """
 
-    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits) -> None:
+    def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits, report: Report) -> None:
         self.found = found
         self.state = state
         self._reads_again = False
@@ -160,6 +162,7 @@ class OpenRepository:
         redirect_output(unfiltered)
         limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
+        seam.enable(unfiltered, report)
         self.local = unfiltered.filtered(b"served")
         self._reads_again = not is_bundle(found.root) and not any(extensions.extensions(unfiltered.ui))
 

@@ -1,0 +1,105 @@
+"""Our changegroups are Mercurial's, byte for byte: all histories, and a few requests in each format."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
+
+from changegroup_equality import Comparison, Request, pairs, versions, whole
+from changegroup_formats import FORMATS, Workshop
+from changegroup_histories import HISTORIES, NULL, open_repository
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+KNOWN = [name for name, form in FORMATS.items() if form.known and not form.whole]
+FEW = ("random", "hidden", "names")
+"""Histories for formats that differ in more than how a revlog chooses its deltas."""
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_a_history(workshop: Workshop, history: str) -> None:
+    repo = workshop.open(history)
+    comparison = Comparison()
+    for request in whole(repo):
+        comparison.check(repo, request)
+    for request in pairs(repo, 4, random.Random(history)):
+        comparison.check(repo, request)
+    assert comparison.is_ours(), comparison
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_format(workshop: Workshop, name: str) -> None:
+    form = FORMATS[name]
+    comparison = Comparison()
+    for history in FEW:
+        repo = workshop.open(history, name)
+        requirements = {item.decode() for item in repo.requirements}
+        assert form.has <= requirements and not form.lacks & requirements
+        for request in (*whole(repo), *pairs(repo, 2, random.Random(name))):
+            comparison.check(repo, request)
+    assert form.aside or comparison.is_ours(), comparison
+
+
+def revlogs(repo: Any) -> Iterator[Any]:
+    """Every revlog of a repository."""
+    for entry in repo.unfiltered().store.data_entries():
+        if entry.is_revlog:
+            yield entry.get_revlog_instance(repo.unfiltered()).get_revlog()
+
+
+def test_the_histories_have_what_they_are_for(workshop: Workshop) -> None:
+    repos = {name: workshop.open(name).unfiltered() for name in HISTORIES}
+    found = {name: list(revlogs(repo)) for name, repo in repos.items()}
+    manifests = repos["snapshots"].manifestlog.getstorage(b"").get_revlog()
+    assert max(manifests.snapshotdepth(rev) for rev in manifests if manifests.issnapshot(rev)) > 0
+    assert max(len(log._deltachain(len(log) - 1)[0]) for log in found["chains"]) > 100
+    assert {log._inline for log in found["binary"]} == {True, False}
+    assert NULL in {repos["emptied"][rev].manifestnode() for rev in repos["emptied"]}
+    for name in ("foreign", "reused"):
+        changed = sum(len(repos[name][rev].files()) for rev in repos[name])
+        stored = sum(len(log) for log in found[name][:-2])
+        assert stored < changed, name
+    visible, served = (set(repos["hidden"].filtered(name)) for name in (b"visible", b"served"))
+    assert set(repos["hidden"]) > visible > served
+
+
+def test_a_new_object_gives_the_same(workshop: Workshop) -> None:
+    """What a repository object has cached makes no difference."""
+    for history in ("random", "snapshots"):
+        repo = workshop.open(history, "native deltas")
+        for request in pairs(repo, 5, random.Random(history)):
+            Comparison().check(repo, request, open_repository(workshop.path(history, "native deltas")))
+
+
+def test_nothing_to_send(workshop: Workshop) -> None:
+    repo = workshop.open("merges")
+    heads = tuple(repo.heads())
+    for version, _ in versions(repo):
+        Comparison().check(repo, Request(heads, heads, "served", version))
+        Comparison().check(repo, Request(heads, (NULL,), "served", version))
+        Comparison().check(repo, Request((NULL,), (NULL,), None, version))
+
+
+@pytest.mark.parametrize("broken", ["a file's revlog is missing", "a file's data are cut short"])
+def test_damage_is_reported_as_mercurial_reports_it(tmp_path: Path, broken: str) -> None:
+    workshop = Workshop(tmp_path)
+    path = workshop.path("straight", "all split")
+    target = next((path / ".hg/store/data/folder").glob("file1.*"))
+    if "missing" in broken:
+        target.with_suffix(".i").unlink()
+    else:
+        os.truncate(target.with_suffix(".d"), 100)
+    repo = workshop.open("straight", "all split")
+    assert Comparison().check(repo, next(whole(repo))) == b""
