@@ -157,9 +157,14 @@ class _Environ(Mapping[bytes, Any]):
     """The WSGI environ as in-process hooks see it in ``ui.environ``: bytes instead of strings, and no credentials."""
 
     def __init__(self, environ: Mapping[str, Any], user: str | None) -> None:
-        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
-        if user is not None:
-            self._environ["REMOTE_USER"] = user.encode("utf-8")
+        self._given = environ
+        self._user = user
+
+    @functools.cached_property
+    def _environ(self) -> dict[str, Any]:
+        # Made when a hook asks for it, which is rare.
+        environ = {name: value for name, value in self._given.items() if name not in _SECRETS}
+        return environ if self._user is None else {**environ, "REMOTE_USER": self._user.encode("utf-8")}
 
     def __getitem__(self, name: bytes) -> Any:
         value = self._environ[name.decode("latin-1")]
