@@ -102,8 +102,8 @@ class Request:
         return self.query + dict(self.headers).get("X-Hgarg-1", "")
 
 
-_NAME = 32
-"""Bytes; more than an engine's name and the header of its format take."""
+_START = 1024
+"""Bytes; more than an engine's name, the header of its format and the parameters of a bundle take."""
 
 HEADS = Request("cmd=heads", ())
 """A cheap request."""
@@ -111,11 +111,10 @@ HEADS = Request("cmd=heads", ())
 
 @attrs.frozen
 class Reply:
-    """A response; ``first`` and ``last`` are the seconds until its first and last byte.
+    """A response; ``first`` and ``last`` are the seconds until its first data and its last byte.
 
-    Of a body that is not kept, ``body`` is the first pieces.
-
-    hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
+    Of a body that is not kept, ``body`` is the start.  hgweb sends the engine's name and the start of a bundle before
+    it has read anything, so the first KiB does not count as data.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -137,9 +136,9 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
     # readinto() would wait for a full buffer.
     while piece := response.read1(1 << 18):
         size += len(piece)
-        if size > _NAME and not first:
+        if size > _START and not first:
             first = time.perf_counter() - start
-        if keep or size - len(piece) <= _NAME:
+        if keep or size - len(piece) <= _START:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()

@@ -14,11 +14,11 @@ Rows: *clone* by a client that knows one compression engine; the first *pull* of
 all others, and asks for all heads; *pull -r*: it asks for one head of several (of a single head: for its parent), so
 the changeset of each file revision must be found through the manifests.  Pulls are compressed with zstd.
 
-Columns: *CPU* of the server until it is idle again; *first data* and *last byte* as the client sees them; *growth* is
-the peak of the server's memory minus what it had before.  The first line of a row has the minimum of all rounds, the
-second the median.  *ratio* is ours divided by hgweb's; below 1, ours is better.  *git* is ``git pack-objects`` alone,
-the part of a Git server that does the work, on one pack with a bitmap index; there *growth* is the maximum resident
-size of the process, mapped files included.
+Columns: *CPU* of the server until it is idle again; *first data* (more than a KiB, or all of it) and *last byte* as the
+client sees them; *growth* is the peak of the server's memory minus what it had before.  The first line of a row has the
+minimum of all rounds, the second the median.  *ratio* is ours divided by hgweb's; below 1, ours is better.  *git* is
+``git pack-objects`` alone, the part of a Git server that does the work, on one pack with a bitmap index; there *growth*
+is the maximum resident size of the process, mapped files included.
 
 The aims are those of the project: what they allow is compared with the ratio of the minimums.
 """

@@ -92,7 +92,7 @@ class Comparison:
 
     def __str__(self) -> str:
         aside = ", ".join(f"{count} by Mercurial ({reason})" for reason, count in sorted(self.aside.items()))
-        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.groups} groups, {aside or 'none by Mercurial'}"
+        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.groups} groups; {aside or 'all are ours'}"
 
     def is_ours(self) -> bool:
         """Whether something was compared that our generator made, all of it."""

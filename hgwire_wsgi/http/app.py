@@ -44,6 +44,7 @@ from .routing import Route, Router
 from .uwsgi import thread_count
 from .v1.bundles import LongReplies
 from .v1.input import classify
+from .v1.recoding import sources
 from .v1.transport import V1Transport
 from .v2.api import ApiSettings, url_access
 from .v2.transport import V2Transport
@@ -123,7 +124,9 @@ class WireApp:
             dispatcher=self._dispatcher,
             provider=provider,
             responses=open_response_cache(settings),
-            long_replies=LongReplies(provider=provider, settings=settings, bundles=self._bundles.get),
+            long_replies=LongReplies(
+                provider=provider, settings=settings, bundles=self._bundles.get, sources=sources(self.capabilities)
+            ),
         )
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 

@@ -16,6 +16,7 @@ again until the state changes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Generator
@@ -36,7 +37,8 @@ from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody, Request
-from .renderers import RENDERERS, Encodings, Rendered
+from .recoding import Source, find_source
+from .renderers import RENDERERS, Encodings, Rendered, encode
 from .usual import client_of, is_usual
 
 __all__ = ["LONG", "KnownBundle", "LongReplies", "Question", "render"]
@@ -106,6 +108,7 @@ class _Producer:
     encodings: Encodings
     lease: Lease | None
     enter: Callable[[], Slot | None]
+    find_source: Callable[[], Source | None]
     family: str | None = None
     may_be_cached: Callable[[], bool] = bool
 
@@ -130,15 +133,18 @@ class _Producer:
             if given is None:
                 bound.require_unchanged(lease.repository)
                 bound = bound.on(lease.repository)
+            if (source := self.find_source()) is not None:
+                self._note_family(bound)
+                self.may_be_cached = lambda: True
+                with contextlib.closing(source):
+                    yield from encode(self.encodings.stream, source.chunks)
+                return
             rendered = render(bound, self.encodings)
             body, self.may_be_cached = rendered.body, rendered.may_be_cached
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
-            # Do this while the repository is leased; the bundle may be complete only later.
-            repository, heads = bound.repository, bound.arguments.get("heads")
-            if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
-                self.family = _family(repository, bound, self.name, self.encodings)
+            self._note_family(bound)
             lease = lease.transfer()
             try:
                 yield from body
@@ -147,6 +153,12 @@ class _Producer:
         finally:
             if given is not lease:
                 lease.release()
+
+    def _note_family(self, bound: BoundCommand) -> None:
+        """Find out what the index entry needs while the repository is leased; the bundle may be complete only later."""
+        repository, heads = bound.repository, bound.arguments.get("heads")
+        if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
+            self.family = _family(repository, bound, self.name, self.encodings)
 
 
 @attrs.frozen(kw_only=True)
@@ -157,11 +169,13 @@ class LongReplies:
         provider: leases repositories when a bundle must be made again.
         settings: where bundles are stored, and whether a front end sends them.
         bundles: returns the bundle cache of this process, ``None`` if there is none.
+        sources: encodings from which others are made.
     """
 
     provider: RepositoryProvider
     settings: CacheSettings
     bundles: Callable[[], BundleCache | None]
+    sources: tuple[Encodings, ...] = ()
     _known: MemoryStore[KnownBundle] = attrs.field(init=False, factory=lambda: MemoryStore(_REMEMBERED))
 
     def find(self, name: str, question: Question, stamp: object) -> KnownBundle | None:
@@ -216,7 +230,8 @@ class LongReplies:
             return self._make_alone(request, bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
         token = bound.repository.bundle_token(bound.command.name, bound.arguments)
-        key = bundle_key(token=token, **_identity(bound, name, encodings))
+        key_of = partial(_key, token, bound, name)
+        key = key_of(encodings)
         label = _label(bound.command.name, name)
         open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
         keys: tuple[str, ...] = (key,)
@@ -228,7 +243,9 @@ class LongReplies:
             request.cache = "hit"
             return Rendered(media_type, self._stored(stored), stored_as=keys)
 
-        producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making)
+        sources = self.sources if bound.command.reply == "stream" else ()
+        find = partial(find_source, encodings, sources, lambda other: open_bundle(key_of(other)))
+        producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making, find)
         try:
             bundle = bundles.join_or_make(
                 key,
@@ -310,6 +327,10 @@ def _label(command: str, name: str) -> str:
 def _encoding_key(identity: tuple[KeyValue, ...]) -> str:
     """A digest of the part of a key that is the same for most requests."""
     return digest(identity)
+
+
+def _key(token: bytes, bound: BoundCommand, name: str, encodings: Encodings) -> str:
+    return bundle_key(token=token, **_identity(bound, name, encodings))
 
 
 def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str, Any]:

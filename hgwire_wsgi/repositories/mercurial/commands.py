@@ -34,6 +34,7 @@ from .bundle2 import BundleFollower
 from .changegroups.seam import reporting
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
+from .garbage import collected
 from .hooks import kept_output
 from .transactions import has_journal, observed, roll_back_abandoned
 
@@ -115,18 +116,18 @@ class _Protocol:
         self._context.authorize(permission.decode("ascii"))
 
 
-def _convert(result: Any, report: Report) -> Response:
-    """Convert a result from Mercurial to a response of this package."""
+def _convert(result: Any, repo: Any, report: Report) -> Response:
+    """Convert a result from Mercurial's function, called with a repository object, to a response of this package."""
     if isinstance(result, bytes):
         return BytesResponse(result)
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
         follower = BundleFollower()
-        chunks = translated_chunks(follower.watch(result.gen), report)
+        chunks = translated_chunks(follower.watch(collected(result.gen, repo)), report)
         return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
-        return LegacyStreamResponse(translated_chunks(result.gen, report))
+        return LegacyStreamResponse(translated_chunks(collected(result.gen, repo), report))
     if isinstance(result, wireprototypes.pushres):
         # A bundle2 push that asks for no bundle2 reply has no result of the old kind: it failed, or it did not.
         return PushResponse(1 if result.res is None else int(result.res), result.output)
@@ -237,7 +238,7 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
                 if function is _KNOWN:
                     response: Response = _known(repo, decoded["nodes"])
                 else:
-                    response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+                    response = _convert(function(repo, protocol, *_positional(spec, arguments)), repo, report)
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name

@@ -34,6 +34,7 @@ from .changegroups import seam
 from .commands import registered_commands
 from .errors import Report, message_of, text, translated, translated_request
 from .files import files_of, read_bounded, uses_pull_bundles
+from .garbage import count_files
 from .hooks import PushLimits, limit_pushes
 from .output import redirect_output
 from .permissions import added_hooks, ask_hooks, check_commands
@@ -160,6 +161,7 @@ class OpenRepository:
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
         redirect_output(unfiltered)
+        count_files(unfiltered)
         limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         seam.enable(unfiltered, report)
