@@ -6,22 +6,26 @@ is computed, or, if there is none, against the revision sent before.  These are 
 would be valid, too, but would give other bytes.
 
 A full text is sent as a delta that inserts it into nothing.  Its hash is checked, as Mercurial does.
+
+Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads
+out of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its
+error.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import operator
+import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from struct import Struct
 
 import attrs
+import zstandard
 from mercurial.revlogutils import constants
 
-from .revlogs import BASE, NODE, OFFSET_FLAGS, P1, P2, Decompress, Entry, Revlog
+from .revlogs import NODE, OFFSET_FLAGS, P1, P2, Entry, Revlog, Surprise
 
-__all__ = ["BLOCK", "FORMATS", "Format", "Group"]
+__all__ = ["BLOCK", "FORMATS", "Decompress", "Format", "Group", "Look"]
 
 BLOCK = 64 * 1024
 """Bytes of output that are put together before they are passed on."""
@@ -32,6 +36,18 @@ _INSERT = Struct(">lll")
 _UNUSUAL: int = 0xFFFF & ~getattr(constants, "REVIDX_DELTA_INFO_FLAGS", 0)
 """All flags of revisions but those that only describe the stored delta, which are new in Mercurial 7.2."""
 
+Decompress = Callable[[bytes], bytes]
+"""Decompresses a zstandard frame."""
+
+Look = Callable[[Revlog, int, Entry, bytes], object]
+"""Is called with a revlog, a revision's number, its entry, and the full text or delta that is stored."""
+
+_UNREADABLE = (zlib.error, zstandard.ZstdError, MemoryError)
+"""A frame without its size, or damaged data: Mercurial reads the one, and reports the other."""
+
+_MISLED = (IndexError, OverflowError, ValueError)
+"""Where a damaged index or text leads."""
+
 _QUALITY, _P2_SMALL = 1 << 9, 1 << 6
 """Two of these: the entry describes the delta; a delta against the second parent is small."""
 
@@ -41,19 +57,18 @@ class Format:
     """A version of the changegroup format (``hg help internals.changegroups``).
 
     Attributes:
-        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset.
-        flags: the last field of the header, where there is one.
+        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset, and
+            in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
     """
 
     header: Struct
-    flags: tuple[int, ...] = ()
     after_manifests: bytes = b""
 
 
 FORMATS: Mapping[bytes, Format] = {
     b"02": Format(Struct(">l20s20s20s20s20s")),
-    b"03": Format(Struct(">l20s20s20s20s20sH"), flags=(0,), after_manifests=bytes(4)),
+    b"03": Format(Struct(">l20s20s20s20s20s2x"), after_manifests=bytes(4)),
 }
 """The versions that are made here.  In version 01 nearly all deltas have to be computed, so nothing is gained."""
 
@@ -65,53 +80,51 @@ class Group:
     Attributes:
         log: the revlog.
         revs: the revisions, ascending; -1, the null revision, may be the first and is not sent.
-        usable: the stored bases that the client has when it gets the delta.
+        usable: the stored bases that the client has when it gets the delta; all of them may be revisions sent later.
         full: whether only full texts are sent.
-        is_plain: whether no revision that matters here has a flag that changes its text.
+        sent: how many revisions were sent.
     """
 
     log: Revlog
     revs: Sequence[int]
     usable: Container[int]
     full: bool
-    is_plain: bool
+    sent: int = 0
 
     @classmethod
     def of(cls, log: Revlog, revs: Sequence[int], *, full: bool = False) -> Group:
-        """Look at the entries of the revisions.
+        """Find the usable bases.
 
         Args:
             log: the revlog.
             revs: the revisions, ascending.
             full: send full texts only.
+
+        Raises:
+            Surprise: if the index is damaged.
         """
-        index, everything = log.index, log.revs()
-        if full or len(revs) == len(everything):
-            flags = functools.reduce(operator.or_, (index[rev][OFFSET_FLAGS] for rev in revs), 0)
-            return cls(log, revs, range(-1, len(everything)), full, not flags & _UNUSUAL)
+        index = log.index
+        if full or len(revs) == len(index):
+            return cls(log, revs, range(-1, len(index)), full)
         sent = set(revs)
-        bases, parents = {-1}, set()
-        flags = 0
+        bases, known = {-1}, set()
+        entry_of = index.__getitem__
         for rev in revs:
-            entry = index[rev]
-            flags |= entry[OFFSET_FLAGS]
-            parents.add(entry[P1])
-            parents.add(entry[P2])
+            entry = entry_of(rev)
+            known.add(entry[P1])
+            known.add(entry[P2])
             bases.add(log.delta_parent(rev, entry))
-        known = parents - sent
-        bases -= sent
-        for rev in known | bases:
-            flags |= index[rev][OFFSET_FLAGS]
-        if foreign := bases - known - {-1}:
-            known |= log.ancestors_among(foreign, known - {-1})
-        return cls(log, revs, sent | known | {-1}, full, not flags & _UNUSUAL)
+        known -= sent
+        known.add(-1)
+        if foreign := bases - sent - known:
+            try:
+                known |= log.ancestors_among(foreign, known - {-1})
+            except _MISLED as failure:
+                raise Surprise from failure
+        return cls(log, revs, sent | known, full)
 
     def blocks(
-        self,
-        form: Format,
-        links: Sequence[bytes],
-        zstd: Decompress,
-        look: Callable[[int, Entry, bytes], object] | None = None,
+        self, form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None = None
     ) -> Iterator[bytes]:
         """Make the group, without the empty chunk that ends it.
 
@@ -119,50 +132,104 @@ class Group:
             form: the version.
             links: for each revision, the node of its changeset.
             zstd: decompresses a zstandard frame.
-            look: is called with each revision's number, entry and stored data.
+            look: is called with each revision.
 
         Yields:
             Blocks of about :data:`BLOCK` bytes, or of one long text.
+
+        Raises:
+            Surprise: after the last revision that can be sent.
+            mercurial.error.Error: likewise, for damaged data.
         """
+        parts: list[bytes] = []
+        try:
+            for _ in self._made(parts, form, links, zstd, look):
+                yield b"".join(parts)
+                parts.clear()
+        except Exception as failure:
+            # What Mercurial sends before its error, too.
+            if parts:
+                yield b"".join(parts)
+            if isinstance(failure, _MISLED):
+                raise Surprise from failure
+            raise
+        if parts:
+            yield b"".join(parts)
+
+    def _made(
+        self, parts: list[bytes], form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None
+    ) -> Iterator[None]:
+        """Append the parts of the revisions to a list, and pause when there is a block of them."""
+        # The loop that all depends on: for each revision, no call that can be avoided, and no name that is not local.
         log, revs, usable, full = self.log, self.revs, self.usable, self.full
-        if not revs:
-            return
-        index, pack, tail = log.index, form.header.pack, form.flags
-        overhead = form.header.size
-        before = index[revs[0]][P1]
-        if before_null := revs[0] == -1:
-            revs, links = revs[1:], links[1:]
+        index, general, swaps = log.index, log.general_delta, log.swaps_parents
+        pack, overhead = form.header.pack, form.header.size
         null = before_node = index[-1][NODE]
-        if not before_null:
-            before_node = index[before][NODE]
-        blocks: list[bytes] = []
+        before = -1
+        if revs and revs[0] == -1:
+            revs, links = revs[1:], links[1:]
+        elif revs:
+            p1, p2 = index[revs[0]][P1 : P2 + 1]
+            before = p2 if swaps and p1 == -1 else p1
+            before_node = self._node(before)
+        link_of = iter(links)
         size = 0
-        for (rev, entry, data), link in zip(log.data(revs, zstd), links, strict=True):
-            if look is not None:
-                look(rev, entry, data)
-            node, p1, p2 = entry[NODE], entry[P1], entry[P2]
-            p1_node = before_node if p1 == before else index[p1][NODE]
-            p2_node = null if p2 == -1 else index[p2][NODE]
-            stored = log.delta_parent(rev, entry)
-            base = stored if stored in usable else _other_base(entry, before)
-            if full or base == -1:
-                text = data if entry[BASE] == rev and _is_intact(data, node, p1_node, p2_node) else log.text(rev)
-                data = _INSERT.pack(0, 0, len(text)) + text if text else b""
-                base_node = null
-            else:
-                if base != stored:
-                    data = log.computed_delta(base, rev)
-                base_node = p1_node if base == p1 else index[base][NODE]
-            length = len(data) + overhead
-            blocks += pack(length, node, p1_node, p2_node, base_node, link, *tail), data
-            before, before_node = rev, node
-            size += length
-            if size > BLOCK:
-                yield b"".join(blocks)
-                blocks.clear()
-                size = 0
-        if blocks:
-            yield b"".join(blocks)
+        for batch, entries, segment, shift, step in log.batches(revs):
+            for rev, entry, link in zip(batch, entries, link_of, strict=False):
+                offset, length, _, stored, _, p1, p2, node = entry[:8]
+                start = (offset >> 16) + shift + step * rev
+                data = segment[start : start + length]
+                if offset & _UNUSUAL or start < 0 or len(data) != length or rev < stored or rev <= p1 or rev <= p2:
+                    raise Surprise
+                kind = data[:1]
+                if kind == b"(" or kind == b"x":
+                    try:
+                        data = zstd(data) if kind == b"(" else zlib.decompress(data)
+                    except _UNREADABLE:
+                        data = log.stored(rev)
+                elif kind == b"u":
+                    data = data[1:]
+                elif kind != b"\0" and kind:
+                    data = log.stored(rev)
+                if look is not None:
+                    look(log, rev, entry, data)
+                if p1 == -1 and swaps:
+                    p1, p2 = p2, p1
+                p1_node = before_node if p1 == before else self._node(p1)
+                p2_node = null if p2 == -1 else self._node(p2)
+                is_text = stored == rev
+                if is_text:
+                    base = stored = -1
+                else:
+                    if not general:
+                        stored = rev - 1
+                    base = stored if stored in usable else _other_base(offset, p1, p2, before)
+                if base == -1 or full:
+                    if not is_text or not _is_intact(data, node, p1_node, p2_node):
+                        data = log.text(rev)
+                    if data:
+                        data = _INSERT.pack(0, 0, len(data)) + data
+                    base_node = null
+                else:
+                    base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
+                    if base != stored:
+                        data = log.computed_delta(base, rev)
+                length = len(data) + overhead
+                parts += pack(length, node, p1_node, p2_node, base_node, link), data
+                self.sent += 1
+                before, before_node = rev, node
+                size += length
+                if size > BLOCK:
+                    yield
+                    size = 0
+
+    def _node(self, rev: int) -> bytes:
+        """The node of a parent or a base; without flags: a delta against a censored text cannot be applied."""
+        entry = self.log.index[rev]
+        if entry[OFFSET_FLAGS] & _UNUSUAL and rev != -1:
+            raise Surprise
+        node: bytes = entry[NODE]
+        return node
 
 
 def _is_intact(text: bytes, node: bytes, p1: bytes, p2: bytes) -> bool:
@@ -172,16 +239,15 @@ def _is_intact(text: bytes, node: bytes, p1: bytes, p2: bytes) -> bool:
     return digest.digest() == node
 
 
-def _other_base(entry: Entry, before: int) -> int:
+def _other_base(flags: int, p1: int, p2: int, before: int) -> int:
     """The base of a delta that has to be computed.
 
     Args:
-        entry: of the revision.
+        flags: of the revision; higher bits are ignored.
+        p1: its first parent.
+        p2: its second parent.
         before: the revision that was sent before it.
     """
-    p1: int = entry[P1]
-    p2: int = entry[P2]
-    flags = entry[OFFSET_FLAGS]
     if p2 != -1 and (p1 == -1 or (flags & _QUALITY and flags & _P2_SMALL)):
         return p2
     return p1 if p1 != -1 else before

@@ -11,17 +11,19 @@ that one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from binascii import unhexlify
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import zstandard
-from mercurial import changegroup, manifest, mdiff
+from mercurial import changegroup, error, manifest, mdiff
 
-from .deltas import BLOCK, FORMATS, Format, Group
-from .revlogs import BASE, LINK, NODE, P1, P2, Decompress, Entry, Revlog, opened, opened_file
+from .deltas import BLOCK, FORMATS, Decompress, Format, Group, Look
+from .revlogs import BASE, LINK, P1, P2, Entry, Revlog, Surprise, opened, opened_file
 
 __all__ = ["generate"]
 
@@ -60,13 +62,19 @@ def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Put small blocks together."""
     waiting: list[bytes] = []
     size = 0
-    for block in blocks:
-        waiting.append(block)
-        size += len(block)
-        if size >= BLOCK:
-            yield b"".join(waiting) if len(waiting) > 1 else block
-            waiting.clear()
-            size = 0
+    try:
+        for block in blocks:
+            waiting.append(block)
+            size += len(block)
+            if size >= BLOCK:
+                yield b"".join(waiting) if len(waiting) > 1 else block
+                waiting.clear()
+                size = 0
+    except Exception:
+        # What Mercurial sends before its error, too.
+        if waiting:
+            yield b"".join(waiting)
+        raise
     if waiting:
         yield b"".join(waiting)
 
@@ -78,6 +86,7 @@ class _Changegroup:
     Attributes:
         nodes_by_rev: the node of each changeset that was sent, by its revision number.
         manifests: for each manifest's node, the revision number of the first changeset that has it.
+        changesets: the same, by the manifest's revision number, ascending.
         files: the paths that the changesets name.
         file_links: if the store's links are not right: for each path and node, the first changeset that has it.
     """
@@ -93,6 +102,7 @@ class _Changegroup:
     zstd: Decompress = attrs.field(init=False, factory=lambda: zstandard.ZstdDecompressor().decompress)
     nodes_by_rev: dict[int, bytes] = attrs.field(init=False, factory=dict)
     manifests: dict[bytes, int] = attrs.field(init=False, factory=dict)
+    changesets: dict[int, int] = attrs.field(init=False, factory=dict)
     files: set[bytes] = attrs.field(init=False, factory=set)
     file_links: dict[bytes, dict[bytes, int]] = attrs.field(init=False, factory=dict)
 
@@ -101,6 +111,8 @@ class _Changegroup:
         self.form = FORMATS[self.packer.version]
 
     def blocks(self) -> Iterator[bytes]:
+        # A damaged one is reported before anything is sent, as Mercurial does.
+        _ = self.repo.changelog, self.repo.manifestlog
         yield from self._changelog()
         yield _END
         yield from self._manifests()
@@ -109,73 +121,97 @@ class _Changegroup:
         yield _END
 
     def _changelog(self) -> Iterator[bytes]:
+        if not self.nodes:
+            return
         store = self.repo.changelog
         rev_of = store.index.rev
-        self.nodes_by_rev = dict(sorted((rev_of(node), node) for node in self.nodes))
+        self.nodes_by_rev = dict(sorted(zip(map(rev_of, self.nodes), self.nodes, strict=True)))
         revs, nodes = list(self.nodes_by_rev), list(self.nodes_by_rev.values())
         with opened(store) as log:
             # Old releases stored changesets as deltas.
-            if group := self._group(log, revs, full=not store._storedeltachains):
-
-                def look(rev: int, entry: Entry, data: bytes) -> None:
-                    self._read_changeset(rev, data if entry[BASE] == rev else group.log.text(rev))
-
-                yield from group.blocks(self.form, nodes, self.zstd, look)
-                return
-        state, deltas = self.packer._generatechangelog(store, nodes)
-        yield from self._encoded(deltas)
+            group = self._group(log, revs, full=not store._storedeltachains)
+            done = yield from self._made(group, nodes, self._read_changeset)
+        if done is None:
+            return
+        state, deltas = self.packer._generatechangelog(store, self.nodes)
+        yield from self._encoded(deltas, done)
         self.manifests = {node: rev_of(changeset) for node, changeset in state[b"manifests"].items()}
         self.files = state[b"changedfiles"]
 
     def _group(self, log: Revlog | None, revs: Sequence[int], *, full: bool = False) -> Group | None:
         """The group of a revlog; ``None``, and a report, if Mercurial has to make it."""
-        if log is not None and (group := Group.of(log, revs, full=full)).is_plain:
-            return group
-        self.report("revlog format" if log is None else "flagged revisions")
+        if log is not None:
+            with contextlib.suppress(Surprise):
+                return Group.of(log, revs, full=full)
+        self.report("revlog format")
         return None
 
-    def _encoded(self, deltas: Iterator[Any]) -> Iterator[bytes]:
-        """Encode a group that Mercurial makes."""
-        for delta in deltas:
+    def _made(
+        self, group: Group | None, links: Sequence[bytes], look: Look | None = None
+    ) -> Generator[bytes, None, int | None]:
+        """Make a group as far as possible.
+
+        Returns:
+            If Mercurial has to make the rest: how many revisions were sent.
+        """
+        if group is None:
+            return 0
+        try:
+            yield from group.blocks(self.form, links, self.zstd, look)
+        except Surprise:
+            self.report("flags or damage")
+            return group.sent
+        return None
+
+    def _encoded(self, deltas: Iterable[Any], done: int) -> Iterator[bytes]:
+        """Encode a group that Mercurial makes, except for the first revisions."""
+        for delta in itertools.islice(deltas, done, None):
             yield from changegroup._revisiondeltatochunks(self.repo, delta, self.packer._builddeltaheader)
 
-    def _read_changeset(self, rev: int, text: bytes) -> None:
+    def _read_changeset(self, log: Revlog, rev: int, entry: Entry, data: bytes) -> None:
         """Take the manifest and the changed files from a changeset.
 
         Its lines are the manifest, the user, the date, and the files; then an empty line and the message.
+
+        Raises:
+            ValueError: if they are not.
         """
-        self.manifests.setdefault(unhexlify(text[:40]), rev)
-        head = text[: text.index(b"\n\n")]
-        self.files.update(head.split(b"\n")[3:])
+        text = data if entry[BASE] == rev else log.text(rev)
+        manifest, _, _, rest = text.split(b"\n", 3)
+        self.manifests.setdefault(unhexlify(manifest), rev)
+        if rest[:1] != b"\n":
+            self.files.update(rest[: rest.index(b"\n\n")].split(b"\n"))
 
     def _manifests(self) -> Iterator[bytes]:
+        if not self.manifests:
+            return
         store = self.repo.manifestlog.getstorage(b"")
-        rev_of = store.rev
-        links = dict(sorted((rev_of(node), rev) for node, rev in self.manifests.items()))
-        revs, node_of = list(links), self.nodes_by_rev
+        with contextlib.suppress(error.RevlogError):
+            revs = map(store._revlog.index.rev, self.manifests)
+            self.changesets = dict(sorted(zip(revs, self.manifests.values(), strict=True)))
+        is_complete = len(self.changesets) == len(self.manifests)
+        node_of = self.nodes_by_rev
         with opened(store) as log:
-            if group := self._group(log, revs):
-
-                def look(rev: int, entry: Entry, data: bytes) -> None:
-                    self._read_manifest(group.log, rev, entry, data, links[rev])
-
-                nodes = [node_of[link] for link in links.values()]
-                yield from group.blocks(self.form, nodes, self.zstd, None if self.by_linkrev else look)
-                return
+            group = self._group(log if is_complete else None, list(self.changesets))
+            nodes = [node_of[rev] for rev in self.changesets.values()]
+            done = yield from self._made(group, nodes, None if self.by_linkrev else self._read_manifest)
+        if done is None:
+            return
         order = {node: position for position, node in enumerate(node_of.values())}
         manifests = {node: node_of[rev] for node, rev in self.manifests.items()}
         found: dict[bytes, dict[bytes, bytes]] = {}
         for _tree, deltas in self.packer.generatemanifests(
             self.common, order, self.by_linkrev, manifests, found, self.source, {}
         ):
-            yield from self._encoded(deltas)
+            yield from self._encoded(deltas, done)
         rev_of = self.repo.changelog.index.rev
         self.file_links = {
             path: {node: rev_of(changeset) for node, changeset in links.items()} for path, links in found.items()
         }
 
-    def _read_manifest(self, log: Revlog, rev: int, entry: Entry, data: bytes, changeset: int) -> None:
+    def _read_manifest(self, log: Revlog, rev: int, entry: Entry, data: bytes) -> None:
         """Take file revisions from a manifest: those that differ from a parent, or all."""
+        changeset = self.changesets[rev]
         base = log.delta_parent(rev, entry)
         if base != -1 and base in (entry[P1], entry[P2]):
             text = mdiff.patchtext(data)
@@ -193,50 +229,54 @@ class _Changegroup:
         svfs, radix_of = repo.svfs, getattr(repo.store, "filelog_radix_for_reading", b"data/%s".__mod__)
         select = self._by_linkrev if self.by_linkrev else self._by_manifests
         for path in sorted(self.files):
+            done: int | None = None
             with opened_file(svfs, radix_of(path), functools.partial(repo.file, path)) as log:
                 selected = None if log is None else select(log, path)
-                revs, links = selected or ([], [])
-                if selected is not None and not revs:
-                    continue
-                if group := self._group(log, revs):
+                if selected is not None:
+                    revs, links = selected
+                    if not revs:
+                        continue
                     yield (len(path) + 4).to_bytes(4, "big") + path
-                    yield from group.blocks(self.form, links, self.zstd)
-                    yield _END
-                else:
-                    yield from self._file_by_mercurial(path)
+                    done = yield from self._made(self._group(log, revs), links)
+            if selected is None or done is not None:
+                yield from self._file_by_mercurial(path, done)
+            else:
+                yield _END
 
     def _by_linkrev(self, log: Revlog, path: bytes) -> _Selected:
         """The revisions of a file to send, and their changesets, as the store links them."""
-        node_of, index = self.nodes_by_rev, log.index
-        links = {rev: node_of[link] for rev in log.revs() if (link := index[rev][LINK]) in node_of}
-        return list(links), list(links.values())
+        node_of, links = self.nodes_by_rev, log.links()
+        revs = [rev for rev, link in enumerate(links) if link in node_of]
+        return revs, [node_of[links[rev]] for rev in revs]
 
     def _by_manifests(self, log: Revlog, path: bytes) -> _Selected | None:
         """The revisions of a file to send, and their changesets, from the manifests; ``None`` if one is missing."""
         index, node_of, common = log.index, self.nodes_by_rev, self.common
-        wanted = self.file_links.get(path, {})
-        links = {}
-        for rev in log.revs():
-            entry = index[rev]
-            changeset = wanted.get(entry[NODE])
-            if changeset is not None:
-                links[rev] = changeset
-        if len(links) != len(wanted):
-            return None
-        sent = {
-            rev: node_of[changeset]
-            for rev, changeset in links.items()
-            if (link := index[rev][LINK]) in node_of or link not in common
-        }
-        return list(sent), list(sent.values())
+        rev_of = index.get_rev
+        sent = []
+        for node, changeset in self.file_links.get(path, {}).items():
+            rev = rev_of(node)
+            if rev is None:
+                return None
+            if (link := index[rev][LINK]) in node_of or link not in common:
+                sent.append((rev, node_of[changeset]))
+        sent.sort()
+        return [rev for rev, _ in sent], [link for _, link in sent]
 
-    def _file_by_mercurial(self, path: bytes) -> Iterator[bytes]:
+    def _file_by_mercurial(self, path: bytes, done: int | None) -> Iterator[bytes]:
+        """Let Mercurial make the group of a file.
+
+        Args:
+            path: of the file.
+            done: how many revisions were sent, after the name; ``None`` if the name was not sent.
+        """
         node_of = self.nodes_by_rev
         links = {node: node_of[rev] for node, rev in self.file_links.get(path, {}).items()}
         groups = self.packer.generatefiles(
             [path], self.common, self.source, None, self.by_linkrev, {path: links}, node_of.keys()
         )
         for name, deltas in groups:
-            yield (len(name) + 4).to_bytes(4, "big") + name
-            yield from self._encoded(deltas)
+            if done is None:
+                yield (len(name) + 4).to_bytes(4, "big") + name
+            yield from self._encoded(deltas, done or 0)
             yield _END

@@ -4,40 +4,53 @@ A revlog is an index of fixed-size entries and the data of its revisions, one af
 between the entries, in one file (*inline*).  The data of a revision is a full text, or a delta against an earlier
 revision, and is compressed by itself (``hg help internals.revlogs``).
 
-The changelog and the manifest are read through Mercurial's index objects, which are open anyway.  A file's revlog is
-mostly tiny, and there are thousands, so its index is read from disk directly: making Mercurial's object costs more than
-copying the revisions.  Long indexes go through Mercurial's objects, which do not hold an entry for each revision in
-memory.
+The changelog and the manifest are read through Mercurial's revlogs, which are open anyway.  A file's revlog is mostly
+tiny, and there are thousands, so its files are read directly, and only the index object is Mercurial's: making a whole
+revlog costs more than copying its revisions.  An index object holds the bytes of the index, and makes the tuple of an
+entry when it is asked for, which costs about 400 bytes of memory and 0.2 microseconds.  So entries are taken in
+batches, and nobody keeps them.
+
+Nothing in an index is believed that would lead outside of the files: whoever reads gets :class:`Surprise`, and leaves
+the revlog to Mercurial, which reports what is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
-import zlib
+import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import attrs
-import zstandard
+from mercurial import error
+from mercurial import revlog as mercurial_revlog
 
-__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Decompress", "Entry", "Revlog", "opened", "opened_file"]
+__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Batch", "Entry", "Revlog", "Surprise"]
+__all__ += ["opened", "opened_file"]
 
 Entry = tuple[Any, ...]
 """An index entry, as Mercurial's index objects give it; the constants below name its items."""
 
 OFFSET_FLAGS, LENGTH, BASE, LINK, P1, P2, NODE = 0, 1, 3, 4, 5, 6, 7
 
-_ENTRY = struct.Struct(">Qiiiiii20s12x")
-_NULL_ENTRY: Entry = (0, 0, 0, -1, -1, -1, -1, bytes(20))
+_ENTRY_SIZE = 64
+_LINK_FIELD = 5
+"""Of the 16 fields of 4 bytes that an entry has."""
+
 _HEADER = struct.Struct(">I")
 _VERSION_1 = 1
 _INLINE = 1 << 16
 _GENERAL_DELTA = 1 << 17
 _DELTA_INFO = 1 << 19
 
-_LONG_INDEX = 512 * 1024
-"""Bytes of an index above which Mercurial's object reads it: an entry costs about 400 bytes of memory as a tuple."""
+_LONG_INDEX = 1024 * 1024
+"""Bytes of an index above which Mercurial's revlog reads it, which maps the file into memory."""
+
+_BATCH = 1024
+"""Maximum number of entries that are held at once."""
 
 _WINDOW = 1024 * 1024
 """Maximum number of bytes of stored data that are read at once, except for a single revision."""
@@ -45,8 +58,17 @@ _WINDOW = 1024 * 1024
 _GAP = 64 * 1024
 """Maximum number of unwanted bytes between two revisions that are read together."""
 
-Decompress = Callable[[bytes], bytes]
-"""Decompresses a zstandard frame."""
+_PARSE_ARGUMENTS = mercurial_revlog.parse_index_v1.__code__.co_argcount
+"""The data, whether it is inline, whether bases are general; since Mercurial 7.1, whether deltas are described."""
+
+
+class Surprise(Exception):
+    """A revlog has something in it that is left to Mercurial: damage, or a flag."""
+
+
+Batch = tuple[Sequence[int], list[Entry], bytes, int, int]
+"""Revisions that are read together: their numbers and entries; bytes of the file; and where the data begins in these:
+the offset of an entry plus the first number, plus the second for each earlier revision of the revlog."""
 
 
 @attrs.define(eq=False)
@@ -54,22 +76,35 @@ class Revlog:
     """A revlog, open for reading.
 
     Attributes:
-        index: the entries; an ``index[rev]`` is an :data:`Entry`, and ``index[-1]`` has the null node.
+        index: Mercurial's index object; an ``index[rev]`` is an :data:`Entry`, and ``index[-1]`` has the null node.
         general_delta: whether the base of a delta may be any revision, or always is the one before.
-        read: returns an offset and the bytes of the data file from there, for a first and a last revision.
         inline: whether the data is between the entries.
+        swaps_parents: whether a null parent counts as the second one.
+        read: returns an offset and the bytes of the data file from there, for a first and a last revision; the whole
+            file, if it was read with the index.
         store: opens Mercurial's own object for the revlog.
     """
 
     index: Any
     general_delta: bool
-    read: Callable[[int, int], tuple[int, bytes]]
     inline: bool
+    swaps_parents: bool
+    read: Callable[[int, int], tuple[int, bytes]] | bytes
     store: Callable[[], Any]
 
-    def revs(self) -> range:
-        """The numbers of all revisions."""
-        return range(len(self.index) - isinstance(self.index, list))
+    def links(self) -> Sequence[int]:
+        """The changesets that introduced the revisions, for all of them."""
+        links = array("i")
+        # Much cheaper than to make the tuples.
+        entry_of = self.index.entry_binary
+        for first in range(0, len(self.index), _BATCH):
+            last = min(first + _BATCH, len(self.index))
+            # The first entry is without its first 4 bytes, which are the header of the file.
+            entries = b"".join(map(entry_of, range(first, last))).rjust((last - first) * _ENTRY_SIZE, b"\0")
+            links += array("i", entries)[_LINK_FIELD::16]
+        if sys.byteorder == "little":
+            links.byteswap()
+        return links
 
     def delta_parent(self, rev: int, entry: Entry) -> int:
         """The revision that the stored delta applies to; -1 for a full text."""
@@ -82,75 +117,59 @@ class Revlog:
         """The full text of a revision, checked, from Mercurial."""
         return bytes(_revlog(self.store()).rawdata(rev))
 
+    def stored(self, rev: int) -> bytes:
+        """The full text or delta that is stored, decompressed by Mercurial."""
+        return bytes(_revlog(self.store())._inner._chunk(rev))
+
     def computed_delta(self, base: int, rev: int) -> bytes:
         """A delta between two revisions, from Mercurial: the stored one if there is one."""
         return bytes(_revlog(self.store()).revdiff(base, rev))
 
-    def ancestors_among(self, revs: Set[int], heads: Set[int]) -> set[int]:
+    def ancestors_among(self, revs: Set[int], heads: Set[int]) -> Set[int]:
         """Those of some revisions that are ancestors of some heads, or heads."""
-        least = min(revs)
-        if not isinstance(self.index, list):
-            # Without the paths, the search would stop at the first of them.
-            paths = _revlog(self.store()).reachableroots(least, list(heads), list(revs), includepath=True)
-            return revs & set(paths)
-        found = set(heads)
-        for rev in range(max(heads, default=-1), least, -1):
-            if rev in found:
-                entry = self.index[rev]
-                found.add(entry[P1])
-                found.add(entry[P2])
-        return found & revs
+        # With everything on the paths to them: otherwise, the walk ends at the first that it finds.
+        return revs & set(_revlog(self.store()).reachableroots(min(revs), list(heads), list(revs), True))
 
-    def data(self, revs: Sequence[int], zstd: Decompress) -> Iterator[tuple[int, Entry, bytes]]:
-        """Read revisions: number, entry, and the full text or delta that is stored.
+    def batches(self, revs: Sequence[int]) -> Iterator[Batch]:
+        """Read revisions.
 
         Args:
             revs: their numbers, ascending.
-            zstd: decompresses a zstandard frame.
+
+        Raises:
+            Surprise: if the index leads outside of the data.
         """
-        inline = 64 if self.inline else 0
-        for window, entries in self._windows(revs):
-            start, segment = self.read(window[0], window[-1])
-            for rev, entry in zip(window, entries, strict=True):
-                begin = (entry[0] >> 16) - start + inline * (rev + 1)
-                stored = segment[begin : begin + entry[1]]
-                kind = stored[:1]
-                try:
-                    if kind == b"x":
-                        stored = zlib.decompress(stored)
-                    elif kind == b"(":
-                        stored = zstd(stored)
-                    elif kind == b"u":
-                        stored = stored[1:]
-                    elif kind not in b"\0":
-                        stored = self._by_mercurial(rev)
-                except (zlib.error, zstandard.ZstdError, MemoryError):
-                    # A frame without its size, or damaged data, which Mercurial reports.
-                    stored = self._by_mercurial(rev)
-                yield rev, entry, stored
+        entry_of, read = self.index.__getitem__, self.read
+        per_entry = _ENTRY_SIZE if self.inline else 0
+        for first in range(0, len(revs), _BATCH):
+            batch = revs[first : first + _BATCH]
+            entries = list(map(entry_of, batch))
+            if isinstance(read, bytes):
+                yield batch, entries, read, per_entry, per_entry
+                continue
+            for begin, end in _windows(batch, entries):
+                start, data = read(batch[begin], batch[end - 1])
+                yield batch[begin:end], entries[begin:end], data, per_entry - start, per_entry
 
-    def _by_mercurial(self, rev: int) -> bytes:
-        return bytes(_revlog(self.store())._inner._chunk(rev))
 
-    def _windows(self, revs: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Entry]]]:
-        """Divide revisions into runs whose data is read at once."""
-        index = self.index
-        first = 0
-        entries: list[Entry] = []
-        begin = end = 0
-        for position, rev in enumerate(revs):
-            entry = index[rev]
-            start = entry[0] >> 16
-            stop = start + entry[1]
-            if entries and (stop - begin > _WINDOW or start - end > _GAP):
-                yield revs[first:position], entries
-                first, entries = position, []
-            if not entries:
-                begin = start
-            entries.append(entry)
-            end = stop
-        if entries:
-            yield revs[first:], entries
+def _windows(revs: Sequence[int], entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """Divide revisions into runs whose data is read at once; positions of their first ones and of their ends."""
+    last = entries[-1]
+    size = (last[OFFSET_FLAGS] >> 16) + last[LENGTH] - (entries[0][OFFSET_FLAGS] >> 16)
+    if revs[-1] - revs[0] == len(revs) - 1 and size <= _WINDOW:
+        yield 0, len(revs)
+        return
+    first = start = end = 0
+    for position, entry in enumerate(entries):
+        begin = entry[OFFSET_FLAGS] >> 16
+        stop = begin + entry[LENGTH]
+        if position > first and (stop - start > _WINDOW or begin - end > _GAP):
+            yield first, position
+            first = position
+        if position == first:
+            start = begin
+        end = stop
+    yield first, len(revs)
 
 
 def _revlog(store: Any) -> Any:
@@ -175,12 +194,23 @@ def opened(store: Any) -> Iterator[Revlog | None]:
     inner = revlog._inner
 
     def read(first: int, last: int) -> tuple[int, bytes]:
-        start, segment = inner.get_segment_for_revs(first, last)
+        try:
+            start, segment = inner.get_segment_for_revs(first, last)
+        except error.RevlogError as failure:
+            # The data is cut off: what comes before can still be sent.
+            raise Surprise from failure
         return start, bytes(segment)
 
     with revlog.reading():
         # Mercurial counts the entries before an inline revision into the start of a segment.
-        yield Revlog(revlog.index, revlog.delta_config.general_delta, read, revlog._inline, lambda: store)
+        yield Revlog(
+            revlog.index,
+            revlog.delta_config.general_delta,
+            revlog._inline,
+            revlog.feature_config.canonical_parent_order,
+            read,
+            lambda: store,
+        )
 
 
 @contextlib.contextmanager
@@ -195,46 +225,54 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
     Yields:
         The revlog; ``None`` if it is empty, damaged or not of version 1.
     """
-    index = svfs.tryread(radix + b".i")
-    if len(index) > _LONG_INDEX:
+    data = svfs.tryread(radix + b".i")
+    if len(data) > _LONG_INDEX:
         with opened(store()) as revlog:
             yield revlog
         return
-    (header,) = _HEADER.unpack_from(index) if index else (0,)
+    (header,) = _HEADER.unpack_from(data) if len(data) >= _ENTRY_SIZE else (0,)
     if header & 0xFFFF != _VERSION_1 or header & ~(0xFFFF | _INLINE | _GENERAL_DELTA | _DELTA_INFO):
         yield None
         return
     general, inline = bool(header & _GENERAL_DELTA), bool(header & _INLINE)
+    arguments = (data, inline, general, bool(header & _DELTA_INFO))
     try:
-        entries = _inline_entries(index) if inline else list(_ENTRY.iter_unpack(index))
-    except struct.error:
+        index, _ = mercurial_revlog.parse_index_v1(*arguments[:_PARSE_ARGUMENTS])
+    except ValueError:
         yield None
         return
-    # The header is where the offset of the first revision would be.
-    entries[0] = (entries[0][0] & 0xFFFF, *entries[0][1:])
-    entries.append(_NULL_ENTRY)
-    with contextlib.ExitStack() as files:
-        if inline:
-            yield Revlog(entries, general, lambda first, last: (0, index), inline, store)
-            return
-        file: Any = None
-
-        def read(first: int, last: int) -> tuple[int, bytes]:
-            nonlocal file
-            if file is None:
-                file = files.enter_context(svfs(radix + b".d"))
-            start: int = entries[first][0] >> 16
-            file.seek(start)
-            return start, file.read((entries[last][0] >> 16) + entries[last][1] - start)
-
-        yield Revlog(entries, general, read, inline, store)
+    if inline:
+        yield Revlog(index, general, inline, False, data, store)
+        return
+    with contextlib.closing(_DataFile(index, lambda: svfs(radix + b".d"))) as file:
+        yield Revlog(index, general, inline, False, file.read, store)
 
 
-def _inline_entries(index: bytes) -> list[Entry]:
-    entries = []
-    position, end = 0, len(index)
-    while position < end:
-        entry = _ENTRY.unpack_from(index, position)
-        entries.append(entry)
-        position += _ENTRY.size + entry[LENGTH]
-    return entries
+@attrs.define(eq=False)
+class _DataFile:
+    """The data of a revlog that is not inline; opened when something is read."""
+
+    index: Any
+    opener: Callable[[], Any]
+    file: Any = None
+    size: int = 0
+
+    def read(self, first: int, last: int) -> tuple[int, bytes]:
+        if self.file is None:
+            try:
+                self.file = self.opener()
+            except OSError as failure:
+                raise Surprise from failure
+            self.size = os.fstat(self.file.fileno()).st_size
+        start: int = self.index[first][OFFSET_FLAGS] >> 16
+        end = self.index[last]
+        stop = (end[OFFSET_FLAGS] >> 16) + end[LENGTH]
+        # A wrong length must not reserve gigabytes.
+        if not start <= stop <= self.size:
+            raise Surprise
+        self.file.seek(start)
+        return start, self.file.read(stop - start)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
