@@ -8,6 +8,10 @@ with the pull bundles that an administrator makes.  So an older bundle of the wh
 a clone, if the backend confirms that only the history has changed since, and that the bundle holds enough of it
 (:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry,
 whose key covers everything except the history.
+
+*The same request again.*  The key of a bundle depends only on the request and on the state of the repository.  So each
+process remembers the keys of requests that got stored bundles (:class:`KnownBundle`), and does not parse the request
+again until the state changes.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from ...cache.bundles import BundleCache, IndexEntry, Uncacheable
 from ...cache.keys import KeyValue, bundle_key, digest, index_key
 from ...cache.settings import CacheSettings
 from ...cache.stores.base import StoredFile, StoredUrl
+from ...cache.stores.memory import MemoryStore
 from ...dispatch import BoundCommand
 from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
@@ -36,7 +41,13 @@ from .recoding import Source, find_source
 from .renderers import RENDERERS, Encodings, Rendered, encode
 from .usual import client_of, is_usual
 
-__all__ = ["LONG", "LongReplies", "render"]
+__all__ = ["LONG", "KnownBundle", "LongReplies", "Question", "render"]
+
+Question = tuple[tuple[str, ...], ...]
+"""Everything in a request that a reply can depend on."""
+
+_REMEMBERED = 1 << 20
+"""Bytes of questions whose bundles are remembered, about a thousand."""
 
 LONG = ("stream", "legacy")
 """Kinds of replies that are bundles, or as long."""
@@ -61,6 +72,25 @@ class _Held:
     def close(self) -> None:
         close_source(self.source)
         self.slot.release()
+
+
+@attrs.frozen(eq=False)
+class KnownBundle:
+    """How a request was answered that got a stored bundle.
+
+    Attributes:
+        stamp: the change stamp of the repository.
+        keys: of the bundle, and of an older one that can take its place.
+        commands: the command, for the policy.
+        headers: names and values, as sent.
+        clone: whether it is the whole history, for observers.
+    """
+
+    stamp: object
+    keys: tuple[str, ...]
+    commands: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]
+    clone: bool
 
 
 @attrs.define(eq=False)
@@ -146,6 +176,35 @@ class LongReplies:
     settings: CacheSettings
     bundles: Callable[[], BundleCache | None]
     sources: tuple[Encodings, ...] = ()
+    _known: MemoryStore[KnownBundle] = attrs.field(init=False, factory=lambda: MemoryStore(_REMEMBERED))
+
+    def find(self, name: str, question: Question, stamp: object) -> KnownBundle | None:
+        """Return how the same request was answered in the same state; the bundle may be gone.
+
+        Args:
+            name: of the repository.
+            question: the request.
+            stamp: the change stamp of the repository.
+        """
+        known = self._known.get((name, question))
+        return known if known is not None and (known.stamp is stamp or known.stamp == stamp) else None
+
+    def remember(self, name: str, question: Question, known: KnownBundle) -> None:
+        """Record how a request was answered."""
+        size = sum(len(text) for part in question for text in part)
+        self._known.put((name, question), known, size + len(repr(known.headers)) + sum(map(len, known.keys)))
+
+    def open(self, request: Request, known: KnownBundle) -> FileBody | FrontEndBody | None:
+        """Open the bundle that a request got before; ``None`` if it is gone."""
+        bundles = self.bundles()
+        if bundles is None:
+            return None
+        client, label = client_of(request.user, request.address), _label(known.commands[0], request.repository)
+        for key in known.keys:
+            stored = bundles.open(key, client=client, label=label)
+            if stored is not None:
+                return self._stored(stored)
+        return None
 
     def get(
         self,
@@ -173,14 +232,16 @@ class LongReplies:
         token = bound.repository.bundle_token(bound.command.name, bound.arguments)
         key_of = partial(_key, token, bound, name)
         key = key_of(encodings)
-        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        label = _label(bound.command.name, name)
         open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
+        keys: tuple[str, ...] = (key,)
         stored = open_bundle(key)
         if stored is None and (older := self._older_key(bundles, bound, name, encodings, client)) is not None:
+            keys = (key, older)
             stored = open_bundle(older)
         if stored is not None:
             request.cache = "hit"
-            return Rendered(media_type, self._stored(stored))
+            return Rendered(media_type, self._stored(stored), stored_as=keys)
 
         sources = self.sources if bound.command.reply == "stream" else ()
         find = partial(find_source, encodings, sources, lambda other: open_bundle(key_of(other)))
@@ -255,6 +316,11 @@ class LongReplies:
             return FileBody(os.fdopen(stored.descriptor, "rb", buffering=0), stored.size)
         stored.close()
         return FrontEndBody((header, self.settings.accel_prefix + stored.name), stored.size)
+
+
+def _label(command: str, name: str) -> str:
+    """The name of a bundle in log lines."""
+    return f"{command} of {name or 'the repository at /'}"
 
 
 @functools.lru_cache(maxsize=256)

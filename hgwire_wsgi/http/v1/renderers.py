@@ -100,6 +100,8 @@ class Rendered:
         source: the iterable from the command, closed with the response.
         error: the message to the client, if the reply is a refusal.
         may_be_cached: returns whether the reply may be cached; called when the body was read to its end.
+        stored_as: the keys under which the body may be stored, in the order in which they are tried, if it is a
+            stored bundle.
     """
 
     media_type: str
@@ -107,6 +109,7 @@ class Rendered:
     source: object = None
     error: str = ""
     may_be_cached: Callable[[], bool] = _always
+    stored_as: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Close the source of the body."""

@@ -117,7 +117,7 @@ class MercurialProvider(RepositoryProvider):
         self._salt = hash_of(self._ui)
         self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
-        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
+        self._pool = Pool(self._open, _is_current, _empty, leases=leases, idle=idle, patience=open_timeout)
 
     def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
         """Make the finder.
@@ -155,7 +155,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state, self._safe, known.reader.censored)
+            facts = known.facts = facts.in_state(state)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -185,7 +185,8 @@ class MercurialProvider(RepositoryProvider):
         if known is None or known.found != found:
             own = repr(found.config).encode("utf-8", "surrogateescape")
             salt = hashlib.sha256(self._below(found)[1] + own).digest()
-            known = _Known(found, StateReader(found.root, salt), Facts(name, found))
+            reader = StateReader(found.root, salt)
+            known = _Known(found, reader, Facts(name, found, None, self._safe, reader.censored))
             self._known.put(name, known, 0)
         return known
 
@@ -230,8 +231,14 @@ class MercurialProvider(RepositoryProvider):
             raise RepositoryUnusable from failure
 
 
+def _empty(opened: OpenRepository) -> None:
+    opened.empty()
+
+
 def _is_current(opened: OpenRepository, facts: Facts) -> bool:
-    return opened.state == facts.state and opened.found == facts.found
+    """Whether an open repository is in the state of some facts, or has been brought to it."""
+    assert facts.state is not None
+    return opened.found == facts.found and (opened.state == facts.state or opened.renew(facts.state))
 
 
 _PLACES = frozenset({b"collections", b"hgweb-collections", b"hgweb-paths"})
