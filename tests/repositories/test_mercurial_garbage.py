@@ -15,7 +15,7 @@ from mercurial import hg
 from mercurial import ui as uimod
 
 from hgwire_wsgi.repositories.mercurial import garbage
-from hgwire_wsgi.repositories.mercurial.garbage import collected, count_files, file_method
+from hgwire_wsgi.repositories.mercurial.garbage import collected, count_files
 
 
 @attrs.define(slots=False)
@@ -85,15 +85,3 @@ def test_a_real_repository_counts_in_every_view(tmp_path: Path, collections: lis
     for number, view in enumerate((repo, repo.filtered(b"served"), repo.filtered(b"visible")), start=1):
         assert len(view.file(b"path")) == 0
         assert view.hgwire_files.made == number
-
-
-def test_counting_does_not_hide_the_method_of_an_extension() -> None:
-    repo = FakeRepository()
-    count_files(repo)
-    assert file_method(type(repo)) is FakeRepository.file
-
-    class Extended(type(repo)):  # type: ignore[misc]  # its base is made at run time
-        def file(self, path: bytes, writable: bool = False) -> tuple[bytes, bool]:
-            return b"another", writable
-
-    assert file_method(Extended) is Extended.file

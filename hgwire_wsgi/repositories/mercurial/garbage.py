@@ -13,7 +13,7 @@ import gc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["collected", "count_files", "file_method"]
+__all__ = ["collected", "count_files"]
 
 _COLLECT_EVERY = 16 << 20
 """Bytes of a stream between two collections."""
@@ -38,13 +38,6 @@ def count_files(unfiltered: Any) -> None:
             return super().file(*arguments, **options)
 
     unfiltered.__class__ = CountingRepository
-
-
-def file_method(kind: type) -> Any:
-    """Return the method ``file`` of a repository class, without the counting of :func:`count_files`."""
-    return next(
-        vars(each)["file"] for each in kind.__mro__ if "file" in vars(each) and "hgwire_files" not in vars(each)
-    )
 
 
 def collected(chunks: Iterable[bytes], repo: Any) -> Iterator[bytes]:

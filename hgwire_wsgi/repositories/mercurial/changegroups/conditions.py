@@ -36,7 +36,7 @@ from mercurial.interfaces import repository as interfaces
 from mercurial.revlogutils import flagutil
 from mercurial.utils import storageutil
 
-from ..garbage import file_method
+from .. import garbage
 from .deltas import FORMATS
 
 __all__ = ["CONDITIONS", "Call", "Condition", "home_of", "reason_against"]
@@ -128,12 +128,17 @@ def _is_foreign_repository(call: Call) -> bool:
     kind, usual = type(call.local), vars(localrepo.localrepository)
     inherited = all(_defined(kind, name) is usual[name] for name in ("changelog", "manifestlog"))
     # The class that has this method depends on the version.
-    return not inherited or home_of(file_method(kind)) is not vars(localrepo)
+    return not inherited or home_of(_defined(kind, "file")) is not vars(localrepo)
 
 
 def _defined(kind: type, name: str) -> object:
-    """What a class or its first base class with that name defines; cached properties cannot be read from the class."""
-    return next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
+    """What a class or its first base class with that name defines, without the class that only counts.
+
+    Cached properties cannot be read from the class.
+    """
+    return next(
+        (vars(each)[name] for each in kind.__mro__ if name in vars(each) and each.__module__ != garbage.__name__), None
+    )
 
 
 _STORES = (store.basicstore, store.encodedstore, store.fncachestore)
