@@ -66,9 +66,9 @@ class Surprise(Exception):
     """A revlog has something in it that is left to Mercurial: damage, or a flag."""
 
 
-Batch = tuple[Sequence[int], list[Entry], bytes, int, int]
-"""Revisions that are read together: their numbers and entries; bytes of the file; and where the data begins in these:
-the offset of an entry plus the first number, plus the second for each earlier revision of the revlog."""
+Batch = tuple[Sequence[int], list[Entry], int, bytes, int]
+"""Revisions that are read together: their numbers and entries; where in the file the bytes that follow begin; and the
+size of the index entry that precedes the data of each revision there."""
 
 
 @attrs.define(eq=False)
@@ -145,11 +145,11 @@ class Revlog:
             batch = revs[first : first + _BATCH]
             entries = list(map(entry_of, batch))
             if isinstance(read, bytes):
-                yield batch, entries, read, per_entry, per_entry
+                yield batch, entries, 0, read, per_entry
                 continue
             for begin, end in _windows(batch, entries):
-                start, data = read(batch[begin], batch[end - 1])
-                yield batch[begin:end], entries[begin:end], data, per_entry - start, per_entry
+                # Held by nobody but the caller.
+                yield batch[begin:end], entries[begin:end], *read(batch[begin], batch[end - 1]), per_entry
 
 
 def _windows(revs: Sequence[int], entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
