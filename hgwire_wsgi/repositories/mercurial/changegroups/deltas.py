@@ -242,7 +242,7 @@ class Group:
 
 
 def _without_size(data: bytes) -> bytes:
-    """Decompress a zstandard frame that does not say its size, as those of long texts; empty if it is something else."""
+    """Decompress a zstandard frame without its size, as those of long texts are; empty if it is something else."""
     stream = zstandard.ZstdDecompressor().decompressobj()
     try:
         text = stream.decompress(data)
