@@ -32,7 +32,9 @@ OPEN = ("web.push_ssl=no", "web.allow-push=*")
 """Server settings that allow anyone to push."""
 
 APP = """
-import json, os, sys
+import json, logging, os, sys
+# waitress reports each request that waits for a thread.
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 sys.path.insert(0, {root!r})
 with open("app.json") as file:
     settings = json.load(file)
@@ -102,8 +104,8 @@ class Request:
         return self.query + dict(self.headers).get("X-Hgarg-1", "")
 
 
-_NAME = 32
-"""Bytes; more than an engine's name and the header of its format take."""
+_START = 1024
+"""Bytes; more than an engine's name, the header of its format and the parameters of a bundle take."""
 
 HEADS = Request("cmd=heads", ())
 """A cheap request."""
@@ -111,11 +113,10 @@ HEADS = Request("cmd=heads", ())
 
 @attrs.frozen
 class Reply:
-    """A response; ``first`` and ``last`` are the seconds until its first and last byte.
+    """A response; ``first`` and ``last`` are the seconds until its first data and its last byte.
 
-    Of a body that is not kept, ``body`` is the first pieces.
-
-    hgweb sends the engine's name and the header of its format before it has any data.  They do not count.
+    Of a body that is not kept, ``body`` is the start.  hgweb sends the engine's name and the start of a bundle before
+    it has read anything, so the first KiB does not count as data.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -137,9 +138,9 @@ def fetch(port: int, request: Request, *, keep: bool = True) -> Reply:
     # readinto() would wait for a full buffer.
     while piece := response.read1(1 << 18):
         size += len(piece)
-        if size > _NAME and not first:
+        if size > _START and not first:
             first = time.perf_counter() - start
-        if keep or size - len(piece) <= _NAME:
+        if keep or size - len(piece) <= _START:
             pieces.append(piece)
     last = time.perf_counter() - start
     connection.close()
@@ -338,17 +339,19 @@ def server(
     cache: dict[str, Any] | None = None,
     config: Sequence[str] = (),
     answers: dict[Request, Reply] | None = None,
+    under: str = "gthread",
 ) -> Iterator[Server]:
     """Run a server, with the same settings for every kind.
 
     Args:
         kind: ``hgwire``, ``hgweb``, or ``limit`` (prepared responses).
         repository: to serve.
-        workers: gthread workers.
+        workers: processes.
         threads: per worker.
         cache: settings of our caches (default: a temporary folder).
         config: settings of Mercurial, ``section.name=value``.
         answers: the prepared responses of ``limit``.
+        under: one of :data:`SERVERS`.
     """
     with tempfile.TemporaryDirectory(prefix=f"herd-{kind}-") as temporary:
         folder = Path(temporary)
@@ -362,12 +365,10 @@ def server(
         settings["cache"] = {"folder": str(folder / "cache"), **(cache or {})}
         (folder / "app.json").write_text(json.dumps(settings))
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "-w", str(workers), "--threads", str(threads)]
-        command += ["-b", f"127.0.0.1:{port}", "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
-        command += ["--timeout", "600", "--log-level", "error", "app:application"]
+        command = _command(under, port, workers, threads)
         process = subprocess.Popen(command, cwd=folder, start_new_session=True)
         try:
-            yield Server(port, _ready(process, port, workers), folder)
+            yield Server(port, _ready(process, port, 0 if under == "waitress" else workers), folder)
         finally:
             process.terminate()
             try:
@@ -377,16 +378,48 @@ def server(
                 process.wait()
 
 
+SERVERS = ("gthread", "sync", "uwsgi", "waitress")
+"""Two kinds of workers of gunicorn, and two other servers.  Of these, gthread and waitress keep connections open."""
+
+
+def _command(under: str, port: int, workers: int, threads: int) -> list[str]:
+    """The command that serves ``app.py``."""
+    address, programs = f"127.0.0.1:{port}", Path(sys.executable).parent
+    if under == "waitress":
+        return [str(programs / "waitress-serve"), f"--listen={address}", f"--threads={threads}", "app:application"]
+    if under == "uwsgi":
+        command = [str(programs / "uwsgi"), "--master", "--lazy-apps", "--need-app", "--die-on-term"]
+        command += ["--http-socket", address, "--processes", str(workers), "--threads", str(threads)]
+        return [
+            *command,
+            "--logto",
+            os.devnull,
+            "--add-header",
+            "Connection: close",
+            "-H",
+            sys.prefix,
+            "--buffer-size",
+            "65535",
+            "--module",
+            "app",
+        ]
+    command = [sys.executable, "-m", "gunicorn", "-k", under, "-w", str(workers), "--threads", str(threads)]
+    command += ["-b", address, "--limit-request-fields", "1000", "--limit-request-field_size", "16000"]
+    return [*command, "--timeout", "600", "--log-level", "error", "app:application"]
+
+
 def _ready(process: subprocess.Popen[bytes], port: int, workers: int) -> tuple[int, ...]:
+    """Wait for a server; return its workers, or the server itself if it has none."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            children = []
-        if len(children) == workers:
-            return tuple(map(int, children))
+            pass
+        else:
+            if len(children) == workers:
+                return tuple(map(int, children)) or (process.pid,)
         time.sleep(0.05)
     raise SystemExit("the server did not start")
 

@@ -1,6 +1,6 @@
 """Compression of bundles: engines, levels, other zlib libraries, zstd threads; alone and in a first clone; decoding.
 
-Usage: python benchmarks/engines.py [REPOSITORY...] [--changesets N] [--decode]
+Usage: python benchmarks/engines.py [REPOSITORY...] [--changesets N] [--only TEXT...] [--decode]
 
 It requires the extra ``mercurial``, except with ``--decode``; ``zlib-ng`` and ``isal`` are measured where they are
 installed.  The repositories are only read.  The last one is a synthetic history of N changesets (50,000), made for the
@@ -10,6 +10,11 @@ Columns: *alone* is the engine fed from memory with the chunks that Mercurial ma
 input, and compression ratio.  *clone* is ``getbundle`` of everything in process, without a cache: seconds of CPU time,
 seconds to the first 64 KiB and to the last byte, and the maximum growth of the process in MiB.  Each run is a process
 of its own, and each figure the best of ``--repeat`` runs.
+
+Compression takes place in the thread that makes the data.  *zstd 3 in 2* is zstd's own two threads; *zstd, 2 threads*
+makes the data in one thread and compresses them in another.
+
+*again* is the bundle made from the one in zstd, as for a client that knows only this engine: seconds of CPU time.
 
 Decoding is measured first, and alone with ``--decode``, with 16 MiB of incompressible data and with a bomb of 512 MiB
 of zeros: MB/s of output, and the largest piece that ``read`` returned in bytes.
@@ -23,13 +28,15 @@ import importlib.util
 import io
 import os
 import pickle
+import queue
 import random
 import resource
 import tempfile
+import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +49,7 @@ from hgwire_wsgi import ServerCapabilities, WireApp
 from hgwire_wsgi.cache.settings import CacheSettings
 from hgwire_wsgi.compression import BZIP2, NONE, ZLIB, ZSTD, DecodingReader, Engine
 from hgwire_wsgi.limits import Limits
+from hgwire_wsgi.streams import coalesce, iter_pieces
 
 CHUNK = 64 * 1024
 
@@ -52,6 +60,29 @@ class Row:
 
     label: str
     engine: Engine
+
+
+class Beside(Engine):
+    """An engine that compresses in the calling thread while the data are made in another one.
+
+    Blocks of 256 KiB pass through a queue of four.  It is measured only; an early end leaves the thread waiting.
+    """
+
+    def compress(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        blocks: queue.Queue[bytes | None] = queue.Queue(4)
+
+        def make() -> None:
+            for block in coalesce(chunks, 4 * CHUNK):
+                blocks.put(block)
+            blocks.put(None)
+
+        threading.Thread(target=make, daemon=True).start()
+        return super().compress(iter(blocks.get, None))
+
+
+def beside(engine: Engine) -> Engine:
+    """The same engine beside the generator."""
+    return Beside(name=engine.name, start=engine.start, start_decoder=engine.start_decoder, level=engine.level)
 
 
 def rows() -> list[Row]:
@@ -65,9 +96,7 @@ def rows() -> list[Row]:
 
     found = [Row("none", NONE)]
     found += [Row(f"zstd {level}", zstd_of(level, 0)) for level in (1, 2, 3, 4, 5, 7, 9, 15)]
-    found += [
-        Row(f"zstd {level}, {threads} threads", zstd_of(level, threads)) for level in (3, 9, 15) for threads in (1, 2)
-    ]
+    found += [Row(f"zstd {level} in {threads}", zstd_of(level, threads)) for level in (3, 9, 15) for threads in (1, 2)]
     found += [Row(f"zlib {level}", zlib_of(zlib, level)) for level in (1, 6, 9)]
     if importlib.util.find_spec("zlib_ng"):
         from zlib_ng import zlib_ng
@@ -77,7 +106,9 @@ def rows() -> list[Row]:
         from isal import isal_zlib
 
         found += [Row(f"isal {level}", zlib_of(isal_zlib, level)) for level in (0, 2, 3)]
-    return [*found, Row("zstd as served", ZSTD), Row("zlib as served", ZLIB), Row("bzip2 as served", BZIP2)]
+    served = (ZSTD, ZLIB, BZIP2)
+    found += [Row(f"{engine.name} as served", engine) for engine in served]
+    return [*found, *(Row(f"{engine.name}, 2 threads", beside(engine)) for engine in served)]
 
 
 def clone(repository: Path, request: Request, engine: Engine) -> Iterator[bytes]:
@@ -179,19 +210,32 @@ def best(chunks: Callable[[], Iterator[bytes]], repeat: int) -> Figures:
     return Figures(*(min(getattr(run, field.name) for run in runs) for field in attrs.fields(Figures)))
 
 
-def report(title: str, repository: Path, repeat: int) -> None:
+def recompressed(engine: Engine, kept: bytes) -> Iterator[bytes]:
+    """A bundle in zstd for another engine."""
+    return engine.compress(iter_pieces(DecodingReader(io.BytesIO(kept), ZSTD, Limits())))
+
+
+def report(title: str, repository: Path, repeat: int, only: Sequence[str]) -> None:
     """Measure with the bundle of one repository."""
     request = clone_request(repository)
     chunks = chunks_of(repository, request)
     total = sum(map(len, chunks))
     print(f"\n{title}: {total:,} bytes in {len(chunks):,} chunks")
-    print(f"{'':18}{'alone':>8}{'MB/s':>8}{'ratio':>7}{'size':>12}   {'clone':>6}{'first':>7}{'last':>7}{'MiB':>6}")
+    print(
+        f"{'':18}{'alone':>8}{'MB/s':>8}{'ratio':>7}{'size':>12}{'again':>8}   "
+        f"{'clone':>6}{'first':>7}{'last':>7}{'MiB':>6}"
+    )
+    kept = b"".join(ZSTD.compress(chunks))
     for row in rows():
+        if only and not any(name in row.label for name in only):
+            continue
         alone = best(functools.partial(row.engine.compress, chunks), repeat)
+        again = best(functools.partial(recompressed, row.engine, kept), repeat)
         whole = best(functools.partial(clone, repository, request, row.engine), repeat)
         print(
             f"{row.label:18}{alone.cpu:8.3f}{total / max(alone.cpu, 1e-3) / 1e6:8.0f}{total / alone.size:7.3f}"
-            f"{alone.size:12,}   {whole.cpu:6.2f}{whole.first:7.2f}{whole.last:7.2f}{whole.grown / 2**20:6.0f}",
+            f"{alone.size:12,}{again.cpu:8.3f}   "
+            f"{whole.cpu:6.2f}{whole.first:7.2f}{whole.last:7.2f}{whole.grown / 2**20:6.0f}",
             flush=True,
         )
 
@@ -231,16 +275,22 @@ def main() -> None:
     parser.add_argument("repositories", nargs="*", type=Path, metavar="REPOSITORY")
     parser.add_argument("--changesets", type=int, default=50_000, metavar="N", help="of the synthetic history; 0: none")
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
+    parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="measure rows whose names contain it")
     parser.add_argument("--decode", action="store_true", help="measure decoding only")
     args = parser.parse_args()
     report_decoding(args.repeat)
     if args.decode:
         return
     for repository in args.repositories:
-        report(repository.name, repository, args.repeat)
+        report(repository.name, repository, args.repeat, args.only)
     if args.changesets:
         with tempfile.TemporaryDirectory() as folder:
-            report(f"{args.changesets:,} synthetic changesets", history(args.changesets, Path(folder)), args.repeat)
+            report(
+                f"{args.changesets:,} synthetic changesets",
+                history(args.changesets, Path(folder)),
+                args.repeat,
+                args.only,
+            )
 
 
 if __name__ == "__main__":

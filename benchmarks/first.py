@@ -14,11 +14,11 @@ Rows: *clone* by a client that knows one compression engine; the first *pull* of
 all others, and asks for all heads; *pull -r*: it asks for one head of several (of a single head: for its parent), so
 the changeset of each file revision must be found through the manifests.  Pulls are compressed with zstd.
 
-Columns: *CPU* of the server until it is idle again; *first data* and *last byte* as the client sees them; *growth* is
-the peak of the server's memory minus what it had before.  The first line of a row has the minimum of all rounds, the
-second the median.  *ratio* is ours divided by hgweb's; below 1, ours is better.  *git* is ``git pack-objects`` alone,
-the part of a Git server that does the work, on one pack with a bitmap index; there *growth* is the maximum resident
-size of the process, mapped files included.
+Columns: *CPU* of the server until it is idle again; *first data* (more than a KiB, or all of it) and *last byte* as the
+client sees them; *growth* is the peak of the server's memory minus what it had before.  The first line of a row has the
+minimum of all rounds, the second the median.  *ratio* is ours divided by hgweb's; below 1, ours is better.  *git* is
+``git pack-objects`` alone, the part of a Git server that does the work, on one pack with a bitmap index; there *growth*
+is the maximum resident size of the process, mapped files included.
 
 The aims are those of the project: what they allow is compared with the ratio of the minimums.
 """
@@ -225,7 +225,7 @@ def line(label: str, row: Row) -> None:
     cells = []
     for ours, theirs, git in zip(row["hgwire"], row["hgweb"], row.get("git", ("",) * len(COLUMNS)), strict=True):
         cells.append(f"{ours:9.1f}{theirs:9.1f}{ratio(ours, theirs):6.2f}{git and format(git, '8.1f'):>8}")
-    print(f"{label:14}" + " |".join(cells), flush=True)
+    print(f"{label:16}" + " |".join(cells), flush=True)
 
 
 def ratio(ours: float, theirs: float) -> float:
@@ -237,8 +237,8 @@ def report(repository: Path, repeat: int, git: GitHistory | None) -> dict[str, R
     """Measure all cases with a repository; their minimums."""
     count = len(nodes(repository, "all()"))
     print(f"\n{repository.name}: {count:,} changesets; minimum and median of {repeat} rounds  ({busy()})")
-    print(" " * 14 + " |".join(f"{column:^32}" for column in COLUMNS))
-    print(" " * 14 + " |".join(f"{'ours':>9}{'hgweb':>9}{'ratio':>6}{'git':>8}" for _ in COLUMNS), flush=True)
+    print(" " * 16 + " |".join(f"{column:^32}" for column in COLUMNS))
+    print(" " * 16 + " |".join(f"{'ours':>9}{'hgweb':>9}{'ratio':>6}{'git':>8}" for _ in COLUMNS), flush=True)
     recorded = clone_request(repository)
     found = {}
     judged = []
@@ -262,7 +262,7 @@ def verdict(case: Case, row: Row) -> str:
         over = ours - aim * theirs
         met = "met" if over <= 0 else "met within noise" if over <= noise else "MISSED"
         said.append(f"{column.rpartition(' ')[0]} {ratio(ours, theirs):.2f} (at most {aim:.2f}) {met}")
-    return f"{case.label:14}" + "; ".join(said)
+    return f"{case.label:16}" + "; ".join(said)
 
 
 def growth(reports: dict[str, dict[str, Row]]) -> None:

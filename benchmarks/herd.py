@@ -1,6 +1,6 @@
 """The cost of many clients: ours, hgweb under the same gunicorn settings, and the limit, in one run.
 
-Usage: python benchmarks/herd.py REPOSITORY [--repeat N] [--only NAME...] [--large]
+Usage: python benchmarks/herd.py REPOSITORY [--repeat N] [--only NAME...] [--large] [--under SERVER...]
 
 It needs the extras ``mercurial`` and ``serve``, and ``wrk`` for figures that a Python client would limit.  The
 repository is only read: pushes go to a copy.  Every figure is the median of ``--repeat`` rounds in which the
@@ -43,6 +43,10 @@ class Options:
     wave: int
     large: bool
     scratch: Path
+    under: tuple[str, ...]
+    threads: int
+    connections: int
+    seconds: float
 
 
 def title(text: str, *columns: str) -> None:
@@ -82,24 +86,32 @@ def small(options: Options) -> None:
         headers = [("Accept", "application/mercurial-0.1"), ("X-Hgproto-1", PROTOCOL)]
         headers += [("X-Hgarg-1", urlencode(given))] if given else []
         requests.append(Request(f"cmd={command}", tuple(headers)))
-    title("small commands, replies a second", "hgwire", "hgweb", "bare app", "of hgweb", "of bare", "CPU us", "bare")
+    for under in options.under:
+        columns = ("hgwire", "hgweb", "bare app", "of hgweb", "of bare", "CPU us", "bare", "of bare")
+        title(f"small, {under}, replies/second", *columns)
+        _small(options, under, requests)
+
+
+def _small(options: Options, under: str, requests: Sequence[Request]) -> None:
+    run = functools.partial(server, repository=options.repository, under=under, threads=options.threads)
     with ExitStack() as stack:
-        ours = stack.enter_context(server("hgwire", options.repository))
+        ours = stack.enter_context(run("hgwire"))
         answers = {request: fetch(ours.port, request) for request in requests}
         servers = {
             "hgwire": ours,
-            "bare": stack.enter_context(server("limit", options.repository, answers=answers)),
-            "hgweb": stack.enter_context(server("hgweb", options.repository)),
+            "bare": stack.enter_context(run("limit", answers=answers)),
+            "hgweb": stack.enter_context(run("hgweb")),
         }
         for running in servers.values():
-            running.warm_up(requests[0])
+            for request in requests:
+                running.warm_up(request)
         for request in requests:
             rates: dict[str, list[float]] = {name: [] for name in servers}
             costs: dict[str, list[float]] = {name: [] for name in servers}
             for _ in range(options.repeat):
                 for name, running in servers.items():
                     before = running.cpu()
-                    seen = load(running.port, request, 2)
+                    seen = load(running.port, request, options.seconds, options.connections)
                     rates[name].append(seen.rate)
                     costs[name].append((running.cpu() - before) / max(seen.replies, 1) * 1e6)
             rate = {name: median(figures) for name, figures in rates.items()}
@@ -107,7 +119,7 @@ def small(options: Options) -> None:
             print(
                 f"{request.command:30}{rate['hgwire']:15.0f}{rate['hgweb']:15.0f}{rate['bare']:15.0f}"
                 f"{times(rate['hgwire'] / rate['hgweb']):>15}{ratio(rates['hgwire'], rates['bare']):15.0%}"
-                f"{cost['hgwire']:15.0f}{cost['bare']:15.0f}",
+                f"{cost['hgwire']:15.0f}{cost['bare']:15.0f}{ratio(costs['bare'], costs['hgwire']):15.0%}",
                 flush=True,
             )
 
@@ -362,6 +374,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--clients", type=int, default=50, help="of the herd (default: 50)")
     parser.add_argument("--wave", type=int, default=10, help="how many of them run at once (default: 10)")
+    parser.add_argument("--under", nargs="+", choices=common.SERVERS, default=["gthread"], help="of the part small")
+    parser.add_argument("--threads", type=int, default=4, help="of the part small (default: 4)")
+    parser.add_argument("--connections", type=int, default=8, help="of the part small (default: 8)")
+    parser.add_argument("--seconds", type=float, default=2, help="of a round of the part small (default: 2)")
     parser.add_argument("--large", action="store_true", help="a history of 100,000 changesets too")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "hgwire-benchmarks")
     given = parser.parse_args()
@@ -372,6 +388,10 @@ def main() -> None:
         wave=given.wave,
         large=given.large,
         scratch=given.scratch.resolve(),
+        under=tuple(given.under),
+        threads=given.threads,
+        connections=given.connections,
+        seconds=given.seconds,
     )
     # Ending this process ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .access.identity import Identify, IdentityRequest, basic, bearer, first_of, remote_user, trusted_header
     from .access.login import login_first
     from .access.proxies import TrustedProxies
-    from .access.request import AccessRequest, CommandCall, Policy, View
+    from .access.request import AccessRequest, CommandCall, Policy, View, repeatable
     from .cache.settings import CacheSettings
     from .commands.arguments import Argument
     from .commands.classify import WireRequest
@@ -112,6 +112,7 @@ __all__ = [
     "maintenance",
     "read_only",
     "remote_user",
+    "repeatable",
     "repository_read_only",
     "trusted_header",
 ]
@@ -142,6 +143,7 @@ _MODULES = {
         "CommandCall",
         "Policy",
         "View",
+        "repeatable",
     ),
     "cache.settings": ("CacheSettings",),
     "commands.arguments": ("Argument",),

@@ -92,7 +92,7 @@ class Comparison:
 
     def __str__(self) -> str:
         aside = ", ".join(f"{count} by Mercurial ({reason})" for reason, count in sorted(self.aside.items()))
-        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.groups} groups, {aside or 'none by Mercurial'}"
+        return f"{self.requests} requests, {self.size / 1e6:.1f} MB, {self.groups} groups; {aside or 'all are ours'}"
 
     def is_ours(self) -> bool:
         """Whether something was compared that our generator made, all of it."""
@@ -174,7 +174,7 @@ def pairs(repo: Any, count: int, chance: random.Random) -> Iterator[Request]:
         view, nodes, all_heads = chance.choice(views)
         common = chance.sample(nodes, min(len(nodes), chance.randint(0, 3))) or [NULL]
         kind = chance.random()
-        if kind < 0.3:
+        if kind < 0.3 or not all_heads:
             heads = list(all_heads)
         elif kind < 0.6:
             heads = chance.sample(list(all_heads), chance.randint(1, len(all_heads)))

@@ -31,7 +31,7 @@ class Format:
         rebuilt: commit the history in it: its changesets or manifests differ from those of the other formats.
         inline: the size in bytes at which a revlog is split into index and data; ``None`` for Mercurial's limit.
         aside: whether Mercurial's own generator makes some revlogs.
-        whole: whether it makes everything, because our generator does not know what else would have to be sent.
+        reason: why it makes everything when a client asks, if it does.
         shared: make a share of a repository of the usual format: ``store``, or ``bookmarks`` to share these too.
     """
 
@@ -43,8 +43,13 @@ class Format:
     rebuilt: bool = False
     inline: int | None = None
     aside: bool = False
-    whole: bool = False
+    reason: str = ""
     shared: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether our generator can make its changegroups, even if it is not asked to."""
+        return self.reason != "tree manifests"
 
     @property
     def known(self) -> bool:
@@ -76,17 +81,26 @@ FORMATS: dict[str, Format] = {
     "not general, native deltas": Format(config=_FLAT, lacks=frozenset({"generaldelta"}), native=True, inline=0),
     "short chains": Format(config={"format.maxchainlen": "4"}, native=True),
     "delta information, 7.1": Format(
-        config={"format.exp-use-delta-info-flags": "yes"}, has=frozenset({"exp-delta-info-revlog"}), native=True, aside=True
+        config={"format.exp-use-delta-info-flags": "yes"},
+        has=frozenset({"exp-delta-info-revlog"}),
+        native=True,
+        aside=True,
+        reason="unknown requirement",
     ),
     "delta information": Format(
-        config={"format.use-delta-info-flags": "yes"}, has=frozenset({"delta-info-revlog"}), native=True, aside=True
+        config={"format.use-delta-info-flags": "yes"},
+        has=frozenset({"delta-info-revlog"}),
+        native=True,
+        aside=True,
     ),
     "delta information, not compressed": Format(
         config={"format.use-delta-info-flags": "yes", "format.revlog-compression": "none"},
         has=frozenset({"delta-info-revlog", "exp-compression-none"}),
         aside=True,
     ),
-    "flag for metadata, 7.1": Format(config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True),
+    "flag for metadata, 7.1": Format(
+        config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True, reason="unknown requirement"
+    ),
     "not safe to share": Format(config={"format.use-share-safe": "no"}, lacks=frozenset({"share-safe"})),
     "persistent nodemap": Format(
         config={"format.use-persistent-nodemap": "yes"}, has=frozenset({"persistent-nodemap"}), inline=0
@@ -101,13 +115,16 @@ FORMATS: dict[str, Format] = {
         },
         has=frozenset({"bookmarksinstore", "internal-phase-2", "exp-archived-phase"}),
     ),
-    "file index": Format(config={"format.use-fileindex-v1": "yes"}, has=frozenset({"fileindex-v1"})),
+    "file index": Format(
+        config={"format.use-fileindex-v1": "yes"}, has=frozenset({"fileindex-v1"}), reason="unknown requirement"
+    ),
     "plain encoding": Format(
         config={
             "format.exp-use-very-fragile-and-unsafe-plain-store-encoding": "yes",
             "format.dotencode": "no",
         },
         lacks=frozenset({"dotencode"}),
+        reason="unknown requirement",
     ),
     "Mercurial 1.1": Format(
         config={**_FLAT, "format.dotencode": "no", "format.use-share-safe": "no", "format.revlog-compression": "zlib"},
@@ -135,7 +152,10 @@ FORMATS: dict[str, Format] = {
     "shared": Format(shared="store"),
     "shared with bookmarks": Format(shared="bookmarks"),
     "changelog of version 2": Format(
-        config={"format.exp-use-changelog-v2": UNSTABLE}, has=frozenset({"exp-changelog-v2"}), aside=True
+        config={"format.exp-use-changelog-v2": UNSTABLE},
+        has=frozenset({"exp-changelog-v2"}),
+        aside=True,
+        reason="side data",
     ),
     "copies in changesets": Format(
         config={
@@ -145,12 +165,19 @@ FORMATS: dict[str, Format] = {
         has=frozenset({"exp-copies-sidedata-changeset"}),
         rebuilt=True,
         aside=True,
+        reason="side data",
     ),
     "revlogs of version 2": Format(
-        config={"experimental.revlogv2": UNSTABLE}, has=frozenset({"exp-revlogv2.2"}), aside=True
+        config={"experimental.revlogv2": UNSTABLE},
+        has=frozenset({"exp-revlogv2.2"}),
+        aside=True,
+        reason="side data",
     ),
     "a manifest per folder": Format(
-        config={"experimental.treemanifest": "yes"}, has=frozenset({"treemanifest"}), rebuilt=True, whole=True
+        config={"experimental.treemanifest": "yes"},
+        has=frozenset({"treemanifest"}),
+        rebuilt=True,
+        reason="tree manifests",
     ),
 }
 """The formats that Mercurial can write, by name."""

@@ -13,6 +13,7 @@ import sys
 import types
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -153,6 +154,30 @@ def test_zlib_ng_itself(level: int | None) -> None:
         assert zlib.decompress(compress(engine, data)) == data
     pieces = engine.compress(SAMPLE[start : start + 7] for start in range(0, len(SAMPLE), 7))
     assert zlib.decompress(b"".join(pieces)) == SAMPLE
+
+
+def test_zlib_ng_decodes_too() -> None:
+    module = pytest.importorskip("zlib_ng.zlib_ng")
+    decoder = ZLIB.start_decoder(Limits())
+    assert type(decoder._decoder) is type(module.decompressobj())
+    assert b"".join(decoder.feed(zlib.compress(SAMPLE))) == SAMPLE
+    assert decoder.at_end
+    with pytest.raises(DecodeError, match="corrupt"):
+        list(ZLIB.start_decoder(Limits()).feed(b"no zlib"))
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_zlib_ng_sends_as_little_as_zlib_at_each_level(level: int) -> None:
+    pytest.importorskip("zlib_ng")
+    data = b"".join(path.read_bytes() for path in sorted(Path(compression.__file__).parent.rglob("*.py")))
+    ours = compress(attrs.evolve(ZLIB, level=level), data)
+    assert len(ours) < 1.05 * len(zlib.compress(data, level))
+    assert zlib.decompress(ours) == data
+
+
+def test_the_zlib_of_python_decodes_where_nothing_else_is_installed() -> None:
+    decoder = compression._start_zlib_decoder(Limits())
+    assert b"".join(decoder.feed(compress(ZLIB, SAMPLE))) == SAMPLE
 
 
 def test_threads_of_zstd() -> None:

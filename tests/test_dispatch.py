@@ -44,6 +44,7 @@ class Caller:
     client: str = "remote:http::"
     report_changes: Any = None
     report_recovery: Any = None
+    report_changegroup: Any = None
     allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 

@@ -272,11 +272,14 @@ class AdmissionControl:
     def _is_free(self, slot: Slot) -> bool:
         """Whether neither the lane nor the client is at its limit."""
         lane, limit = slot.lane, self.limits[slot.lane]
+        if self._used[lane] >= limit:
+            return False
         # One client never takes a whole lane.
         share = max(1, limit - 1)
-        return self._used[lane] < limit and all(
-            self._clients[lane, name] < share and self._total(name) < self._client for name in slot.clients
-        )
+        for name in slot.clients if self._clients else ():
+            if self._clients[lane, name] >= share or self._total(name) >= self._client:
+                return False
+        return True
 
     def _is_waiting_enough(self, slot: Slot) -> bool:
         """Whether a client has as many slots and waiting requests as it may have slots."""
@@ -289,7 +292,8 @@ class AdmissionControl:
 
     def _occupied(self) -> int:
         """Threads with a slot, or waiting for one outside of a burst."""
-        return self._used["receive"] + self._used["send"] + len(self._waiting())
+        # Mostly nobody waits, and this is asked for every slot.
+        return self._used["receive"] + self._used["send"] + (len(self._waiting()) if self._queue else 0)
 
     def _waiting(self) -> list[_Question]:
         """Waiting requests that count as if they had a slot."""
@@ -301,6 +305,8 @@ class AdmissionControl:
 
     def _admit(self) -> None:
         """Give free slots to waiting requests: first to clients with the fewest, then in the order of arrival."""
+        if not self._queue:
+            return
 
         def load(each: _Question) -> int:
             return max((self._clients[each.slot.lane, name] for name in each.slot.clients), default=0)
@@ -313,7 +319,8 @@ class AdmissionControl:
 
     def _take(self, slot: Slot) -> None:
         self._used[slot.lane] += 1
-        self._clients.update((slot.lane, name) for name in slot.clients)
+        for name in slot.clients:
+            self._clients[slot.lane, name] += 1
 
     def _give_back(self, slot: Slot) -> None:
         self._used[slot.lane] -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import PermissionDenied, Unavailable
 from .hgweb import hgweb_policy
-from .request import AccessRequest, Policy, ask
+from .request import AccessRequest, Policy, ask, is_repeatable, repeatable
 
 __all__ = ["all_of", "default_policy", "maintenance", "read_only", "repository_read_only"]
 
@@ -24,7 +24,7 @@ def all_of(*policies: Policy) -> Policy:
         for each in policies:
             ask(each, request)
 
-    return policy
+    return repeatable(policy) if all(map(is_repeatable, policies)) else policy
 
 
 def _one_line(reason: str) -> str:
@@ -50,7 +50,7 @@ def read_only(reason: str = "this repository is read-only") -> Policy:
         if request.permission != "pull":
             raise PermissionDenied(line)
 
-    return policy
+    return repeatable(policy)
 
 
 def maintenance(reason: str = "the server is under maintenance", retry_after: int = 600) -> Policy:
@@ -73,6 +73,7 @@ def maintenance(reason: str = "the server is under maintenance", retry_after: in
     return policy
 
 
+@repeatable
 def repository_read_only(request: AccessRequest) -> None:
     """Refuse pushes and uploads to repositories that say that they are read-only.
 
@@ -89,6 +90,7 @@ def repository_read_only(request: AccessRequest) -> None:
         raise PermissionDenied(" ".join(reason.split()) or "this repository is read-only")
 
 
+@repeatable
 def default_policy(request: AccessRequest) -> None:
     """Apply :func:`hgweb_policy`, and then :func:`repository_read_only`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..errors import PermissionDenied
 from ..repositories.base import Repository
-from .request import AccessRequest
+from .request import AccessRequest, repeatable
 
 __all__ = ["hgweb_policy", "is_hidden"]
 
@@ -74,6 +74,7 @@ def _denial(request: AccessRequest, message: str) -> PermissionDenied:
     return PermissionDenied(message, status=401) if hopeless is None else PermissionDenied(hopeless, status=403)
 
 
+@repeatable
 def hgweb_policy(request: AccessRequest) -> None:
     """Apply hgweb's own rules, in its order and with its messages (observed in 7.2).
 

@@ -17,7 +17,7 @@ import attrs
 
 from ..repositories.base import Repository
 
-__all__ = ["AccessRequest", "CommandCall", "Policy", "View", "ask"]
+__all__ = ["AccessRequest", "CommandCall", "Policy", "View", "ask", "is_repeatable", "repeatable"]
 
 
 @attrs.frozen
@@ -93,6 +93,25 @@ Policy = Callable[[AccessRequest], None]
 View = Callable[[AccessRequest], str | None]
 """Names a user's view of a repository: two users with the same one get the same replies.  ``None`` if the replies to
 this user must not be cached.  The question names no commands, because it is asked before their arguments are read."""
+
+
+_REPEATABLE = "hgwire_repeatable"
+
+
+def repeatable(policy: Policy) -> Policy:
+    """Declare that a policy gives equal requests to pull the same answer for as long as the repository is unchanged.
+
+    It may read the user, the name of the repository, its settings, and the command with its arguments, but nothing else
+    and no state of its own.  Then it need not be asked again about a request that is repeated word for word.
+    """
+    # functools.wraps() copies attributes to functions that may ask more: the value says whose it is.
+    setattr(policy, _REPEATABLE, policy)
+    return policy
+
+
+def is_repeatable(policy: Policy) -> bool:
+    """Whether a policy was declared :func:`repeatable`."""
+    return getattr(policy, _REPEATABLE, None) is policy
 
 
 def ask(policy: Policy, request: AccessRequest) -> None:

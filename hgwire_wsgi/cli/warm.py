@@ -130,15 +130,18 @@ class _Failure(Exception):
 
 
 class _WatchedStore(FolderStore):
-    """The bundle cache of the server, which remembers the key of the last bundle that was looked for."""
+    """The bundle cache of the server, which remembers the key of the bundle that was requested.
+
+    That is the first one it is asked for after ``key`` was reset; others may follow, to make this one from.
+    """
 
     key = ""
     was_stored = False
 
     def open(self, key: str, *, shared: bool = False) -> StoredFile | None:
-        self.key, self.was_stored = key, False
         stored = super().open(key, shared=shared)
-        self.was_stored = stored is not None
+        if self.key in ("", key):
+            self.key, self.was_stored = key, stored is not None
         return stored
 
 

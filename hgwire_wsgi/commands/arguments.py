@@ -20,6 +20,7 @@ arguments in frames are bytes.  :data:`VALUES` takes values that a typed encodin
 from __future__ import annotations
 
 import binascii
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -36,6 +37,7 @@ Codec = Mapping[ArgumentType, Callable[[Any], Any]]
 
 _HEX_LENGTHS = (40, 64)
 _NODE_LENGTHS = (20, 32)
+_NODE_AND_SPACE = 41
 
 
 def one_of(literal: Any) -> Any:
@@ -73,7 +75,16 @@ def decode_nodes(value: bytes) -> list[bytes]:
     Raises:
         ValueError: with what is wrong.
     """
-    return [_node(part) for part in value.split(b" ")] if value else []
+    if not value:
+        return []
+    count = (len(value) + 1) // _NODE_AND_SPACE
+    digits = value.replace(b" ", b"")
+    # Mostly all nodes have 40 digits; then they are decoded together.
+    if len(digits) == 40 * count and value[40::_NODE_AND_SPACE] == b" " * (count - 1):
+        with contextlib.suppress(binascii.Error):
+            nodes = binascii.unhexlify(digits)
+            return [nodes[start : start + 20] for start in range(0, len(nodes), 20)]
+    return [_node(part) for part in value.split(b" ")]
 
 
 def encode_nodes(nodes: list[bytes]) -> bytes:

@@ -1,7 +1,8 @@
 """The WSGI application and middleware: the single entry of all requests, and the single exit of all responses.
 
 A request goes through :meth:`WireApp._respond`: routing finds its target, and a transport turns it into a response
-value.  Errors on the way become responses too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.
+value.  Errors on the way become responses too.  :func:`~hgwire_wsgi.http.wsgi.send` is the exit.  Small replies to
+requests that are repeated word for word take a shorter way (:mod:`~hgwire_wsgi.http.v1.repeats`).
 
 The policy is asked before anything of a request's body is read, and before its arguments are parsed.  If it hides a
 repository, every answer is the one for a repository that does not exist: both are made by the same code.
@@ -44,6 +45,7 @@ from .routing import Route, Router
 from .uwsgi import thread_count
 from .v1.bundles import LongReplies
 from .v1.input import classify
+from .v1.recoding import sources
 from .v1.transport import V1Transport
 from .v2.api import ApiSettings, url_access
 from .v2.transport import V2Transport
@@ -123,25 +125,21 @@ class WireApp:
             dispatcher=self._dispatcher,
             provider=provider,
             responses=open_response_cache(settings),
-            long_replies=LongReplies(provider=provider, settings=settings, bundles=self._bundles.get),
+            long_replies=LongReplies(
+                provider=provider, settings=settings, bundles=self._bundles.get, sources=sources(self.capabilities)
+            ),
         )
         self._v2 = V2Transport(self._dispatcher, provider, self.api, challenge)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         request = self._arrive(environ, self.limits)
         CURRENT.set(request)
-        request.watchdog = self._watchdog.get
-        if environ.get("wsgi.multithread"):
-            # A process that serves one request at a time has no thread to spare.
-            request.control = self._control.get
         observation = Observation(request, self.observers) if self.observers else None
         try:
             try:
-                if request.refusal is not None:
-                    raise request.refusal
-                response = self._respond(request)
-                if not (response.is_short or request.has_slot):
-                    _enter_to_send(request, response)
+                response = self._v1.repeats.find(request)
+                if response is None:
+                    response = self._respond(request)
             except FAILURES as error:
                 response = refuse(error, request, self.challenge)
             return send(request, response, start_response, observation=observation)
@@ -245,6 +243,18 @@ class WireApp:
         return self._bundles.get()
 
     def _respond(self, request: Request) -> Response:
+        request.watchdog = self._watchdog.get
+        if request.environ.get("wsgi.multithread"):
+            # A process that serves one request at a time has no thread to spare.
+            request.control = self._control.get
+        if request.refusal is not None:
+            raise request.refusal
+        response = self._answer(request)
+        if not (response.is_short or request.has_slot):
+            _enter_to_send(request, response)
+        return response
+
+    def _answer(self, request: Request) -> Response:
         try:
             route = self._route(request)
         except RepositoryMoved as moved:

@@ -7,6 +7,7 @@ answer.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import socket
@@ -334,6 +335,7 @@ class Request:
         return " ".join(f"{name}={printable(value) or '-'}" for name, value in facts.items())
 
 
+@functools.lru_cache(maxsize=256)
 def _quote(value: str) -> str:
     # A server may have put anything here, and hooks read it.
     return quote(value.encode("utf-8", "surrogatepass"))

@@ -322,6 +322,25 @@ class RepositoryProvider(abc.ABC):
         with self.lease(name) as repository:
             return repository.change_stamp()
 
+    def watch(self, name: str, stamp: object) -> Callable[[], bool] | None:
+        """Return a function that says whether nothing has changed that a request could notice.
+
+        It is called for every request, so it must be cheap.  It returns true only if all of this holds:
+
+        - :meth:`locate` would find the repository at the same paths as before;
+        - :meth:`change_stamp` would return the given stamp;
+        - all users get the same replies (:meth:`RepositoryCommands.is_same_for_all`);
+        - :meth:`RepositoryCommands.check_access` refuses nothing.
+
+        Args:
+            name: of the repository.
+            stamp: its change stamp in a request that is being served.
+
+        Returns:
+            The function, for all threads; ``None``, the default, if all of this must be asked for each request.
+        """
+        return None
+
     def is_subresource(self, rest: str) -> bool:
         """Whether a path below a repository may be one of :class:`Subresources`; a cheap guess."""
         return False

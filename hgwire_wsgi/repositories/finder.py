@@ -134,6 +134,10 @@ class RepositoryFinder(abc.ABC):
 
     fixed = False
 
+    def keeps(self, name: str) -> bool:
+        """Whether the paths of a repository lead to it for as long as its ``.hg`` exists."""
+        return False
+
     @abc.abstractmethod
     def locate(self, path: str) -> tuple[str, str] | None:
         """Find the name of the repository that a URL path is in, and the rest of the path."""
@@ -156,6 +160,9 @@ class _Single(RepositoryFinder):
         self._found = Found(os.fsdecode(os.path.realpath(root)))
         self._is_repository = is_repository
 
+    def keeps(self, name: str) -> bool:
+        return True
+
     def locate(self, path: str) -> tuple[str, str] | None:
         if path in ("", "/"):
             return "", ""
@@ -177,6 +184,10 @@ class _Folder(RepositoryFinder):
     def __init__(self, root: bytes, is_repository: IsRepository) -> None:
         self._root = os.path.realpath(root)
         self._is_repository = is_repository
+
+    def keeps(self, name: str) -> bool:
+        # A folder above it may become a repository.
+        return "/" not in name
 
     def locate(self, path: str) -> tuple[str, str] | None:
         folder, parts = self._root, split_path(path) or []
@@ -247,6 +258,9 @@ class _Mapping(_Named):
         self._depth = max((name.count("/") + 1 for name in self._places), default=0)
         for name in self._places:
             self.find(name)
+
+    def keeps(self, name: str) -> bool:
+        return True
 
     def locate(self, path: str) -> tuple[str, str] | None:
         return find_longest(path, self._places, self._depth)

@@ -10,7 +10,8 @@ A request never gets an object in another state than it asked for.  A forked pro
 ignores objects returned by requests of its parent.
 
 Objects that the pool drops are reference cycles, which Python collects late: it counts objects, and a repository is a
-few hundred objects with megabytes of caches.  So the pool has them collected (:class:`_Cycles`).
+few hundred objects with megabytes of caches.  So the caller empties the caches of each dropped object, which is cheap,
+and the pool has the rest collected when there is enough of it (:class:`_Cycles`).
 """
 
 from __future__ import annotations
@@ -58,22 +59,25 @@ class _Opening(Generic[_R]):
 _COLLECTING = 0.05
 """Maximum part of a processor's time spent on collecting dropped objects."""
 
+_ENOUGH = 32
+"""Dropped objects for which a collection is worth its time; each keeps about 100 KiB."""
+
 
 class _Cycles:
-    """Dropped objects that wait to be collected.  A collection takes about 20 ms, during which no other thread runs."""
+    """Dropped objects that wait to be collected.  A collection takes about 40 ms, during which no other thread runs."""
 
     def __init__(self) -> None:
-        self._waiting = False
+        self._waiting = 0
         self._next = 0.0
 
     def add(self) -> None:
         """Record that an object was dropped."""
-        self._waiting = True
+        self._waiting += 1
 
     def collect(self) -> None:
-        """Collect them, unless the last collection was too recent; the caller must hold no lock."""
-        if self._waiting and time.monotonic() >= self._next and gc.isenabled():
-            self._waiting = False
+        """Collect them, unless they are few or the last collection was too recent; the caller must hold no lock."""
+        if self._waiting >= _ENOUGH and time.monotonic() >= self._next and gc.isenabled():
+            self._waiting = 0
             began = time.thread_time()
             gc.collect()
             self._next = time.monotonic() + (time.thread_time() - began) / _COLLECTING
@@ -85,6 +89,7 @@ class Pool(Generic[_R, _S]):
     Args:
         opener: opens a repository by name, in a state; called in a thread that may be another one than the request's.
         is_current: returns whether an open repository is in a given state; must be cheap.
+        empty: frees the memory of an object that is dropped; something else may still refer to the object.
         leases: maximum number of objects of one repository that are in use.  Further requests wait.
         idle: maximum total number of unused objects; the least recently used ones are dropped.
         timeout: seconds that a request waits for a lease.
@@ -95,6 +100,7 @@ class Pool(Generic[_R, _S]):
         self,
         opener: Callable[[str, _S], _R],
         is_current: Callable[[_R, _S], bool],
+        empty: Callable[[_R], object] = lambda repository: None,
         *,
         leases: int = 64,
         idle: int = 64,
@@ -103,6 +109,7 @@ class Pool(Generic[_R, _S]):
     ) -> None:
         self._open = opener
         self._is_current = is_current
+        self._empty = empty
         self._leases = leases
         self._max_idle = idle
         self._timeout = timeout
@@ -130,9 +137,8 @@ class Pool(Generic[_R, _S]):
         repository = self._take(name)
         try:
             if repository is not None and not self._is_current(repository, state):
+                self._drop(repository)
                 repository = None
-                self._cycles.add()
-                self._cycles.collect()
             if repository is None:
                 repository = self._reopen(name, state)
         except BaseException:
@@ -187,6 +193,7 @@ class Pool(Generic[_R, _S]):
             repository = self._open(name, state)
         except BaseException as error:
             failure = error
+        dropped: list[_R] = []
         with self._changed:
             if self._openings.get(name) is opening:
                 del self._openings[name]
@@ -194,33 +201,44 @@ class Pool(Generic[_R, _S]):
                 opening.repository, opening.failure = repository, failure
             elif repository is not None:
                 # Nobody waits any more, but the next request will want it.
-                self._store(name, repository)
+                dropped = self._store(name, repository)
             self._changed.notify_all()
+        self._drop(*dropped)
 
     def release(self, name: str, repository: _R | None) -> None:
         """Return an object from :meth:`acquire`; ``None`` for an object that must not be used again."""
         if self._pid != os.getpid():
             return
+        dropped: list[_R] = []
         with self._changed:
             self._used[name] -= 1
             if not self._used[name]:
                 del self._used[name]
             if repository is not None:
-                self._store(name, repository)
+                dropped = self._store(name, repository)
             self._changed.notify_all()
+        self._drop(*dropped)
+
+    def _drop(self, *dropped: _R) -> None:
+        """Free objects; the caller holds no lock."""
+        for repository in dropped:
+            self._empty(repository)
+            self._cycles.add()
         self._cycles.collect()
 
-    def _store(self, name: str, repository: _R) -> None:
+    def _store(self, name: str, repository: _R) -> list[_R]:
+        """Keep an object, and return those for which there is no room any more; called with the lock held."""
+        dropped = []
         self._idle.setdefault(name, []).append(repository)
         self._idle.move_to_end(name)
         self._idle_count += 1
         while self._idle_count > self._max_idle:
             oldest = next(iter(self._idle))
-            self._idle[oldest].pop(0)
+            dropped.append(self._idle[oldest].pop(0))
             self._idle_count -= 1
-            self._cycles.add()
             if not self._idle[oldest]:
                 del self._idle[oldest]
+        return dropped
 
 
 def _too_slow() -> RepositoryBusy:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
-from hgwire_wsgi.access.request import AccessRequest, CommandCall, ask
+from hgwire_wsgi.access.request import AccessRequest, CommandCall, ask, is_repeatable, repeatable
 from hgwire_wsgi.errors import RequestError
 from hgwire_wsgi.testing.memory import MemoryRepository
 
@@ -65,3 +66,12 @@ def test_malformed_arguments_are_errors_of_the_request() -> None:
     for name in ("calls", "arguments"):
         with pytest.raises(RequestError):
             getattr(asked, name)
+
+
+def test_a_policy_is_repeatable_only_if_it_says_so_itself() -> None:
+    def policy(request: AccessRequest) -> None:
+        """Allow everything."""
+
+    assert not is_repeatable(policy)
+    assert repeatable(policy) is policy and is_repeatable(policy)
+    assert not is_repeatable(functools.wraps(policy)(lambda request: None))

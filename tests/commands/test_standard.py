@@ -43,6 +43,7 @@ class Asking:
     client: str = "remote:http::"
     report_changes: None = None
     report_recovery: None = None
+    report_changegroup: None = None
     allowance: Allowance = attrs.Factory(lambda: Allowance(Limits().walk))
 
 

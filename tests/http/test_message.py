@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hgwire_wsgi import Limits, PushChanges
+from hgwire_wsgi import Changegroup, Limits, PushChanges
 from hgwire_wsgi.http.message import NO_STORE, NOSNIFF, PRIVATE, Observed, Request, Response, text_response
 
 
@@ -198,6 +198,16 @@ def test_recovery_is_reported_where_somebody_listens() -> None:
     assert made.report_recovery is not None
     made.report_recovery()
     assert told == [1]
+
+
+def test_changegroups_are_reported_where_somebody_listens() -> None:
+    made, found = request(), list[Changegroup]()
+    assert made.report_changegroup is None
+    made.observed = Observed(made=found.append)
+    assert made.report_changegroup is not None
+    changegroup = Changegroup(generator="hgwire", reason="", version="02", changesets=1)
+    made.report_changegroup(changegroup)
+    assert found == [changegroup]
 
 
 def test_urls_without_the_variables_of_the_server() -> None:

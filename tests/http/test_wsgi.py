@@ -14,7 +14,7 @@ import attrs
 import pytest
 from fakes import OPEN, Exchange, FakeProvider, Watch, returning
 
-from hgwire_wsgi import LegacyStreamResponse, Limits, StreamResponse, WireApp
+from hgwire_wsgi import Changegroup, ChangegroupMade, LegacyStreamResponse, Limits, StreamResponse, WireApp
 from hgwire_wsgi.errors import BodyTooLarge, CommandCrashed
 from hgwire_wsgi.http import wsgi
 from hgwire_wsgi.http.message import FileBody, FrontEndBody, Request, Response
@@ -419,6 +419,16 @@ def test_an_observation_of_a_repository_that_was_recovered() -> None:
         "RequestClosed",
     ]
     assert (watch.events[1].repository, watch.events[1].path) == ("repo", "/repo")
+
+
+def test_an_observation_of_a_changegroup() -> None:
+    watch, made = Watch(), Changegroup(generator="mercurial", reason="why", version="02", changesets=3, aside={"x": 1})
+    commands = returning(b"x")
+    commands.command("making", permission="pull")(lambda context: context.report_changegroup(made) or b"done")
+    app = WireApp(FakeProvider(OPEN), commands=commands, observers=[watch])
+    assert Exchange(app, "cmd=making", HTTP_X_REQUEST_ID="id").read() == b"done"
+    facts = {"generator": "mercurial", "reason": "why", "version": "02", "changesets": 3, "aside": {"x": 1}}
+    assert watch.events[1] == ChangegroupMade(request_id="id", repository="repo", **facts)
 
 
 def test_a_request_that_ends_with_the_server_is_reported_once() -> None:

@@ -18,7 +18,7 @@ from changegroup_histories import HISTORIES, NULL, open_repository
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-KNOWN = [name for name, form in FORMATS.items() if form.known and not form.whole]
+KNOWN = [name for name, form in FORMATS.items() if form.known and form.ours]
 FEW = ("random", "hidden", "names")
 """Histories for formats that differ in more than how a revlog chooses its deltas."""
 

@@ -20,7 +20,7 @@ from changegroup_histories import HISTORIES, open_repository
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-KNOWN = [name for name, form in FORMATS.items() if form.known and not form.whole]
+KNOWN = [name for name, form in FORMATS.items() if form.known and form.ours]
 
 PAIRS = 2400
 """Random pulls in all."""

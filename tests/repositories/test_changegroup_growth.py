@@ -152,9 +152,10 @@ def test_the_steps_are_possible(tmp_path: Path) -> None:
         return [repo[rev].node() for rev in repo], repo.svfs.tryread(b"phaseroots"), repo.dirstate.p1()
 
     for number, action in enumerate(ACTIONS, 1):
+        grower.step(100 + number, "write", 2, 4 + number % 2)
         if action in ("merge", "graft"):
-            grower.step(100 + number, "update", 1, 0)
-        grower.step(200 + number, "write", 1, number % 3)
+            grower.step(200 + number, "update", 1, 0)
+        grower.step(250 + number, "write", 1, number % 3)
         before = state()
         grower.step(300 + number, action, 0 if action == "backout" else 1, 2 + number)
         assert state() != before, action

@@ -240,3 +240,9 @@ def test_what_is_nothing(root: Path) -> None:
 def test_found() -> None:
     assert Found.of("x") == Found("x") and Found.of(Found("x", ["a.b=c"])).config == ("a.b=c",)
     assert Found(Path("x")).root == b"x"
+
+
+def test_paths_that_keep_leading_to_their_repository(root: Path) -> None:
+    assert make(root / "a").keeps("") and make({"x/y": root / "a"}).keeps("x/y")
+    assert make(root).keeps("a") and not make(root).keeps("deep/er/b")
+    assert not make(lambda name: root / "a").keeps("a")

@@ -839,3 +839,57 @@ def test_offer_of_the_host_goes_before_the_providers(repo: Path) -> None:
     tokens = served.wire("/", "capabilities").data.split()
     assert b"httpheader=8000" in tokens
     assert b"httppostargs" not in tokens
+
+
+def opened_in(provider: MercurialProvider) -> Any:
+    """Mercurial's object that the next request uses."""
+    with provider.lease("") as leased:
+        leased.heads()
+        return leased.local.unfiltered()
+
+
+def test_an_open_repository_is_brought_to_the_next_state(repo: Path, hg: Hg, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = MercurialProvider(repo)
+    before = opened_in(provider)
+    with provider.lease("") as leased:
+        known, heads = leased.commands(), leased.heads()
+    add(repo, "another", hg)
+    assert opened_in(provider) is before
+    with provider.lease("") as leased:
+        assert leased.commands() is known
+        assert leased.heads() != heads
+    # A setting is read only when a repository is opened.
+    (repo / ".hg" / "hgrc").write_text("[web]\nallow-pull = yes\n")
+    after = opened_in(provider)
+    assert after is not before
+    with provider.lease("") as leased:
+        assert leased.commands() is not known
+
+    def fail(self: object, clearfilecache: bool = False) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(type(after), "invalidate", fail)
+    add(repo, "third", hg)
+    assert opened_in(provider) is not after, "it cannot be emptied"
+
+
+def test_a_repository_with_extensions_is_opened_in_each_state(repo: Path, hg: Hg) -> None:
+    provider = MercurialProvider(repo)
+    (repo / ".hg" / "hgrc").write_text("[extensions]\nshare =\n")
+    before = opened_in(provider)
+    add(repo, "another", hg)
+    assert opened_in(provider) is not before
+
+
+def test_facts_are_computed_anew_when_an_extension_was_loaded(
+    repo: Path, hg: Hg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = MercurialProvider(repo)
+    with provider.lease("") as leased:
+        known = leased.commands()
+    loaded = "hgwire_wsgi.repositories.mercurial.sharing.extensions"
+    monkeypatch.setattr(f"{loaded}._order", [b"another"])
+    monkeypatch.setattr(f"{loaded}._extensions", {b"another": pytest})
+    add(repo, "another", hg)
+    with provider.lease("") as leased:
+        assert leased.commands() is not known

@@ -333,6 +333,10 @@ def test_replaced_objects(packer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(packer, "__class__", type("Packer", (type(packer),), {}))
         assert reason_against(packer, True) == "replaced generator"
+    for name in ("changelog", "file", "manifestlog"):
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "__class__", type("other", (type(local),), {name: lambda self: None}))
+            assert reason_against(packer, True) == "unknown kind of repository"
     with monkeypatch.context() as patch:
         patch.setattr(local, "requirements", {*local.requirements, b"from-the-future"})
         assert reason_against(packer, True) == "unknown requirement"
@@ -357,7 +361,7 @@ def test_where_a_function_comes_from() -> None:
 def test_every_listed_function_exists_in_some_version() -> None:
     """A misspelled name would protect nothing."""
     newer_or_older = {"candelta", "_emit_revisions", "read_delta_parents", "readdelta", "readfast"}
-    newer_or_older |= {"_builddeltaheader", "_init"}
+    newer_or_older |= {"_builddeltaheader", "_init", "file"}
     for module, kind, names in conditions._FUNCTIONS:
         owner = getattr(module, kind) if kind else module
         if names is not conditions._READING:

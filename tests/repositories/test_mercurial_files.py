@@ -104,16 +104,16 @@ def test_a_broken_store(repo: Path, name: str, content: bytes, caplog: pytest.Lo
 
 def test_files_are_checked_once_in_a_state(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = app(repo)
-    assert ask(served, "branchmap")[0] == 200
-    asked: list[str] = []
-
-    def spy(command: str, ui: object, tokens: object) -> object:
-        asked.append(command)
-        return {"store/phaseroots": lambda repo: pytest.fail("checked again")}
-
-    monkeypatch.setattr("hgwire_wsgi.repositories.mercurial.repository.files_of", spy)
+    checked: list[object] = []
+    monkeypatch.setattr(
+        "hgwire_wsgi.repositories.mercurial.repository.files_of", lambda *_: {"store/phaseroots": checked.append}
+    )
+    for command in ("hello", "branchmap"):
+        assert ask(served, command)[0] == 200
+    assert len(checked) == 1
+    (repo / ".hg" / "localtags").write_bytes(b"")
     assert ask(served, "hello")[0] == 200
-    assert asked == ["hello"]
+    assert len(checked) == 2
 
 
 def test_which_files_a_command_reads() -> None:
@@ -126,6 +126,26 @@ def test_which_files_a_command_reads() -> None:
     assert set(files_of("getbundle", Settings(), ())) == always
     assert set(files_of("getbundle", Settings(), ("partial-pull",))) - always == {"pullbundles.manifest"}
     assert set(files_of("clonebundles", Settings(), ())) - always == {"clonebundles.manifest"}
+    assert set(files_of("lookup", Settings(), ())) == always
+    assert not files_of("capabilities", Settings(), ())
+    assert not files_of("listkeys", Settings(), (), b"namespaces")
+    assert set(files_of("listkeys", Settings(), (), b"phases")) == {"store/00changelog.i", "store/phaseroots"}
+    assert set(files_of("listkeys", Settings(), (), b"bookmarks")) == always
+    assert set(files_of("listkeys", Settings(), (), b"unknown")) == always
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_bookmarks_are_read_to_show_hidden_changesets(
+    repo: Path, hidden: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What can be hidden is not, if a bookmark names it."""
+    (repo / ".hg" / "bookmarks").mkdir()
+    monkeypatch.setattr(
+        "hgwire_wsgi.repositories.mercurial.files.repoview.hideablerevs", lambda repo: frozenset({1} if hidden else ())
+    )
+    served = app(repo)
+    assert ask(served, "heads")[0] == (500 if hidden else 200)
+    assert (".hg/bookmarks cannot be read" in caplog.text) is hidden
 
 
 def test_a_small_file_is_read_in_any_case(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from hgwire_wsgi.errors import RepositoryBusy, RepositoryNotFound
 from hgwire_wsgi.logcontext import CURRENT
+from hgwire_wsgi.repositories.pool import _ENOUGH as ENOUGH
 from hgwire_wsgi.repositories.pool import Pool
 
 
@@ -307,14 +308,6 @@ def test_a_forked_process_starts_with_an_empty_pool() -> None:
     process.join(30)
 
 
-class Cyclic(Opened):
-    """A repository as Mercurial's are: reference counts alone never free it."""
-
-    def __init__(self, name: str, state: bytes = b"") -> None:
-        super().__init__(name)
-        self.itself = self
-
-
 @pytest.fixture
 def _quiet_collector() -> Iterator[None]:
     """Let Python collect nothing on its own."""
@@ -324,33 +317,58 @@ def _quiet_collector() -> Iterator[None]:
     gc.set_threshold(*thresholds)
 
 
-def _make_cyclic(idle: int = 64) -> Leasing:
-    return Leasing(Cyclic, lambda repository, state: repository.current, idle=idle)
-
-
-@pytest.mark.usefixtures("_quiet_collector")
-def test_an_outdated_repository_is_freed_before_its_successor_is_opened() -> None:
-    pool = _make_cyclic()
+def test_an_outdated_repository_is_emptied_before_its_successor_is_opened() -> None:
+    emptied: list[Opened] = []
+    pool = Leasing(Opened, lambda repository, state: repository.current, emptied.append)
     with pool.lease("a") as first:
         first.current = False
-    old = weakref.ref(first)
-    del first
-    opened: list[object] = []
-    pool._open = lambda name, state: opened.append(old()) or Cyclic(name)
+    opened: list[list[Opened]] = []
+    pool._open = lambda name, state: opened.append([*emptied]) or Opened(name)
     with pool.lease("a"):
-        assert opened == [None]
+        assert opened == [[first]]
+    assert emptied == [first]
+
+
+def test_an_evicted_repository_is_emptied_without_the_lock() -> None:
+    emptied: list[Opened] = []
+
+    def empty(repository: Opened) -> None:
+        assert not pool._changed._is_owned()
+        emptied.append(repository)
+
+    pool = Leasing(Opened, lambda repository, state: repository.current, empty, idle=1)
+    with pool.lease("a") as first:
+        pass
+    with pool.lease("b"):
+        assert not emptied
+    assert emptied == [first]
+
+
+class Cyclic(Opened):
+    """A repository as Mercurial's are: reference counts alone never free it."""
+
+    def __init__(self, name: str, state: bytes = b"") -> None:
+        super().__init__(name)
+        self.itself = self
 
 
 @pytest.mark.usefixtures("_quiet_collector")
-def test_an_evicted_repository_is_freed() -> None:
-    pool = _make_cyclic(idle=1)
-    with pool.lease("a") as first:
-        pass
-    old = weakref.ref(first)
-    del first
-    with pool.lease("b"):
-        assert old() is not None
-    assert old() is None
+def test_dropped_repositories_are_collected_when_they_are_many() -> None:
+    pool = Leasing(Cyclic, lambda repository, state: repository.current)
+    dropped = []
+    for _ in range(ENOUGH):
+        assert not dropped or dropped[0]() is not None
+        with pool.lease("a") as repository:
+            repository.current = False
+        dropped.append(weakref.ref(repository))
+        del repository
+    with pool.lease("a"):
+        assert [old() for old in dropped[:-1]] == [None] * (ENOUGH - 1)
+
+
+def drop(pool: Leasing, count: int = ENOUGH) -> None:
+    for _ in range(count):
+        pool._cycles.add()
 
 
 @pytest.mark.usefixtures("_quiet_collector")
@@ -366,9 +384,9 @@ def test_collections_take_a_bounded_part_of_the_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", collect)
     pool = make()
     for _ in range(1000):
-        with pool.lease("a") as repository:
-            repository.current = False
-        now[0] += 0.01
+        drop(pool)
+        with pool.lease("a"):
+            now[0] += 0.01
     assert len(collections) == pytest.approx(25, abs=1), "20 ms each in 10 s, at most 5 %"
 
 
@@ -380,8 +398,7 @@ def test_a_collection_that_had_to_wait_comes_later(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", lambda: collections.append(now[0]))
     pool = make()
     pool._cycles._next = 2000.0
-    with pool.lease("a") as repository:
-        repository.current = False
+    drop(pool)
     with pool.lease("a"):
         pass
     assert not collections
@@ -398,8 +415,7 @@ def test_an_application_that_has_switched_the_collector_off_is_respected(monkeyp
     monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.isenabled", lambda: False)
     monkeypatch.setattr("hgwire_wsgi.repositories.pool.gc.collect", lambda: collections.append(1))
     pool = make()
-    with pool.lease("a") as repository:
-        repository.current = False
+    drop(pool)
     with pool.lease("a"):
         pass
     assert not collections

@@ -26,7 +26,7 @@ from hgwire_wsgi.repositories.mercurial.state import StateReader
 # Mercurial leaves closing some pipes and files to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-EXTENSIONS = "[extensions]\nstrip=\n[experimental]\nevolution=all\n"
+EXTENSIONS = "[experimental]\nevolution=all\n"
 
 
 def make_repository(path: Path) -> None:
@@ -309,6 +309,7 @@ def test_what_is_settled_is_not_read_again(path: Path, reader: StateReader, monk
         raise AssertionError("a file was opened")
 
     monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert reader.read().token == before
 
 
@@ -365,7 +366,9 @@ def test_a_share_depends_on_its_source(path: Path, tmp_path: Path) -> None:
 
 
 def hg(repo: Path, *arguments: str) -> None:
-    command = [sys.executable, "-c", "from mercurial import dispatch; dispatch.run()", "-R", str(repo), *arguments]
+    command = [sys.executable, "-c", "from mercurial import dispatch; dispatch.run()", "-R", str(repo)]
+    # Without extensions in its configuration, an open repository is used in several states.
+    command += ["--config", "extensions.strip=", *arguments]
     environment = {**os.environ, "HGRCPATH": "", "HGPLAIN": "1", "HGUSER": "test"}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
 
@@ -452,6 +455,8 @@ def test_equal_tokens_mean_equal_replies(tmp_path: Path) -> None:
             token = leased.content_token()
         answers, others = ([answer(app, name, arguments) for name, arguments in QUERIES] for app in (fresh, cached))
         assert answers == others
+        reopened = WireTestApp(WireApp(MercurialProvider(repo), cache=CacheSettings(memory=0, disk=0)))
+        assert answers == [answer(reopened, name, arguments) for name, arguments in QUERIES]
         with provider.lease("") as leased:
             assert leased.content_token() == token
         repeated += token in seen
@@ -459,3 +464,86 @@ def test_equal_tokens_mean_equal_replies(tmp_path: Path) -> None:
     assert len(seen) > 5
     assert repeated > 0
     shutil.rmtree(repo)
+
+
+MOUNTS = """\
+22 27 0:21 / /proc rw - proc proc rw
+23 27 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+24 27 254:0 /x /bound rw - ext4 /dev/vda rw
+25 27 8:1 / /cluster rw - ocfs2 /dev/sda1 rw
+26 27 0:50 / /nfs rw - nfs4 server:/ rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "fine"), [(254, 0, True), (8, 1, False), (0, 50, False), (0, 21, False), (8, 99, False)]
+)
+def test_which_file_systems_have_fine_stamps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, minor: int, fine: bool
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    monkeypatch.setattr(state_module, "_MOUNTS", str(mounts))
+    state_module._is_fine.cache_clear()
+    try:
+        assert state_module._is_fine(os.makedev(major, minor)) is fine
+        state_module._is_fine.cache_clear()
+        mounts.unlink()
+        assert not state_module._is_fine(os.makedev(major, minor))
+    finally:
+        state_module._is_fine.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("age", "part", "fine", "settled"),
+    [
+        (40, 1, True, False),
+        (60, 1, True, True),
+        (60, 1, False, False),
+        (60, 0, True, False),
+        (3000, 0, False, True),
+    ],
+    ids=["young", "old enough", "on another file system", "in whole milliseconds", "old enough anywhere"],
+)
+def test_when_a_stamp_is_settled(
+    monkeypatch: pytest.MonkeyPatch, age: int, part: int, fine: bool, settled: bool
+) -> None:
+    monkeypatch.setattr(state_module, "_is_fine", lambda device: fine)
+    now = 10**18
+    found = SimpleNamespace(st_ctime_ns=now - age * 10**6 + part, st_dev=1)
+    assert state_module._is_settled(found, now) is settled
+
+
+def test_pipes_are_not_opened(path: Path, reader: StateReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = reader.read().token
+    os.mkfifo(path / ".hg" / "localtags")
+    assert reader.read().token == before
+    (path / ".hg" / "localtags").unlink()
+    # One that appears between the two looks at it.
+    (path / ".hg" / "localtags").write_bytes(b"")
+    stat = os.fstat
+
+    def a_pipe(descriptor: int) -> Any:
+        found = stat(descriptor)
+        is_it = os.path.samestat(found, os.stat(path / ".hg" / "localtags"))
+        values = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+        return SimpleNamespace(**{**values, "st_mode": 0o010600 if is_it else found.st_mode})
+
+    monkeypatch.setattr(os, "fstat", a_pipe)
+    assert reader.read().token == before
+
+
+def test_the_configuration_is_another_part(path: Path, reader: StateReader) -> None:
+    before = reader.read().configuration
+    for name in ("bookmarks", "store/00changelog.i", "store/phaseroots", "store/obsstore", "localtags"):
+        (path / ".hg" / name).write_bytes(b"1 other")
+        assert reader.read().configuration == before
+    hgrc = path / ".hg" / "hgrc"
+    hgrc.write_bytes(b"[web]\n")
+    first = reader.read().configuration
+    hgrc.unlink()
+    (path / ".hg" / "new").write_bytes(b"[web]\n")
+    (path / ".hg" / "new").rename(hgrc)
+    second = reader.read().configuration
+    (path / ".hg" / "requires").write_text("store\nother\n")
+    assert len({before, first, second, reader.read().configuration}) == 4, "also a change that is undone"

@@ -8,10 +8,15 @@ with the pull bundles that an administrator makes.  So an older bundle of the wh
 a clone, if the backend confirms that only the history has changed since, and that the bundle holds enough of it
 (:class:`~hgwire_wsgi.repositories.base.IncrementalBundles`).  The newest such bundle is found through an index entry,
 whose key covers everything except the history.
+
+*The same request again.*  The key of a bundle depends only on the request and on the state of the repository.  So each
+process remembers the keys of requests that got stored bundles (:class:`KnownBundle`), and does not parse the request
+again until the state changes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Generator
@@ -26,15 +31,23 @@ from ...cache.bundles import BundleCache, IndexEntry, Uncacheable
 from ...cache.keys import KeyValue, bundle_key, digest, index_key
 from ...cache.settings import CacheSettings
 from ...cache.stores.base import StoredFile, StoredUrl
+from ...cache.stores.memory import MemoryStore
 from ...dispatch import BoundCommand
 from ...negotiation import ClientProtocol
 from ...repositories.base import IncrementalBundles, Lease, RepositoryProvider
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody, Request
-from .renderers import RENDERERS, Encodings, Rendered
+from .recoding import Source, find_source
+from .renderers import RENDERERS, Encodings, Rendered, encode
 from .usual import client_of, is_usual
 
-__all__ = ["LONG", "LongReplies", "render"]
+__all__ = ["LONG", "KnownBundle", "LongReplies", "Question", "render"]
+
+Question = tuple[tuple[str, ...], ...]
+"""Everything in a request that a reply can depend on."""
+
+_REMEMBERED = 1 << 20
+"""Bytes of questions whose bundles are remembered, about a thousand."""
 
 LONG = ("stream", "legacy")
 """Kinds of replies that are bundles, or as long."""
@@ -61,6 +74,25 @@ class _Held:
         self.slot.release()
 
 
+@attrs.frozen(eq=False)
+class KnownBundle:
+    """How a request was answered that got a stored bundle.
+
+    Attributes:
+        stamp: the change stamp of the repository.
+        keys: of the bundle, and of an older one that can take its place.
+        commands: the command, for the policy.
+        headers: names and values, as sent.
+        clone: whether it is the whole history, for observers.
+    """
+
+    stamp: object
+    keys: tuple[str, ...]
+    commands: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]
+    clone: bool
+
+
 @attrs.define(eq=False)
 class _Producer:
     """Produces the chunks of a bundle.
@@ -76,6 +108,7 @@ class _Producer:
     encodings: Encodings
     lease: Lease | None
     enter: Callable[[], Slot | None]
+    find_source: Callable[[], Source | None]
     family: str | None = None
     may_be_cached: Callable[[], bool] = bool
 
@@ -100,15 +133,18 @@ class _Producer:
             if given is None:
                 bound.require_unchanged(lease.repository)
                 bound = bound.on(lease.repository)
+            if (source := self.find_source()) is not None:
+                self._note_family(bound)
+                self.may_be_cached = lambda: True
+                with contextlib.closing(source):
+                    yield from encode(self.encodings.stream, source.chunks)
+                return
             rendered = render(bound, self.encodings)
             body, self.may_be_cached = rendered.body, rendered.may_be_cached
             expected = self.encodings.media_type_of(bound.command.reply)
             if isinstance(body, (bytes, FileBody, FrontEndBody)) or rendered.media_type != expected:
                 raise Uncacheable(rendered)
-            # Do this while the repository is leased; the bundle may be complete only later.
-            repository, heads = bound.repository, bound.arguments.get("heads")
-            if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
-                self.family = _family(repository, bound, self.name, self.encodings)
+            self._note_family(bound)
             lease = lease.transfer()
             try:
                 yield from body
@@ -117,6 +153,12 @@ class _Producer:
         finally:
             if given is not lease:
                 lease.release()
+
+    def _note_family(self, bound: BoundCommand) -> None:
+        """Find out what the index entry needs while the repository is leased; the bundle may be complete only later."""
+        repository, heads = bound.repository, bound.arguments.get("heads")
+        if heads and isinstance(repository, IncrementalBundles) and repository.is_full_clone(heads):
+            self.family = _family(repository, bound, self.name, self.encodings)
 
 
 @attrs.frozen(kw_only=True)
@@ -127,11 +169,42 @@ class LongReplies:
         provider: leases repositories when a bundle must be made again.
         settings: where bundles are stored, and whether a front end sends them.
         bundles: returns the bundle cache of this process, ``None`` if there is none.
+        sources: encodings from which others are made.
     """
 
     provider: RepositoryProvider
     settings: CacheSettings
     bundles: Callable[[], BundleCache | None]
+    sources: tuple[Encodings, ...] = ()
+    _known: MemoryStore[KnownBundle] = attrs.field(init=False, factory=lambda: MemoryStore(_REMEMBERED))
+
+    def find(self, name: str, question: Question, stamp: object) -> KnownBundle | None:
+        """Return how the same request was answered in the same state; the bundle may be gone.
+
+        Args:
+            name: of the repository.
+            question: the request.
+            stamp: the change stamp of the repository.
+        """
+        known = self._known.get((name, question))
+        return known if known is not None and (known.stamp is stamp or known.stamp == stamp) else None
+
+    def remember(self, name: str, question: Question, known: KnownBundle) -> None:
+        """Record how a request was answered."""
+        size = sum(len(text) for part in question for text in part)
+        self._known.put((name, question), known, size + len(repr(known.headers)) + sum(map(len, known.keys)))
+
+    def open(self, request: Request, known: KnownBundle) -> FileBody | FrontEndBody | None:
+        """Open the bundle that a request got before; ``None`` if it is gone."""
+        bundles = self.bundles()
+        if bundles is None:
+            return None
+        client, label = client_of(request.user, request.address), _label(known.commands[0], request.repository)
+        for key in known.keys:
+            stored = bundles.open(key, client=client, label=label)
+            if stored is not None:
+                return self._stored(stored)
+        return None
 
     def get(
         self,
@@ -157,17 +230,22 @@ class LongReplies:
             return self._make_alone(request, bound, encodings)
         media_type = encodings.media_type_of(bound.command.reply)
         token = bound.repository.bundle_token(bound.command.name, bound.arguments)
-        key = bundle_key(token=token, **_identity(bound, name, encodings))
-        label = f"{bound.command.name} of {name or 'the repository at /'}"
+        key_of = partial(_key, token, bound, name)
+        key = key_of(encodings)
+        label = _label(bound.command.name, name)
         open_bundle = partial(bundles.open, client=client_of(request.user, request.address), label=label)
+        keys: tuple[str, ...] = (key,)
         stored = open_bundle(key)
         if stored is None and (older := self._older_key(bundles, bound, name, encodings, client)) is not None:
+            keys = (key, older)
             stored = open_bundle(older)
         if stored is not None:
             request.cache = "hit"
-            return Rendered(media_type, self._stored(stored))
+            return Rendered(media_type, self._stored(stored), stored_as=keys)
 
-        producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making)
+        sources = self.sources if bound.command.reply == "stream" else ()
+        find = partial(find_source, encodings, sources, lambda other: open_bundle(key_of(other)))
+        producer = _Producer(self.provider, name, bound, encodings, lease, request.enter_making, find)
         try:
             bundle = bundles.join_or_make(
                 key,
@@ -240,10 +318,19 @@ class LongReplies:
         return FrontEndBody((header, self.settings.accel_prefix + stored.name), stored.size)
 
 
+def _label(command: str, name: str) -> str:
+    """The name of a bundle in log lines."""
+    return f"{command} of {name or 'the repository at /'}"
+
+
 @functools.lru_cache(maxsize=256)
 def _encoding_key(identity: tuple[KeyValue, ...]) -> str:
     """A digest of the part of a key that is the same for most requests."""
     return digest(identity)
+
+
+def _key(token: bytes, bound: BoundCommand, name: str, encodings: Encodings) -> str:
+    return bundle_key(token=token, **_identity(bound, name, encodings))
 
 
 def _identity(bound: BoundCommand, name: str, encodings: Encodings) -> dict[str, Any]:

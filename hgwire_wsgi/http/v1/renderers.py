@@ -38,7 +38,7 @@ from ...negotiation import (
 from ...streams import close_source
 from ..message import FileBody, FrontEndBody
 
-__all__ = ["OK", "RENDERERS", "Encodings", "Rendered", "render_error", "status_line"]
+__all__ = ["OK", "RENDERERS", "Encodings", "Rendered", "encode", "render_error", "status_line"]
 
 OK = "200 Script output follows"
 """The status line of success; Mercurial's own server has sent this text since its beginnings as a CGI script."""
@@ -100,6 +100,8 @@ class Rendered:
         source: the iterable from the command, closed with the response.
         error: the message to the client, if the reply is a refusal.
         may_be_cached: returns whether the reply may be cached; called when the body was read to its end.
+        stored_as: the keys under which the body may be stored, in the order in which they are tried, if it is a
+            stored bundle.
     """
 
     media_type: str
@@ -107,6 +109,7 @@ class Rendered:
     source: object = None
     error: str = ""
     may_be_cached: Callable[[], bool] = _always
+    stored_as: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Close the source of the body."""
@@ -114,7 +117,8 @@ class Rendered:
         close_source(self.source)
 
 
-def _encode(encoding: Encoding, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def encode(encoding: Encoding, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Encode the content of a stream."""
     if encoding.engine is None:
         return iter(chunks)
     compressed = encoding.engine.compress(chunks)
@@ -124,7 +128,7 @@ def _encode(encoding: Encoding, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _whole(encoding: Encoding, data: bytes, error: bytes = b"") -> Rendered:
-    body = data if encoding.engine is None else b"".join(_encode(encoding, [data]))
+    body = data if encoding.engine is None else b"".join(encode(encoding, [data]))
     return Rendered(encoding.media_type, body, error=error.decode("utf-8", "replace").strip())
 
 
@@ -144,12 +148,12 @@ def _render_push_error(response: PushError, encodings: Encodings) -> Rendered:
 
 def _render_stream(response: StreamResponse, encodings: Encodings) -> Rendered:
     encoding = encodings.incompressible if response.prefer_uncompressed else encodings.stream
-    body = _encode(encoding, response.chunks)
+    body = encode(encoding, response.chunks)
     return Rendered(encoding.media_type, body, response.chunks, may_be_cached=response.may_be_cached)
 
 
 def _render_legacy_stream(response: LegacyStreamResponse, encodings: Encodings) -> Rendered:
-    return Rendered(encodings.plain.media_type, _encode(encodings.plain, response.chunks), response.chunks)
+    return Rendered(encodings.plain.media_type, encode(encodings.plain, response.chunks), response.chunks)
 
 
 def _render_out_of_band(response: OutOfBandError, encodings: Encodings) -> Rendered:

@@ -4,8 +4,8 @@ The policy is asked as soon as the command's name is known: before arguments are
 is read.  It may read the arguments itself, which are then parsed once (:class:`_Asked`).  A ``batch`` is first one
 command of that name; the policy is asked again when its sub-commands are known.
 
-A cached short reply is found before anything is parsed.  The policy is still asked, and the repository's state is still
-checked.
+A cached short reply is found before anything is parsed, and so is a stored bundle that the same request got before.
+The policy is still asked, and the repository's state is still checked.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import coalesce
 from ..message import NO_STORE, NOSNIFF, PRIVATE, FileBody, FrontEndBody, Request, Response
 from ..refusals import refuse_cross_site
-from .bundles import LONG, LongReplies
+from .bundles import LONG, KnownBundle, LongReplies, Question
 from .input import read_payload, read_request
 from .renderers import OK, Encodings, Rendered
+from .repeats import Repeats
 
 __all__ = ["V1Transport"]
 
@@ -94,6 +95,7 @@ class V1Transport:
         provider: leases repositories.
         responses: the cache of short replies.
         long_replies: long replies.
+        repeats: the short replies that were sent lately.
         identity: all properties of the application that short replies depend on; applications may share a store.
     """
 
@@ -101,7 +103,12 @@ class V1Transport:
     provider: RepositoryProvider
     responses: ResponseCache
     long_replies: LongReplies
+    repeats: Repeats = attrs.field(init=False)
     identity: str = attrs.field(init=False)
+
+    @repeats.default
+    def _(self) -> Repeats:
+        return Repeats(self.dispatcher, self.provider)
 
     @identity.default
     def _(self) -> str:
@@ -122,12 +129,23 @@ class V1Transport:
             HgWireError: if the request is refused, or fails before its response begins.
         """
         repository = lease.repository
-        known = self._known(request, name, repository)
-        if known is not None:
-            calls = partial(_read_calls, self.dispatcher, request, repository)
-            self.dispatcher.authorize(request, name, repository, known.commands, "pull", calls)
-            lease.release()
-            return Response(OK, [*known.headers], known.body)
+        view = self.dispatcher.view_of(request, name, repository)
+        question = self._question(request, view)
+        if question is not None:
+            known = self._known(request, name, repository, view, question)
+            if known is not None:
+                calls = partial(_read_calls, self.dispatcher, request, repository)
+                self.dispatcher.authorize(request, name, repository, known.commands, "pull", calls)
+                body: bytes | FileBody | FrontEndBody | None
+                if isinstance(known, CachedResponse):
+                    self.repeats.remember(request, name, repository.change_stamp(), known)
+                    body = known.body
+                else:
+                    body = self._open(request, known)
+                if body is not None:
+                    request.cache = "hit"
+                    lease.release()
+                    return Response(OK, [*known.headers], body)
         asked = _Asked(self.dispatcher, request, repository)
         found = self.authorize(request, name, repository, asked.own_call)
         return self._run(request, asked, found, name, lease)
@@ -184,20 +202,25 @@ class V1Transport:
         if permission == "push":
             refuse_cross_site(request)
 
-    def _known(self, request: Request, name: str, repository: Repository) -> CachedResponse | None:
+    def _known(
+        self, request: Request, name: str, repository: Repository, view: tuple[str, ...] | None, question: Question
+    ) -> CachedResponse | KnownBundle | None:
         """Find the reply to the same request in the repository's present state."""
-        view = self.dispatcher.view_of(request, name, repository)
-        question = self._question(request, view)
-        if question is None:
-            return None
-        known = self.responses.get((name, repository.content_token(), question))
+        known = self.responses.get((name, repository.content_token(), question)) or self.long_replies.find(
+            name, question, repository.change_stamp()
+        )
         if known is None or not (view or repository.is_same_for_all()):
             # The reply may have been made before something was loaded that gives users different ones.
             return None
-        request.commands, request.cache = known.commands, "hit"
+        request.commands = known.commands
         if request.observed is not None:
             request.observed.clone = known.clone
         return known
+
+    def _open(self, request: Request, known: KnownBundle) -> FileBody | FrontEndBody | None:
+        """Open a stored bundle; ``None`` if it is gone."""
+        request.enter("send")
+        return self.long_replies.open(request, known)
 
     def _run(self, request: Request, asked: _Asked, command: Command, name: str, lease: Lease) -> Response:
         """Read the arguments of an allowed command, and run it."""
@@ -233,7 +256,10 @@ class V1Transport:
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         private = NO_STORE if rendered.error or bound.permission == "push" else PRIVATE
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), private, NOSNIFF]
-        if isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
+        if rendered.stored_as and (question := self._question(request, bound.view)) is not None:
+            found = KnownBundle(bound.stamp, rendered.stored_as, request.commands, tuple(headers), bound.is_clone)
+            self.long_replies.remember(name, question, found)
+        elif isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
             self._remember(request, bound, name, headers, rendered.body)
         return self._response(headers, rendered, lease)
 
@@ -262,7 +288,7 @@ class V1Transport:
             (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
         )
 
-    def _question(self, request: Request, view: tuple[str, ...] | None) -> tuple[tuple[str, ...], ...] | None:
+    def _question(self, request: Request, view: tuple[str, ...] | None) -> Question | None:
         """Everything that a reply can depend on, except the repository.
 
         Returns:

@@ -34,6 +34,7 @@ from .bundle2 import BundleFollower
 from .changegroups.seam import reporting
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
+from .garbage import collected
 from .hooks import kept_output
 from .transactions import has_journal, observed, roll_back_abandoned
 
@@ -70,6 +71,9 @@ _STANDARD = {command.name: command for command in STANDARD_COMMANDS}
 _UNBOUNDED = {"between": wireprotov1server.between, "branches": wireprotov1server.branches}
 """Commands whose functions in Mercurial walk through the history without a limit: ours run, unless an extension has
 replaced them."""
+
+_KNOWN = wireprotov1server.known
+"""Mercurial's own function for ``known``."""
 
 _TRANSPORT = b"http-v1"
 _READ_SIZE = 32 * 1024
@@ -112,18 +116,18 @@ class _Protocol:
         self._context.authorize(permission.decode("ascii"))
 
 
-def _convert(result: Any, report: Report) -> Response:
-    """Convert a result from Mercurial to a response of this package."""
+def _convert(result: Any, repo: Any, report: Report) -> Response:
+    """Convert a result from Mercurial's function, called with a repository object, to a response of this package."""
     if isinstance(result, bytes):
         return BytesResponse(result)
     if isinstance(result, wireprototypes.bytesresponse):
         return BytesResponse(result.data)
     if isinstance(result, wireprototypes.streamres):
         follower = BundleFollower()
-        chunks = translated_chunks(follower.watch(result.gen), report)
+        chunks = translated_chunks(follower.watch(collected(result.gen, repo)), report)
         return StreamResponse(chunks, result.prefer_uncompressed, follower.may_be_cached)
     if isinstance(result, wireprototypes.streamreslegacy):
-        return LegacyStreamResponse(translated_chunks(result.gen, report))
+        return LegacyStreamResponse(translated_chunks(collected(result.gen, repo), report))
     if isinstance(result, wireprototypes.pushres):
         # A bundle2 push that asks for no bundle2 reply has no result of the old kind: it failed, or it did not.
         return PushResponse(1 if result.res is None else int(result.res), result.output)
@@ -132,6 +136,11 @@ def _convert(result: Any, report: Report) -> Response:
     if isinstance(result, wireprototypes.ooberror):
         return OutOfBandError(result.message)
     raise LocalProtocolError(f"Mercurial returned {type(result).__name__}, which is not a response")
+
+
+def _known(repo: Any, nodes: list[bytes]) -> Response:
+    """The reply to ``known``; Mercurial's function would decode the nodes once more."""
+    return BytesResponse(b"".join([b"1" if here else b"0" for here in repo.known(nodes)]))
 
 
 def _without_blank_lines(response: Response) -> Response:
@@ -149,9 +158,14 @@ class _Environ(Mapping[bytes, Any]):
     """The WSGI environ as in-process hooks see it in ``ui.environ``: bytes instead of strings, and no credentials."""
 
     def __init__(self, environ: Mapping[str, Any], user: str | None) -> None:
-        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
-        if user is not None:
-            self._environ["REMOTE_USER"] = user.encode("utf-8")
+        self._given = environ
+        self._user = user
+
+    @functools.cached_property
+    def _environ(self) -> dict[str, Any]:
+        # Made when a hook asks for it, which is rare.
+        environ = {name: value for name, value in self._given.items() if name not in _SECRETS}
+        return environ if self._user is None else {**environ, "REMOTE_USER": self._user.encode("utf-8")}
 
     def __getitem__(self, name: bytes) -> Any:
         value = self._environ[name.decode("latin-1")]
@@ -195,16 +209,18 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
     """
     key = name.encode("latin-1")
 
-    def run(context: CommandContext, **_: Any) -> Response:
+    def run(context: CommandContext, **decoded: Any) -> Response:
         repository = context.repository
         local = getattr(repository, "local", None)
         if local is None:
             raise CommandFailed(f"{name} needs a Mercurial repository")
         report: Report = repository.report  # type: ignore[attr-defined]  # it has both, or neither
-        repository.check_files(name, context.protocol.tokens)  # type: ignore[attr-defined]  # likewise
+        arguments = dict(context.arguments)
+        repository.check_files(  # type: ignore[attr-defined]  # likewise
+            name, context.protocol.tokens, arguments.get("namespace")
+        )
         if name == "unbundle":
             context = attrs.evolve(context, body=check_bundle(context.body))
-        arguments = dict(context.arguments)
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
         protocol = _Protocol(context, local.ui)
         local.ui.environ = _Environ(context.environ, context.user)
@@ -219,7 +235,10 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
                 _recover(local, protocol, context, report)
             with _known_view(repo, report):
                 check(name, repo, arguments)
-                response = _convert(function(repo, protocol, *_positional(spec, arguments)), report)
+                if function is _KNOWN:
+                    response: Response = _known(repo, decoded["nodes"])
+                else:
+                    response = _convert(function(repo, protocol, *_positional(spec, arguments)), repo, report)
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name

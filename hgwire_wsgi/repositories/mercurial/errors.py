@@ -8,7 +8,6 @@ checked before it runs (see ``files.py``), so that their errors are never blamed
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import struct
 import zlib
@@ -24,9 +23,6 @@ _log = logging.getLogger("hgwire_wsgi")
 
 Report = Callable[[str], None]
 """Called with a problem on the server; logs it with the name of the repository."""
-
-_COLLECT_EVERY = 16 << 20
-"""Bytes of a stream between two garbage collections, each of which takes about 50 milliseconds."""
 
 _BAD_VALUE = (AttributeError, error.ProgrammingError, LookupError, TypeError, ValueError, struct.error)
 
@@ -100,16 +96,6 @@ def translated_request(command: str, report: Report, *, has_arguments: bool = Tr
 
 
 def translated_chunks(chunks: Iterable[bytes], report: Report) -> Iterator[bytes]:
-    """Pass on a stream from Mercurial in constant memory.
-
-    Each revlog in a bundle leaves a reference cycle behind that holds some decompressed revisions, so garbage is
-    collected while a long stream is made.
-    """
-    size = 0
+    """Pass on a stream from Mercurial, and translate its exceptions."""
     with translated(report):
-        for chunk in chunks:
-            yield chunk
-            size += len(chunk)
-            if size >= _COLLECT_EVERY:
-                size = 0
-                gc.collect()
+        yield from chunks

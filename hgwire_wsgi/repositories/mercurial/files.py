@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from mercurial import error
+from mercurial import error, repoview
 
 from .errors import Report, message_of
 
@@ -77,6 +77,25 @@ _ALWAYS: Mapping[str, Check] = {
     "store/obsstore": lambda repo: repo.filtered(b"served").changelog,
     "bookmarks": lambda repo: repo.unfiltered()._bookmarks,
 }
+_SHOWN: Mapping[str, Check] = {
+    **_ALWAYS,
+    "store/obsstore": lambda repo: repoview.hideablerevs(repo.unfiltered()),
+    "bookmarks": lambda repo: repoview.hideablerevs(repo.unfiltered()) and repo.unfiltered()._bookmarks,
+}
+"""For commands that need bookmarks only to find out which changesets are not hidden, if any may be."""
+
+_GRAPH = frozenset({"branchmap", "heads", "known"})
+
+_NOTHING: Mapping[str, Check] = {}
+_BARE = frozenset({"capabilities", "hello", "protocaps"})
+"""Commands that read no files of the store."""
+
+_LISTED: Mapping[bytes, Mapping[str, Check]] = {
+    b"namespaces": _NOTHING,
+    b"phases": {name: _ALWAYS[name] for name in ("store/00changelog.i", "store/phaseroots")},
+}
+"""The namespaces of ``listkeys`` that need few files: reading the markers can take a hundred times as long."""
+
 _PULL: Mapping[str, Check] = {
     **_ALWAYS,
     _PULL_BUNDLES: lambda repo: _check_manifest(repo, _PULL_BUNDLES, b"heads", b"bases"),
@@ -99,13 +118,14 @@ def uses_pull_bundles(ui: Any, report: Report | None = None) -> bool:
         return True
 
 
-def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Check]:
+def files_of(command: str, ui: Any, tokens: tuple[str, ...], namespace: bytes | None = None) -> Mapping[str, Check]:
     """The files that a command reads.
 
     Args:
         command: its name.
         ui: the configuration of the repository.
         tokens: the client's protocol tokens; only clients with ``partial-pull`` get pull bundles.
+        namespace: that of ``listkeys``.
 
     Returns:
         Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception
@@ -113,4 +133,10 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Che
     """
     if command == "getbundle" and "partial-pull" in tokens and uses_pull_bundles(ui):
         return _PULL
+    if command in _BARE:
+        return _NOTHING
+    if command in _GRAPH:
+        return _SHOWN
+    if command == "listkeys" and namespace is not None:
+        return _LISTED.get(namespace, _ALWAYS)
     return _CLONE if command == "clonebundles" else _ALWAYS

@@ -21,7 +21,7 @@ from mercurial.hgweb import request as hgwebrequest
 
 from ...errors import PermissionDenied, UnknownCommand
 
-__all__ = ["added_hooks", "ask_hooks", "check_commands", "is_command"]
+__all__ = ["added_hooks", "ask_hooks", "check_commands", "is_command", "is_unrestricted"]
 
 Hook = Callable[[Any, Any, bytes], object]
 """Is called with hgweb's context of the request, the request, and ``pull``, ``push`` or ``upload``."""
@@ -48,6 +48,11 @@ def check_commands(commands: tuple[str, ...]) -> None:
     for name in commands:
         if is_command(name) and not wireprotoserver.iscmd(name.encode("latin-1")):
             raise UnknownCommand(f"unknown command: {name}")
+
+
+def is_unrestricted() -> bool:
+    """Whether :func:`check_commands` and the functions of :func:`added_hooks` refuse nothing."""
+    return hgwebcommon.permhooks == _USUAL and getattr(wireprotoserver.iscmd, "__globals__", None) is _GLOBALS
 
 
 def added_hooks() -> list[Hook]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -28,10 +28,10 @@ from .commands import KNOWN_PERMISSIONS, registered_commands
 from .errors import message_of
 from .hooks import PushLimits
 from .loading import LOADING, load_extensions
-from .permissions import is_command
+from .permissions import is_command, is_unrestricted
 from .repository import LFS_BATCH, SERVER_SETTINGS, Facts, MercurialRepository, OpenRepository, is_bundle, is_lfs_path
 from .sharing import SafeExtensions
-from .state import StateReader
+from .state import State, StateReader
 from .transactions import RECOVER
 
 __all__ = ["MercurialProvider", "hash_of", "is_repository", "load_ui", "set_encoding"]
@@ -117,7 +117,9 @@ class MercurialProvider(RepositoryProvider):
         self._salt = hash_of(self._ui)
         self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
-        self._pool = Pool(self._open, _is_current, leases=leases, idle=idle, patience=open_timeout)
+        self._pool = Pool(
+            self._open, _is_current, OpenRepository.empty, leases=leases, idle=idle, patience=open_timeout
+        )
 
     def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
         """Make the finder.
@@ -155,7 +157,7 @@ class MercurialProvider(RepositoryProvider):
         known = self._remember(name)
         state, facts = known.reader.read(), known.facts
         if facts.state is not state and facts.state != state:
-            facts = known.facts = Facts(name, known.found, state, self._safe, known.reader.censored)
+            facts = known.facts = facts.in_state(state)
         wanted = facts
         repository = MercurialRepository(state, facts, lambda: self._pool.acquire(name, wanted))
 
@@ -168,6 +170,13 @@ class MercurialProvider(RepositoryProvider):
     def change_stamp(self, name: str) -> object:
         return (self._known.get(name) or self._remember(name)).reader.read()
 
+    def watch(self, name: str, stamp: object) -> Callable[[], bool] | None:
+        known = self._known.get(name)
+        if known is None or not isinstance(stamp, State) or not self._finder.keeps(name):
+            return None
+        is_current, unsafe = known.reader.is_current, self._safe.unsafe
+        return lambda: is_current(stamp) and is_unrestricted() and not unsafe()
+
     def _remember(self, name: str) -> _Known:
         known = self._known.get(name)
         if known is not None and self._finder.fixed:
@@ -178,7 +187,8 @@ class MercurialProvider(RepositoryProvider):
         if known is None or known.found != found:
             own = repr(found.config).encode("utf-8", "surrogateescape")
             salt = hashlib.sha256(self._below(found)[1] + own).digest()
-            known = _Known(found, StateReader(found.root, salt), Facts(name, found))
+            reader = StateReader(found.root, salt)
+            known = _Known(found, reader, Facts(name, found, None, self._safe, reader.censored))
             self._known.put(name, known, 0)
         return known
 
@@ -224,7 +234,9 @@ class MercurialProvider(RepositoryProvider):
 
 
 def _is_current(opened: OpenRepository, facts: Facts) -> bool:
-    return opened.state == facts.state and opened.found == facts.found
+    """Whether an open repository is in the state of some facts, or has been brought to it."""
+    assert facts.state is not None
+    return opened.found == facts.found and (opened.state == facts.state or opened.renew(facts.state))
 
 
 _PLACES = frozenset({b"collections", b"hgweb-collections", b"hgweb-paths"})

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
-from mercurial import encoding, error, scmutil, wireprotoserver
+from mercurial import encoding, error, extensions, scmutil, wireprotoserver
 from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import request as hgwebrequest
 
@@ -34,6 +34,7 @@ from .changegroups import seam
 from .commands import registered_commands
 from .errors import Report, message_of, text, translated, translated_request
 from .files import files_of, read_bounded, uses_pull_bundles
+from .garbage import count_files
 from .hooks import PushLimits, limit_pushes
 from .output import redirect_output
 from .permissions import added_hooks, ask_hooks, check_commands
@@ -145,6 +146,7 @@ class OpenRepository:
     def __init__(self, ui: Any, found: Found, state: State, limits: PushLimits, report: Report) -> None:
         self.found = found
         self.state = state
+        self._reads_again = False
         if is_bundle(found.root):
             # Without a base that does not exist, Mercurial uses the repository that the server was started in.
             nowhere = os.path.join(os.path.dirname(found.root), b".hgwire-no-base")
@@ -159,10 +161,50 @@ class OpenRepository:
             unfiltered.ui.setconfig(section, name, value, b"hgwire")
             unfiltered.baseui.setconfig(section, name, value, b"hgwire")
         redirect_output(unfiltered)
+        count_files(unfiltered)
         limit_pushes(unfiltered, limits)
         make_observable(unfiltered)
         seam.enable(unfiltered, report)
         self.local = unfiltered.filtered(b"served")
+        self._reads_again = not is_bundle(found.root) and not any(extensions.extensions(unfiltered.ui))
+
+    def renew(self, state: State) -> bool:
+        """Bring the object to another state of the repository, which is cheaper than to open it.
+
+        Mercurial's command server does the same between two commands.  Extensions may have caches of their own, and
+        settings are read only when a repository is opened; then it must be opened again.
+
+        Args:
+            state: the state.
+
+        Returns:
+            Whether it was done.
+        """
+        if not self._reads_again or state.configuration != self.state.configuration:
+            return False
+        if not self.empty():
+            return False
+        self.local.unfiltered().invalidatedirstate()
+        self.state = state
+        return True
+
+    def empty(self) -> bool:
+        """Free the memory of what Mercurial has read.
+
+        The object is part of reference cycles and may live on for a while, and a hook may have kept it: it then reads
+        again what it needs.
+
+        Returns:
+            Whether nothing is left.
+        """
+        try:
+            # Without the argument, it would read only files again whose stamps have changed, which is not enough.
+            self.local.unfiltered().invalidate(clearfilecache=True)
+        except Exception:
+            # Extensions extend it.  The request that drops the object has nothing to do with them.
+            _log.debug("the caches of a repository could not be emptied", exc_info=True)
+            return False
+        return True
 
 
 @attrs.define(eq=False)
@@ -178,6 +220,7 @@ class Facts:
         state: the state.
         safe: the extensions that give all users the same replies.
         read_censored: reads which file revisions are censored; see :meth:`StateReader.censored`.
+        loaded: the extensions that were loaded when the facts began to be computed.
     """
 
     name: str
@@ -193,8 +236,17 @@ class Facts:
     missing: tuple[tuple[bytes, ...], tuple[int, int] | None] | None = None
     server: tuple[ServerCapabilities, ServerCapabilities] | None = None
     serves_lfs: bool | None = None
-    good_files: set[str] = attrs.Factory(set)
+    good_files: set[Callable[[Any], object]] = attrs.Factory(set)
+    loaded: tuple[bytes, ...] = attrs.Factory(SafeExtensions.loaded)
     reported: set[str] = attrs.Factory(set)
+
+    def in_state(self, state: State) -> Facts:
+        """Return the facts in another state; those that only the configuration decides are kept if it is the same."""
+        facts = Facts(self.name, self.found, state, self.safe, self.read_censored)
+        if self.state is not None and self.state.configuration == state.configuration and facts.loaded == self.loaded:
+            facts.settings, facts.commands, facts.uncacheable = self.settings, self.commands, self.uncacheable
+            facts.server, facts.serves_lfs = self.server, self.serves_lfs
+        return facts
 
     def report(self, message: str) -> None:
         """Log a problem with the repository, unless it was already logged in this state."""
@@ -242,24 +294,25 @@ class MercurialRepository(Repository):
         opened, self._open, self._parents = self._open, None, None
         return opened
 
-    def check_files(self, command: str, tokens: tuple[str, ...]) -> None:
+    def check_files(self, command: str, tokens: tuple[str, ...], namespace: bytes | None = None) -> None:
         """Check the files on the server that a command reads, each once in a state.
 
         Args:
             command: its name.
             tokens: the client's protocol tokens.
+            namespace: that of ``listkeys``.
 
         Raises:
             RepositoryUnusable: if one is broken; the log has its name.
         """
-        for name, check in files_of(command, self.local.ui, tokens).items():
-            if name not in self._facts.good_files:
+        for name, check in files_of(command, self.local.ui, tokens, namespace).items():
+            if check not in self._facts.good_files:
                 try:
                     check(self.local)
                 except Exception as failure:
                     self.report(f".hg/{name} cannot be read: {message_of(failure)}")
                     raise RepositoryUnusable from failure
-                self._facts.good_files.add(name)
+                self._facts.good_files.add(check)
 
     # State
 

@@ -104,6 +104,11 @@ class SafeExtensions:
         self._declared = frozenset(declared)
         self._known: tuple[list[bytes], tuple[str, ...]] = ([], ())
 
+    @staticmethod
+    def loaded() -> tuple[bytes, ...]:
+        """Return the names of all loaded extensions; it changes when another one is loaded."""
+        return tuple(extensions._order)
+
     def unsafe(self) -> tuple[str, ...]:
         """Return the names of the loaded extensions that are not safe; each is logged once."""
         # Mercurial adds a name before it calls the extension; another thread may do that at any moment.

@@ -5,9 +5,10 @@ replies depend on, so it is the same in every process, and the same again after 
 
 Contents are read only if needed.  Every request checks the stamps of a few inodes, each of which costs about a
 microsecond.  If they have not changed since the contents were read, and were old enough at that time that no later
-change can have the same stamp, the last state is valid.  The clock of the file system may have steps of two seconds:
-stamps that were younger when the contents were read never become trustworthy, however old they get, so the contents are
-read once more.  A file whose own stamp is trustworthy and has not changed is not hashed again.
+change can have the same stamp, the last state is valid.  Such stamps are *settled*.  How old they must be depends on
+the clock of the file system, which may have steps of two seconds; on Linux's common local file systems it has steps of
+some milliseconds.  Stamps that were younger when the contents were read never become settled, however old they get, so
+the contents are read once more.  A file whose own stamp is settled and has not changed is not opened.
 
 Small replies depend on everything.  A bundle does not depend on the parents of the working directory or on local tags,
 and only some bundles hold bookmarks.  So :class:`State` has a hash of each part.  There is one exception: hidden
@@ -15,12 +16,15 @@ changesets are shown if a bookmark, a local tag, a parent of the working directo
 :attr:`State.hides` says that there may be such changesets.
 
 One :class:`StateReader` serves all threads without a lock.  It caches one object, replaced as a whole; if two
-threads read at the same time, they read the same files, and the last result is cached.  A result is cached only if the
-stamps were the same before and after the contents were read.
+threads read at the same time, they read the same files, and the last result is cached.  A result is cached only if
+every stamp is still the one that the file had when it was read, after the last file was read: then all contents were
+there at the same time.  The stamp of a folder is taken before its files are opened, so a file that appears later
+changes it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -28,7 +32,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import attrs
 
@@ -70,15 +74,31 @@ A new changeset always changes the index of the changelog.
 _FOLDERS = (b"", b"/store", b"/merge")
 """The folders of these files; they change when a file appears or is replaced."""
 
+_DATA = (b"/store/obsstore", b"/store/phaseroots")
+"""The files in the part ``shape`` that Mercurial reads anew in an open repository; the others are configuration."""
+
 _ALWAYS_REPLACED = (b"/requires", b"/shared", b"/sharedpath")
 """The files whose own stamps are not checked: only Mercurial writes them, and the folder changes when it does."""
 
 _SETTLED_NS = 2_100_000_000
 """Nanoseconds after which a later change gets another time stamp: file systems have steps of up to two seconds."""
 
-_TAIL = 1 << 20
+_FINE_NS = 50_000_000
+_FINE_SYSTEMS = frozenset({"ext4", "f2fs", "xfs"})
+"""The same where stamps come from the clock of this kernel, which has steps of 10 ms at most, and how to know that: by
+the type of the file system, on a block device.  Stamps of network file systems come from other clocks."""
+
+_MILLISECOND = 1_000_000
+"""A stamp in whole milliseconds may be that of a file system that stores no more, as ext4 with small inodes."""
+
+_MOUNTS = "/proc/self/mountinfo"
+
+_TAIL = 1 << 15
 _GROWING = (b"/store/00changelog.i", b"/store/obsstore")
-"""Files that grow and shrink at their end: of large ones, only the last mebibyte and the size are hashed."""
+"""Files that grow and shrink at their end: of large ones, only the last 32 KiB and the size are hashed.
+
+That is the last 500 changesets.  Mercurial removes changesets by cutting the file and appending those that stay, so
+whatever was removed, the end changes.  A file that was replaced by another copy comes with another last transaction."""
 
 _DIRSTATE = b"/dirstate"
 _PARENTS = 80
@@ -114,6 +134,7 @@ class State:
         hides: whether there may be hidden changesets.
         stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
             excluded: a streamed clone takes a lock in one, but changes nothing.
+        configuration: hashes and stamps of the files that decide how Mercurial opens the repository.
     """
 
     history: bytes
@@ -123,6 +144,7 @@ class State:
     transaction: bytes = b""
     hides: bool = False
     stamps: tuple[object, ...] = ()
+    configuration: tuple[object, ...] = ()
     token: bytes = attrs.field(init=False)
 
     @token.default
@@ -148,12 +170,14 @@ class _Digest:
         settled: whether a later change is certain to have changed the stamp.
         value: a hash of its content.
         hides: whether it may hide changesets.
+        includes: of a configuration file, the names of files that it includes.
     """
 
     stamp: _Stamp
     settled: bool
     value: bytes
     hides: bool
+    includes: tuple[bytes, ...] = ()
 
 
 @attrs.frozen
@@ -197,6 +221,11 @@ class StateReader:
         self._digests: dict[bytes, _Digest] = {}
         self._censored = Censored()
 
+    def is_current(self, state: State) -> bool:
+        """Whether a state that was read is still the last one, and certainly unchanged."""
+        known = self._known
+        return known.state is state and known.is_current()
+
     def read(self) -> State:
         """Read the current state."""
         known = self._known
@@ -204,18 +233,47 @@ class StateReader:
             return known.state
         now = time.time_ns()
         roots = self._roots()
-        # The list of files is made before they are read, so that a file that appears in the meantime is noticed.
-        included = [path for root in roots for name in _SETTINGS for path in _included(b"%s/%s" % (root, name))]
         folders = [root + folder for root in roots for folder in _FOLDERS]
-        bundle = (self._path,) if os.path.isfile(self._path) else ()
-        files = (path for path, _ in _files(roots) if not path.endswith(_ALWAYS_REPLACED))
-        paths = (*bundle, *filter(os.path.exists, (*folders, *files)), *included)
-        stamps = _look(paths)
-        state = self._read(roots, included, bundle, now)
+        if os.path.isfile(self._path):
+            folders.append(self._path)
+        # Folders come first, so that a file that appears in the meantime is noticed.
+        watched: dict[bytes, tuple[_Stamp | None, bool]] = {}
+        watched |= {path: found for path in folders if (found := _found(path, now)) is not None}
+        parts, digests = self._digest_files(roots, now)
+        state = self._state(roots, parts, digests, watched.get(self._path, (None, True))[0])
+        for path, digest in digests.items():
+            if not path.endswith(_ALWAYS_REPLACED):
+                watched[path] = digest.stamp, digest.settled
+        # Those in the folders are watched with the folders.
+        elsewhere = parts.keys() - digests.keys() - dict(_files(roots)).keys()
+        watched |= dict.fromkeys(elsewhere, (None, True))
+        paths, stamps = tuple(watched), tuple(stamp for stamp, _ in watched.values())
         if _look(paths) == stamps:
-            settled = all(stamp is None or stamp[0] < now - _SETTLED_NS for stamp in stamps)
-            self._known = _Known(paths, stamps, settled, state)
+            self._known = _Known(paths, stamps, all(settled for _, settled in watched.values()), state)
         return state
+
+    def _digest_files(self, roots: list[bytes], now: int) -> tuple[dict[bytes, _Part], dict[bytes, _Digest]]:
+        """Hash all files, including those that configuration files include, directly or indirectly.
+
+        Returns:
+            The part of the state that each file belongs to, and the hashes of those that there are.
+        """
+        settings = [b"%s/%s" % (root, name) for root in roots for name in _SETTINGS]
+        digests: dict[bytes, _Digest] = {}
+        for path in settings:
+            digest = _digest(path, self._digests.get(path), now, owned=True)
+            if digest is not None:
+                digests[path] = digest
+                # The loop goes on with those.
+                settings += [name for name in _included(path, digest) if name not in settings]
+        parts = dict(_files(roots))
+        parts.update((path, "shape") for path in settings)
+        for path in parts.keys() - settings:
+            digest = _digest(path, self._digests.get(path), now)
+            if digest is not None:
+                digests[path] = digest
+        self._digests = digests
+        return parts, digests
 
     def censored(self, clone: bool) -> bytes:
         """Read which file revisions are censored; this takes a few milliseconds for each thousand files.
@@ -242,27 +300,33 @@ class StateReader:
             pass
         return roots
 
-    def _read(self, roots: list[bytes], included: list[bytes], bundle: tuple[bytes, ...], now: int) -> State:
-        parts = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
-        parts |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
-        digests: dict[bytes, _Digest] = {}
+    def _state(
+        self,
+        roots: list[bytes],
+        parts: dict[bytes, _Part],
+        digests: dict[bytes, _Digest],
+        bundle: _Stamp | None,
+    ) -> State:
+        """Make the state of what was read; ``bundle`` is the stamp of a bundle file, if it is one."""
+        hashes = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
+        hashes |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
         stamps: list[object] = []
-        settings = {root + b"/" + name for root in roots for name in _SETTINGS}.union(included)
-        for path, part in (*_files(roots), *((path, "shape") for path in included)):
-            digest = _digest(path, self._digests.get(path), now, owned=path in settings)
-            if digest is not None:
-                digests[path] = digest
-            parts[part].update(digest.value if digest else b"-")
-            stamps.append(digest.stamp if digest else None)
+        configuration: list[object] = []
+        for path, part in parts.items():
+            digest = digests.get(path)
+            hashes[part].update(digest.value if digest else b"-")
+            stamps.append(digest and digest.stamp)
+            if part == "shape" and not path.endswith(_DATA):
+                configuration.append(digest and (digest.stamp, digest.value))
         for root in roots:
-            parts["history"].update(_last_rewrite(root))
-        parts["history"].update(repr(_look(bundle)).encode("ascii"))
-        self._digests = digests
+            hashes["history"].update(_last_rewrite(root))
+        hashes["history"].update(repr(bundle).encode("ascii"))
         return State(
-            **{part: value.digest() for part, value in parts.items()},
+            **{part: value.digest() for part, value in hashes.items()},
             transaction=b"".join(map(_last_transaction, roots)),
             hides=any(digest.hides for digest in digests.values()),
             stamps=tuple(stamps),
+            configuration=tuple(configuration),
         )
 
 
@@ -296,33 +360,13 @@ def _last_rewrite(root: bytes) -> bytes:
     return b""
 
 
-def _included(path: bytes) -> list[bytes]:
-    """The files that a configuration file includes, directly or indirectly."""
-    found: list[bytes] = []
-    waiting = [path]
-    while waiting:
-        including = waiting.pop()
-        try:
-            with open(including, "rb", opener=_open_regular) as file:
-                names = _INCLUDE.findall(file.read())
-        except OSError:
-            continue
-        folder = os.path.dirname(including)
-        for name in names:
-            included = os.path.normpath(os.path.join(folder, os.path.expanduser(os.path.expandvars(name))))
-            if included not in found:
-                found.append(included)
-                waiting.append(included)
-    return found
-
-
-def _open_regular(path: str | bytes, flags: int) -> int:
-    """Open a regular file; anything else could block, such as a named pipe without a writer."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("not a regular file")
-    return descriptor
+def _included(path: bytes, digest: _Digest) -> list[bytes]:
+    """The files that a configuration file includes."""
+    folder = os.path.dirname(path)
+    return [
+        os.path.normpath(os.path.join(folder, os.path.expanduser(os.path.expandvars(name))))
+        for name in dict.fromkeys(digest.includes)
+    ]
 
 
 _stamp: Callable[[os.stat_result], _Stamp] = attrgetter("st_ctime_ns", "st_size", "st_ino")
@@ -343,42 +387,93 @@ def _stamp_of(path: bytes) -> _Stamp | None:
         return None
 
 
-def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool) -> _Digest | None:
+def _found(path: bytes, now: int) -> tuple[_Stamp, bool] | None:
+    """The stamp of a path, and whether it is settled; None if there is nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _stamp(found), _is_settled(found, now)
+
+
+def _is_settled(found: os.stat_result, now: int) -> bool:
+    """Whether a change after a point in time is certain to change a stamp."""
+    changed = found.st_ctime_ns
+    if changed >= now - _FINE_NS:
+        return False
+    return changed < now - _SETTLED_NS or (changed % _MILLISECOND != 0 and _is_fine(found.st_dev))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_fine(device: int) -> bool:
+    """Whether the stamps of a file system are those of this kernel's clock."""
+    if not os.major(device):
+        return False
+    name = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
+            found = [line.partition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == name]
+    except OSError:
+        return False
+    return bool(found) and _FINE_SYSTEMS.issuperset(found)
+
+
+def _digest(path: bytes, known: _Digest | None, now: int, *, owned: bool = False) -> _Digest | None:
     """Hash a file, unless it is known that it has not changed.
 
     Args:
         path: of the file.
         known: what was known about it.
         now: the time before anything was read, in nanoseconds.
-        owned: whether the owner counts: Mercurial trusts settings depending on it.
+        owned: for a configuration file, whose owner counts: Mercurial trusts settings depending on it.
 
     Returns:
         None if there is no such file.
     """
     try:
-        with open(path, "rb", buffering=0, opener=_open_regular) as file:
-            found = os.fstat(file.fileno())
-            stamp = _stamp(found)
-            if known is not None and known.settled and known.stamp == stamp:
-                return known
-            content = _content(path, file, found.st_size)
+        found = os.stat(path)
+        if known is not None and known.settled and known.stamp == _stamp(found):
+            return known
+        if not stat.S_ISREG(found.st_mode):
+            # Opening it could block, as with a named pipe, or have other effects.
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            content = _content(path, descriptor, found)
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
     # The size stands for the part of a large file that is not read.
     size = len(content) if path.endswith(_DIRSTATE) else found.st_size
     about = (size, found.st_uid, found.st_gid) if owned else (size,)
-    value = hashlib.sha256(b"%r:" % (about,) + content).digest()
-    return _Digest(stamp, stamp[0] < now - _SETTLED_NS, value, _may_hide(path, content))
+    value = hashlib.sha256(b"%r:" % (about,))
+    value.update(content)
+    includes = tuple(_INCLUDE.findall(content)) if owned else ()
+    return _Digest(_stamp(found), _is_settled(found, now), value.digest(), _may_hide(path, content), includes)
 
 
-def _content(path: bytes, file: BinaryIO, size: int) -> bytes:
-    """Read the part of a file that replies depend on."""
+def _content(path: bytes, descriptor: int, found: os.stat_result) -> bytes:
+    """Read the part of a file that replies depend on.
+
+    Raises:
+        OSError: if it cannot be read, or is not a regular file.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("not a regular file")
     if path.endswith(_DIRSTATE):
-        start = file.read(_PARENTS)
+        start = os.read(descriptor, _PARENTS)
         return start[: _PARENTS_SIZES[start.startswith(_DIRSTATE_V2)]]
-    if size > _TAIL and path.endswith(_GROWING):
-        file.seek(-_TAIL, os.SEEK_END)
-    return file.read()
+    if found.st_size > _TAIL and path.endswith(_GROWING):
+        os.lseek(descriptor, -_TAIL, os.SEEK_END)
+        return os.read(descriptor, _TAIL)
+    # If it grows meanwhile, its stamp changes.
+    chunks, left = [], found.st_size
+    while left > 0 and (chunk := os.read(descriptor, left)):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
 
 
 def _may_hide(path: bytes, content: bytes) -> bool:

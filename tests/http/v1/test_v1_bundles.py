@@ -15,6 +15,7 @@ import pytest
 from fakes import NOISE, OPEN, Exchange, FakeProvider, FakeRepository, Watch, makers_are_done, returning, streaming
 
 from hgwire_wsgi import (
+    AccessRequest,
     Argument,
     BytesResponse,
     CacheSettings,
@@ -30,7 +31,7 @@ from hgwire_wsgi.errors import CommandFailed
 from hgwire_wsgi.testing import WireTestApp
 
 
-def test_bundles_are_made_once_for_each_encoding(tmp_path: Path) -> None:
+def test_bundles_are_made_once_for_all_encodings(tmp_path: Path) -> None:
     made: list[int] = []
 
     def chunks() -> Iterator[bytes]:
@@ -43,9 +44,12 @@ def test_bundles_are_made_once_for_each_encoding(tmp_path: Path) -> None:
         for engine in ("zstd", "zlib"):
             reply = app.wire("/repo", "x", protocol="0.2", compression=[engine])
             assert (reply.engine, reply.data) == (engine, NOISE)
+            makers_are_done()
         assert app.wire("/repo", "x").data == NOISE
         makers_are_done()
-    assert len(made) == 3
+    assert len(made) == 1
+    entries = [path for path in tmp_path.glob("??/*") if len(path.name) == 64]
+    assert len(entries) == 3
     head = apps[0].wire("/repo", "x", protocol="0.2", compression=["zstd"], method="HEAD")
     assert int(head.response.headers["Content-Length"]) > len(NOISE)
     assert head.response.body == b""
@@ -455,6 +459,79 @@ def test_a_full_clone_has_an_index_entry(bundles: FakeBundles, growing: FakeProv
     assert bundles.entries == [None]
 
 
+@pytest.fixture
+def kept(bundles: FakeBundles, tmp_path: Path) -> Callable[[], None]:
+    """Stores the bundle that was asked for first."""
+    (tmp_path / "kept").write_bytes(b"kept")
+
+    def keep() -> None:
+        descriptor = os.open(tmp_path / "kept", os.O_RDONLY)
+        bundles.stored = {bundles.asked[0]: StoredFile(descriptor, 4, None)}
+
+    return keep
+
+
+def test_the_same_request_is_not_parsed_again(
+    bundles: FakeBundles, growing: FakeProvider, kept: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = serving(bundles, growing, cloning())
+    Exchange(app, CLONE).read()
+    kept()
+    first = Exchange(app, CLONE)
+    assert first.read() == b"kept"
+    with monkeypatch.context() as watched:
+        watched.setattr("hgwire_wsgi.http.v1.transport.read_request", None)
+        kept()
+        again = Exchange(app, CLONE)
+        assert again.read() == b"kept"
+        assert (again.status, again.headers) == (first.status, first.headers)
+        assert growing.held == 0
+    # The bundle has gone.
+    bundles.stored = {}
+    assert zlib.decompress(Exchange(app, CLONE).read()) == b"new"
+    # In another state, the bundle is another one.
+    kept()
+    growing.repository.token = b"another"
+    asked = len(bundles.asked)
+    assert zlib.decompress(Exchange(app, CLONE).read()) == b"new"
+    assert bundles.asked[asked] != bundles.asked[0]
+    assert growing.held == 0
+
+
+def test_the_policy_is_asked_about_the_same_request(
+    bundles: FakeBundles, growing: FakeProvider, kept: Callable[[], None]
+) -> None:
+    denied = False
+    asked: list[tuple[str, ...]] = []
+
+    def policy(request: AccessRequest) -> None:
+        asked.append(request.commands)
+        if denied:
+            raise PermissionDenied("no")
+
+    app = WireApp(growing, commands=cloning(), cache=CacheSettings(memory=0), policy=policy)
+    Exchange(app, CLONE).read()
+    for _ in range(2):
+        kept()
+        assert Exchange(app, CLONE).read() == b"kept"
+    assert asked[-1] == ("getbundle",)
+    denied = True
+    assert Exchange(app, CLONE).status.startswith("403")
+
+
+def test_a_process_without_a_bundle_cache_forgets_bundles(
+    bundles: FakeBundles, growing: FakeProvider, kept: Callable[[], None]
+) -> None:
+    found: list[FakeBundles | None] = [bundles]
+    app = serving(bundles, growing, cloning())
+    object.__setattr__(app._v1.long_replies, "bundles", lambda: found[0])
+    Exchange(app, CLONE).read()
+    kept()
+    assert Exchange(app, CLONE).read() == b"kept"
+    found[0] = None
+    assert zlib.decompress(Exchange(app, CLONE).read()) == b"new"
+
+
 def test_an_older_bundle_is_sent_to_clients_that_ask_for_the_rest(
     bundles: FakeBundles, growing: FakeProvider, tmp_path: Path
 ) -> None:
@@ -471,7 +548,8 @@ def test_an_older_bundle_is_sent_to_clients_that_ask_for_the_rest(
     assert growing.held == 0
     bundles.stored["old"] = stored()
     assert zlib.decompress(Exchange(app, CLONE, HTTP_X_HGPROTO_1="0.1 0.2 comp=none").read()) == b"new"
-    growing.repository.worth = False
+    # Whether it is worth sending depends on the state.
+    growing.repository.worth, growing.repository.token = False, b"another"
     assert zlib.decompress(Exchange(app, CLONE, **PARTIAL).read()) == b"new"
     growing.repository.worth = True
     bundles.index = None
@@ -502,7 +580,7 @@ def test_a_stored_bundle_goes_out_as_the_settings_say(bundles: FakeBundles, tmp_
         Exchange(app, "cmd=x").read()
         if isinstance(stored, str):
             stored = StoredFile(os.open(path, os.O_RDONLY), 6, "ab/cd" if stored == "file" else None)
-        bundles.stored[bundles.asked[-1]] = stored
+        bundles.stored[bundles.asked[0]] = stored
         exchange = Exchange(app, "cmd=x")
         assert {name: exchange.headers.get(name) for name in headers} == headers
         assert exchange.read() == body

@@ -125,10 +125,9 @@ def _has_side_data(call: Call) -> bool:
 def _is_foreign_repository(call: Call) -> bool:
     """Whether the object gets its revlogs from elsewhere, as that of a bundle file does, or those of extensions."""
     kind, usual = type(call.local), vars(localrepo.localrepository)
-    if any(_defined(kind, name) is not usual[name] for name in ("changelog", "manifestlog")):
-        return True
-    # The class that has this one depends on the version.
-    return home_of(kind.file) is not vars(localrepo)
+    inherited = all(_defined(kind, name) is usual[name] for name in ("changelog", "manifestlog"))
+    # The class that has this method depends on the version.
+    return not inherited or home_of(_defined(kind, "file")) is not vars(localrepo)
 
 
 def _defined(kind: type, name: str) -> object:
@@ -177,11 +176,16 @@ _PACKING = (
     "generatemanifests",
 )
 _READING = (
-    *("__iter__", "__len__", "_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta"),
-    *("deltaparent", "emitrevisions", "flags", "iscensored", "length", "linkrev", "node", "parentrevs", "parents"),
-    *("rawdata", "rawsize", "reachableroots", "rev", "revdiff", "start"),
+    *("__iter__", "__len__", "deltaparent", "emitrevisions", "flags", "iscensored", "linkrev", "node", "parentrevs"),
+    *("rawdata", "rev", "revdiff"),
 )
-"""Methods of revlogs that the generator replaces, or calls where it computes a delta."""
+"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta."""
+
+_COMPUTING = (
+    *("_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta", "length", "parents", "rawsize"),
+    *("reachableroots", "start"),
+)
+"""Methods of revlogs that those use."""
 
 _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     (
@@ -190,7 +194,7 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
         ("_fileheader", "_revisiondeltatochunks", "chunkheader", "closechunk", "deltagroup", "getbundler"),
     ),
     *((changegroup, kind.__name__, _PACKING) for kind in _PACKERS),
-    (revlog, "revlog", _READING),
+    (revlog, "revlog", (*_READING, *_COMPUTING)),
     (filelog, "filelog", _READING),
     (manifest, "manifestrevlog", _READING),
     (manifest, "manifestlog", ("__getitem__", "get", "getstorage", "rev")),
@@ -215,11 +219,10 @@ def home_of(value: Any) -> object:
 def _places() -> Iterator[tuple[Mapping[str, Any], str, ModuleType]]:
     """The namespaces and names of what must be Mercurial's own, each with the module that defines it."""
     for module, kind, names in _FUNCTIONS:
-        owner = getattr(module, kind, None) if kind else module
-        if owner is not None:
-            yield from ((vars(owner), name, module) for name in names)
-            if kind:
-                yield vars(module), kind, module
+        owner = getattr(module, kind) if kind else module
+        yield from ((vars(owner), name, module) for name in names)
+        if kind:
+            yield vars(module), kind, module
 
 
 _PLACES = tuple(_places())
