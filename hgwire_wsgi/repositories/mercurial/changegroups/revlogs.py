@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
@@ -94,16 +93,14 @@ class Revlog:
 
     def links(self) -> Sequence[int]:
         """The changesets that introduced the revisions, for all of them."""
-        links = array("i")
+        links: list[int] = []
         # Much cheaper than to make the tuples.
         entry_of = self.index.entry_binary
         for first in range(0, len(self.index), _BATCH):
             last = min(first + _BATCH, len(self.index))
             # The first entry is without its first 4 bytes, which are the header of the file.
             entries = b"".join(map(entry_of, range(first, last))).rjust((last - first) * _ENTRY_SIZE, b"\0")
-            links += array("i", entries)[_LINK_FIELD::16]
-        if sys.byteorder == "little":
-            links.byteswap()
+            links += struct.unpack(f">{last - first}i", array("i", entries)[_LINK_FIELD::16])
         return links
 
     def delta_parent(self, rev: int, entry: Entry) -> int:
