@@ -117,9 +117,7 @@ class MercurialProvider(RepositoryProvider):
         self._salt = hash_of(self._ui)
         self._safe = SafeExtensions(safe_extensions)
         self._known: MemoryStore[_Known] = MemoryStore(_KNOWN_REPOSITORIES * ENTRY_OVERHEAD)
-        self._pool = Pool(
-            self._open, _is_current, OpenRepository.empty, leases=leases, idle=idle, patience=open_timeout
-        )
+        self._pool = Pool(self._open, _is_current, _empty, leases=leases, idle=idle, patience=open_timeout)
 
     def _set_up(self, source: Any, ui: Any) -> tuple[Any, RepositoryFinder]:
         """Make the finder.
@@ -231,6 +229,10 @@ class MercurialProvider(RepositoryProvider):
                 raise RepositoryNotFound("no such repository") from failure
             facts.report(message_of(failure))
             raise RepositoryUnusable from failure
+
+
+def _empty(opened: OpenRepository) -> None:
+    opened.empty()
 
 
 def _is_current(opened: OpenRepository, facts: Facts) -> bool:
