@@ -79,7 +79,7 @@ class Maker:
         return Group.of(log, revs, full=full)
 
 
-def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, ...]]:
     """Node, parents, base, link, and delta of each revision."""
     data = b"".join(blocks)
     found = []
@@ -92,7 +92,7 @@ def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, by
     return found
 
 
-def made(group: Group, **options: Any) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def made(group: Group, **options: Any) -> list[tuple[bytes, ...]]:
     return chunks(group.blocks(FORM, LINKS[: len(group.revs)], zstandard.ZstdDecompressor().decompress, **options))
 
 
