@@ -14,7 +14,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 
 from mercurial import error
 
-from hgwire_wsgi.repositories.mercurial.changegroups import deltas
+from hgwire_wsgi.repositories.mercurial.changegroups import deltas, generator
 from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS, Group
 from hgwire_wsgi.repositories.mercurial.changegroups.revlogs import Revlog, Surprise
 
@@ -79,7 +79,7 @@ class Maker:
         return Group.of(log, revs, full=full)
 
 
-def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, ...]]:
     """Node, parents, base, link, and delta of each revision."""
     data = b"".join(blocks)
     found = []
@@ -92,7 +92,7 @@ def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, by
     return found
 
 
-def made(group: Group, **options: Any) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def made(group: Group, **options: Any) -> list[tuple[bytes, ...]]:
     return chunks(group.blocks(FORM, LINKS[: len(group.revs)], zstandard.ZstdDecompressor().decompress, **options))
 
 
@@ -266,3 +266,9 @@ def test_long_texts_come_alone() -> None:
 )
 def test_another_base(flags: int, p1: int, p2: int, base: int) -> None:
     assert deltas._other_base(flags, p1, p2, 9) == base
+
+
+def test_small_blocks_are_joined() -> None:
+    long = bytes(deltas.BLOCK)
+    assert list(generator._joined(iter([b"a", b"b", long, b"c"]))) == [b"ab", long, b"c"]
+    assert list(generator._joined(iter([long]))) == [long]

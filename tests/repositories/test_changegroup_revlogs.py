@@ -61,7 +61,8 @@ def test_data_are_read_together(
     if log == "long file":
         monkeypatch.setattr(revlogs, "_LONG_INDEX", 0)
     with opened(stores[log]) if log in stores else opened_in(repo) as found:
-        theirs = getattr(found.store(), "_revlog", found.store())
+        assert found is not None
+        theirs: Any = getattr(found.store(), "_revlog", found.store())
         for revs in ([*range(len(theirs))], [0, 1, 5, 6, 10], [9]):
             seen = []
             for numbers, entries, start, data, step in found.batches(revs):
