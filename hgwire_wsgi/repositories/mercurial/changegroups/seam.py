@@ -5,9 +5,10 @@ once for the process.  The replacement acts only for repositories that were give
 where :mod:`.conditions` has a reason against it, it calls Mercurial's.  Extensions may replace the method before or
 after: then all changegroups are Mercurial's and the extension's.
 
-Before that, ``getbundle`` asks ``mercurial.exchange._computeoutgoing`` which changesets to send.  For a full clone the
-answer is all of them, but Mercurial walks the graph, which takes more than half of the time to the first byte of a long
-history.  So this module replaces that function, too: the result knows its answer in this case, and walks in all others.
+Before that, ``getbundle`` asks ``mercurial.exchange._computeoutgoing`` which changesets to send.  Mercurial visits each
+of them, in Python, which takes more than half of the time to the first byte of a long history.  So this module replaces
+that function, too: if all heads are wanted and many changesets are missing, the result finds those that are *not* sent,
+which Mercurial can do in C.
 
 The decision is made when the method is called, while the command runs.  The changegroup is made later, possibly in a
 thread of the bundle cache after the request has ended.  So what is reported then goes to the function that was set at
@@ -36,6 +37,9 @@ GENERATOR = (b"hgwire", b"generator")
 
 GENERATORS = ("hgwire", "mercurial")
 """Its values; the first is the default."""
+
+_MANY = 1000
+"""For fewer changesets than that, Mercurial's way is faster in a long history."""
 
 Report = Callable[[Changegroup], object]
 
@@ -160,13 +164,16 @@ class _Outgoing(discovery.outgoing):  # type: ignore[misc]  # Mercurial's classe
 
     def _computecommonmissing(self) -> None:
         log = self._revlog
-        null = {log.nullid}
-        if set(self.commonheads) == null and set(self.ancestorsof) == set(log.heads()) != null:
-            # The client has nothing, and gets all that the view does not filter.
-            entry_of = log.index.__getitem__
-            self._common, self._missing = {-1}, [entry_of(rev)[NODE] for rev in log]
-        else:
+        common = list(map(log.rev, self.commonheads))
+        # From here on all changesets are missing, so Mercurial would visit each of them.
+        surely = len(log) - 1 - max(common, default=-1)
+        if surely < _MANY or set(self.ancestorsof) != set(log.heads()):
             super()._computecommonmissing()
+            return
+        # The ancestors of what is common, with the null revision.
+        known = set(log.reachableroots(-1, common, [-1], True))
+        entry_of = log.index.__getitem__
+        self._common, self._missing = known, [entry_of(rev)[NODE] for rev in log if rev not in known]
 
 
 _outgoing_by_mercurial: Callable[..., Any] = exchange._computeoutgoing
