@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import attrs
 import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
 from fakes import Exchange, makers_are_done
-from mercurial import changegroup, discovery
+from mercurial import changegroup, discovery, exchange
 from mercurial.hg import repository as open_repository
 
 from hgwire_wsgi import CacheSettings, ChangegroupMade, Limits, RequestClosed, WireApp
@@ -275,6 +277,86 @@ def test_nothing_to_send(repo: Path, tmp_path: Path) -> None:
         for version, expected in ((b"02", 12), (b"03", 16)):
             assert b"".join(changegroup.makestream(local, outgoing, version, b"serve")) == bytes(expected)
     assert not output.exists()
+
+
+# Which changesets are sent
+
+
+@attrs.frozen
+class Sent:
+    """The changesets to send, and those that the client has, with the type of the object that found them."""
+
+    kind: type
+    missing: list[bytes]
+    common: list[int]
+
+    @classmethod
+    def of(cls, local: Any, heads: list[bytes], common: list[bytes]) -> Sent:
+        outgoing = exchange._computeoutgoing(local, list(heads), list(common))
+        missing = outgoing.missing
+        return cls(
+            type(outgoing), missing, [rev for rev in range(-1, len(local.unfiltered())) if rev in outgoing.common]
+        )
+
+
+def opened(repo: Path, *config: str) -> Any:
+    local = open_repository(load_ui(list(config)), bytes(repo)).unfiltered()
+    seam.enable(local, print)
+    return local
+
+
+def test_the_changesets_to_send_are_mercurials(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seam, "_MANY", 1)
+    hg("-R", repo, "phase", "--secret", "--force", "-r", "tip")
+    local, by_mercurial = opened(repo), opened(repo, "hgwire.generator=mercurial")
+    walked: list[list[bytes]] = []
+    walk = discovery.outgoing._computecommonmissing
+
+    def watch(self: Any) -> None:
+        walked.append(self.commonheads)
+        walk(self)
+
+    for view in ("visible", "served"):
+        ours, theirs = local.filtered(view.encode()), by_mercurial.filtered(view.encode())
+        heads, nodes = ours.heads(), [ours.changelog.node(rev) for rev in ours.changelog]
+        pairs = [(list(pair), heads) for pair in itertools.combinations([ours.nullid, *nodes], 2)]
+        for common, wanted in [*(([node], heads) for node in nodes), *pairs, ([], []), (nodes, heads), ([], nodes[:1])]:
+            found, expected = Sent.of(ours, wanted, common), Sent.of(theirs, wanted, common)
+            assert found == attrs.evolve(expected, kind=seam._Outgoing)
+            assert expected.kind is discovery.outgoing
+        monkeypatch.setattr(seam, "has_usual_history", lambda local: True)
+        monkeypatch.setattr(discovery.outgoing, "_computecommonmissing", watch)
+        for common in ([], [nodes[0]]):
+            assert len(Sent.of(ours, heads, common).missing) == len(nodes) - len(common)
+        assert walked == []
+        assert Sent.of(ours, nodes[:1], []).missing == nodes[:1]
+        assert len(walked) == 1
+        walked.clear()
+        monkeypatch.undo()
+        monkeypatch.setattr(seam, "_MANY", 1)
+
+
+def test_mercurial_finds_few_changesets_itself(repo: Path) -> None:
+    local = opened(repo)
+    outgoing = exchange._computeoutgoing(local, [], [])
+    assert type(outgoing) is seam._Outgoing and len(outgoing.missing) == len(local) < seam._MANY
+    assert type(outgoing.common) is not set
+
+
+def test_an_extension_may_find_the_changesets_to_send(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = opened(repo)
+    with monkeypatch.context() as patched:
+        patched.setattr(discovery.outgoing, "_computecommonmissing", lambda outgoing: None)
+        assert type(exchange._computeoutgoing(local, [], [])) is discovery.outgoing
+
+    class Other(discovery.outgoing):  # type: ignore[misc]  # Mercurial's classes have no types
+        pass
+
+    monkeypatch.setattr(discovery, "outgoing", Other)
+    assert type(exchange._computeoutgoing(local, [], [])) is Other
+    plain = open_repository(load_ui([]), bytes(repo))
+    monkeypatch.undo()
+    assert type(exchange._computeoutgoing(plain, [], [])) is discovery.outgoing
 
 
 # Events

@@ -5,9 +5,9 @@ with access to the disk may do it with an extension that the server does not ena
 index of the file.  A bundle made before would bring the content back, so bundles depend on these flags.
 
 All indexes are read once, which takes about ten microseconds for each, and one for every five revisions.  Later, only
-those in folders that have changed are read: Mercurial replaces an index that it rewrites.  For each other folder there
-is one system call.  Flags of revisions that clients push may be noticed late, which does not matter, because the history
-has changed then, too.
+those in folders that have changed are read: Mercurial replaces an index that it rewrites.  Each other folder takes one
+system call.  Flags of revisions that clients push may be noticed late, which does not matter, because the history has
+changed then, too.
 """
 
 from __future__ import annotations

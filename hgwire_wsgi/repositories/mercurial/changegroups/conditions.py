@@ -222,7 +222,7 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     (manifest, "manifestdict", ("__init__", "iterentries")),
     (changelog, "changelog", (*_READING, *_CHOOSING, "changelogrevision", "read")),
     (changelog, "changelogrevision", ("__new__", "files", "manifest")),
-    (discovery, "outgoing", ("__init__", "_computecommonmissing", "common", "missing")),
+    (discovery, "outgoing", ("__init__", "_computecommonmissing")),
     (localrepo, "localrepository", ("file", "narrowmatch")),
     (mdiff, "", ("patchtext", "replacediffheader", "trivialdiffheader")),
     (storageutil, "", ("deltaiscensored", "hashrevisionsha1", "iscensoredtext")),
