@@ -183,7 +183,11 @@ def test_a_narrow_client(plain: Path) -> None:
 
 
 def test_a_client_without_bundle2(plain: Path) -> None:
-    assert compare(plain, "") == compare(plain, "01") == [mercurials("changegroup version")]
+    assert compare(plain, "") == compare(plain, "01") == [OWN]
+
+
+def test_a_client_that_asks_for_an_experimental_version(plain: Path) -> None:
+    assert compare(plain, "04") == [mercurials("changegroup version")]
 
 
 @pytest.fixture

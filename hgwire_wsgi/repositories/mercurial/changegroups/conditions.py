@@ -195,6 +195,7 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     ),
     *((changegroup, kind.__name__, _PACKING) for kind in _PACKERS),
     (revlog, "revlog", (*_READING, *_COMPUTING)),
+    (revlog, "_InnerRevlog", ("raw_text", "rev_diff")),
     (filelog, "filelog", _READING),
     (manifest, "manifestrevlog", _READING),
     (manifest, "manifestlog", ("__getitem__", "get", "getstorage", "rev")),
@@ -225,7 +226,11 @@ def _places() -> Iterator[tuple[Mapping[str, Any], str, ModuleType]]:
             yield vars(module), kind, module
 
 
-_PLACES = tuple(_places())
+_PLACES = (
+    *_places(),
+    *((vars(mdiff), name, mdiff.bdiff) for name in ("manifest_diff", "storage_diff", "textdiff")),
+    (vars(mdiff), "patches", mdiff.mpatch),
+)
 
 
 _proved: list[tuple[Any, ...]] = [()]

@@ -14,7 +14,6 @@ error.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from struct import Struct
@@ -24,6 +23,7 @@ import zstandard
 from mercurial.revlogutils import constants
 
 from .revlogs import NODE, OFFSET_FLAGS, P1, P2, Entry, Revlog, Surprise
+from .texts import Texts, is_intact
 
 __all__ = ["BLOCK", "FORMATS", "Decompress", "Format", "Group", "Look"]
 
@@ -57,20 +57,23 @@ class Format:
     """A version of the changegroup format (``hg help internals.changegroups``).
 
     Attributes:
-        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset, and
-            in version 03 its flags, always none.
+        header: of a revision: the size of the whole, its node, two parents, the base of the delta (none of it in version
+            01), its changeset, and in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
+        chained: whether the base of each delta is the revision sent before.
     """
 
     header: Struct
     after_manifests: bytes = b""
+    chained: bool = False
 
 
 FORMATS: Mapping[bytes, Format] = {
+    b"01": Format(Struct(">l20s20s20s0s20s"), chained=True),
     b"02": Format(Struct(">l20s20s20s20s20s")),
     b"03": Format(Struct(">l20s20s20s20s20s2x"), after_manifests=bytes(4)),
 }
-"""The versions that are made here.  In version 01 nearly all deltas have to be computed, so nothing is gained."""
+"""The versions that are made here."""
 
 
 @attrs.define(eq=False)
@@ -79,33 +82,36 @@ class Group:
 
     Attributes:
         log: the revlog.
+        form: the version.
         revs: the revisions, ascending; -1, the null revision, may be the first and is not sent.
         usable: the stored bases that the client has when it gets the delta; all of them may be revisions sent later.
-        full: whether only full texts are sent.
+        full: whether only full texts are sent, unless bases are chained.
         sent: how many revisions were sent.
     """
 
     log: Revlog
+    form: Format
     revs: Sequence[int]
     usable: Container[int]
     full: bool
     sent: int = 0
 
     @classmethod
-    def of(cls, log: Revlog, revs: Sequence[int], *, full: bool = False) -> Group:
+    def of(cls, log: Revlog, form: Format, revs: Sequence[int], *, full: bool = False) -> Group:
         """Find the usable bases.
 
         Args:
             log: the revlog.
+            form: the version.
             revs: the revisions, ascending.
-            full: send full texts only.
+            full: send full texts only, unless bases are chained.
 
         Raises:
             Surprise: if the index is damaged.
         """
         index = log.index
-        if full or len(revs) == len(index):
-            return cls(log, revs, range(-1, len(index)), full)
+        if full or form.chained or len(revs) == len(index):
+            return cls(log, form, revs, range(-1, len(index)), full)
         sent = set(revs)
         bases, known = {-1}, set()
         entry_of = index.__getitem__
@@ -121,15 +127,12 @@ class Group:
                 known |= log.ancestors_among(foreign, known - {-1})
             except _MISLED as failure:
                 raise Surprise from failure
-        return cls(log, revs, sent | known, full)
+        return cls(log, form, revs, sent | known, full)
 
-    def blocks(
-        self, form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None = None
-    ) -> Iterator[bytes]:
+    def blocks(self, links: Sequence[bytes], zstd: Decompress, look: Look | None = None) -> Iterator[bytes]:
         """Make the group, without the empty chunk that ends it.
 
         Args:
-            form: the version.
             links: for each revision, the node of its changeset.
             zstd: decompresses a zstandard frame.
             look: is called with each revision.
@@ -143,7 +146,7 @@ class Group:
         """
         parts: list[bytes] = []
         try:
-            for _ in self._made(parts, form, links, zstd, look):
+            for _ in self._made(parts, links, zstd, look):
                 yield b"".join(parts)
                 parts.clear()
         except Exception as failure:
@@ -157,13 +160,14 @@ class Group:
             yield b"".join(parts)
 
     def _made(
-        self, parts: list[bytes], form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None
+        self, parts: list[bytes], links: Sequence[bytes], zstd: Decompress, look: Look | None
     ) -> Iterator[None]:
         """Append the parts of the revisions to a list, and pause when there is a block of them."""
         # The loop that all depends on: for each revision, no call that can be avoided, and no name that is not local.
         log, revs, usable, full = self.log, self.revs, self.usable, self.full
         index, general, swaps = log.index, log.general_delta, log.swaps_parents
-        pack, overhead = form.header.pack, form.header.size
+        pack, overhead = self.form.header.pack, self.form.header.size
+        texts = Texts(log) if self.form.chained else None
         null = before_node = index[-1][NODE]
         before = -1
         if revs and revs[0] == -1:
@@ -198,22 +202,25 @@ class Group:
                 p1_node = before_node if p1 == before else self._node(p1)
                 p2_node = null if p2 == -1 else self._node(p2)
                 is_text = stored == rev
-                if is_text:
-                    base = stored = -1
+                if not general and not is_text:
+                    stored = rev - 1
+                if texts is not None:
+                    base_node, data = before_node, texts.delta(before, rev, stored, data)
                 else:
-                    if not general:
-                        stored = rev - 1
-                    base = stored if stored in usable else _other_base(offset, p1, p2, before)
-                if base == -1 or full:
-                    if not is_text or not _is_intact(data, node, p1_node, p2_node):
-                        data = log.text(rev)
-                    if data:
-                        data = _INSERT.pack(0, 0, len(data)) + data
-                    base_node = null
-                else:
-                    base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
-                    if base != stored:
-                        data = log.computed_delta(base, rev)
+                    if is_text:
+                        base = stored = -1
+                    else:
+                        base = stored if stored in usable else _other_base(offset, p1, p2, before)
+                    if base == -1 or full:
+                        if not is_text or not is_intact(data, node, p1_node, p2_node):
+                            data = log.text(rev)
+                        if data:
+                            data = _INSERT.pack(0, 0, len(data)) + data
+                        base_node = null
+                    else:
+                        base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
+                        if base != stored:
+                            data = log.computed_delta(base, rev)
                 length = len(data) + overhead
                 parts += pack(length, node, p1_node, p2_node, base_node, link), data
                 self.sent += 1
@@ -230,13 +237,6 @@ class Group:
             raise Surprise
         node: bytes = entry[NODE]
         return node
-
-
-def _is_intact(text: bytes, node: bytes, p1: bytes, p2: bytes) -> bool:
-    """Whether the hash of a full text is its node; if not, Mercurial raises an error that says so."""
-    digest = hashlib.sha1(p1 + p2 if p1 < p2 else p2 + p1, usedforsecurity=False)
-    digest.update(text)
-    return digest.digest() == node
 
 
 def _other_base(flags: int, p1: int, p2: int, before: int) -> int:

@@ -142,7 +142,7 @@ class _Changegroup:
         """The group of a revlog; ``None``, and a report, if Mercurial has to make it."""
         if log is not None:
             with contextlib.suppress(Surprise):
-                return Group.of(log, revs, full=full)
+                return Group.of(log, self.form, revs, full=full)
         self.report("revlog format")
         return None
 
@@ -157,7 +157,7 @@ class _Changegroup:
         if group is None:
             return 0
         try:
-            yield from group.blocks(self.form, links, self.zstd, look)
+            yield from group.blocks(links, self.zstd, look)
         except Surprise:
             self.report("flags or damage")
             return group.sent

@@ -21,11 +21,11 @@ import os
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
-from mercurial import error
+from mercurial import error, mdiff
 from mercurial import revlog as mercurial_revlog
 
 __all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Batch", "Entry", "Revlog", "Surprise"]
@@ -61,6 +61,12 @@ _GAP = 64 * 1024
 _PARSE_ARGUMENTS = mercurial_revlog.parse_index_v1.__code__.co_argcount
 """The data, whether it is inline, whether bases are general; since Mercurial 7.1, whether deltas are described."""
 
+_DIFF: Callable[[bytes, bytes], bytes] = getattr(mdiff, "storage_diff", mdiff.textdiff)
+"""What computes the deltas of files; since Mercurial 7.2 not the same as for manifests."""
+
+_COMPARED: Mapping[str, bool] = {"validate": False} if hasattr(mdiff, "storage_diff") else {}
+"""How Mercurial reads texts that it compares: since version 7.2, it does not check them."""
+
 
 class Surprise(Exception):
     """A revlog has something in it that is left to Mercurial: damage, or a flag."""
@@ -83,6 +89,7 @@ class Revlog:
         read: returns an offset and the bytes of the data file from there, for a first and a last revision; the whole
             file, if it was read with the index.
         store: opens Mercurial's own object for the revlog.
+        diff: computes a delta between two texts, as Mercurial does for this revlog.
     """
 
     index: Any
@@ -91,6 +98,7 @@ class Revlog:
     swaps_parents: bool
     read: Callable[[int, int], tuple[int, bytes]] | bytes
     store: Callable[[], Any]
+    diff: Callable[[bytes, bytes], bytes]
 
     def links(self) -> Sequence[int]:
         """The changesets that introduced the revisions, for all of them."""
@@ -116,6 +124,10 @@ class Revlog:
     def text(self, rev: int) -> bytes:
         """The full text of a revision, checked, from Mercurial."""
         return bytes(_revlog(self.store()).rawdata(rev))
+
+    def compared_text(self, rev: int) -> bytes:
+        """The full text of a revision, from Mercurial; checked if Mercurial does that before it computes a delta."""
+        return bytes(_revlog(self.store()).rawdata(rev, **_COMPARED))
 
     def stored(self, rev: int) -> bytes:
         """The full text or delta that is stored, decompressed by Mercurial."""
@@ -210,6 +222,7 @@ def opened(store: Any) -> Iterator[Revlog | None]:
             revlog.feature_config.canonical_parent_order,
             read,
             lambda: store,
+            getattr(revlog, "_diff_fn", mdiff.textdiff),
         )
 
 
@@ -242,10 +255,10 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
         yield None
         return
     if inline:
-        yield Revlog(index, general, inline, False, data, store)
+        yield Revlog(index, general, inline, False, data, store, _DIFF)
         return
     with contextlib.closing(_DataFile(index, lambda: svfs(radix + b".d"))) as file:
-        yield Revlog(index, general, inline, False, file.read, store)
+        yield Revlog(index, general, inline, False, file.read, store, _DIFF)
 
 
 @attrs.define(eq=False)
