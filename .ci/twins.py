@@ -96,7 +96,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "repositories/mercurial/changegroups/conditions.py": ("repositories/test_mercurial_changegroup_conditions.py",),
     **dict.fromkeys(
         (f"repositories/mercurial/changegroups/{name}.py" for name in ("deltas", "generator", "revlogs")),
-        ("repositories/test_changegroup_equality.py", "repositories/test_changegroup_growth.py"),
+        (
+            *("repositories/test_changegroup_damage.py", "repositories/test_changegroup_deltas.py"),
+            *("repositories/test_changegroup_equality.py", "repositories/test_changegroup_growth.py"),
+            "repositories/test_changegroup_revlogs.py",
+        ),
     ),
     "repositories/mercurial/changegroups/seam.py": ("repositories/test_mercurial_changegroup_seam.py",),
     "repositories/mercurial/checks.py": _BACKEND,

@@ -91,12 +91,10 @@ FORMATS: dict[str, Format] = {
         config={"format.use-delta-info-flags": "yes"},
         has=frozenset({"delta-info-revlog"}),
         native=True,
-        aside=True,
     ),
     "delta information, not compressed": Format(
         config={"format.use-delta-info-flags": "yes", "format.revlog-compression": "none"},
         has=frozenset({"delta-info-revlog", "exp-compression-none"}),
-        aside=True,
     ),
     "flag for metadata, 7.1": Format(
         config={"format.exp-use-hasmeta-flag": "yes"}, native=True, aside=True, reason="unknown requirement"

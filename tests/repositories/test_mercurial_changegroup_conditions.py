@@ -144,14 +144,14 @@ def test_a_censored_revision(tmp_path: Path) -> None:
     path = make(tmp_path / "repo")
     hg_("-R", path, "update", "-q", "null")
     hg_("-R", path, "--config", "extensions.censor=", "censor", "-r", "1", "--no-check-heads", path / "a")
-    assert compare(path, "03") == [("hgwire", "", {"flagged revisions": 1})]
+    assert compare(path, "03") == [("hgwire", "", {"flags or damage": 1})]
 
 
 def test_large_files_of_lfs(tmp_path: Path) -> None:
     path = make(tmp_path / "repo", "extensions.lfs=", "lfs.track=size('>1kB')")
     (path / ".hg" / "hgrc").write_text("[extensions]\nlfs=\n")
     assert b"lfs" in (path / ".hg" / "requires").read_bytes() + (path / ".hg/store/requires").read_bytes()
-    assert in_process(path, versions="03") == [("hgwire", "", {"flagged revisions": 1})]
+    assert in_process(path, versions="03") == [("hgwire", "", {"flags or damage": 1})]
 
 
 NARROW = "extensions.narrow="

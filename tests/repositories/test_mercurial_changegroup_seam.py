@@ -330,7 +330,7 @@ def test_what_is_left_to_mercurial_is_counted(repo: Path, monkeypatch: pytest.Mo
 
     def generate(*arguments: Any) -> Any:
         report: Callable[[str], object] = arguments[-1]
-        for reason in ("revlog format", "flagged revisions", "flagged revisions"):
+        for reason in ("revlog format", "flags or damage", "flagged revisions"):
             report(reason)
         return original(*arguments)
 
@@ -338,5 +338,5 @@ def test_what_is_left_to_mercurial_is_counted(repo: Path, monkeypatch: pytest.Mo
     host = Host(MercurialProvider(repo))
     host.clone()
     (event,) = host.made
-    assert event.aside == {"flagged revisions": 2, "revlog format": 1}
+    assert event.aside == {"flags or damage": 2, "revlog format": 1}
     assert (event.generator, event.reason) == ("hgwire", "")

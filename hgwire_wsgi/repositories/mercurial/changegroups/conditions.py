@@ -36,6 +36,7 @@ from mercurial.interfaces import repository as interfaces
 from mercurial.revlogutils import flagutil
 from mercurial.utils import storageutil
 
+from .. import garbage
 from .deltas import FORMATS
 
 __all__ = ["CONDITIONS", "Call", "Condition", "home_of", "reason_against"]
@@ -131,8 +132,13 @@ def _is_foreign_repository(call: Call) -> bool:
 
 
 def _defined(kind: type, name: str) -> object:
-    """What a class or its first base class with that name defines; cached properties cannot be read from the class."""
-    return next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
+    """What a class or its first base class with that name defines, without the class that only counts.
+
+    Cached properties cannot be read from the class.
+    """
+    return next(
+        (vars(each)[name] for each in kind.__mro__ if name in vars(each) and each.__module__ != garbage.__name__), None
+    )
 
 
 _STORES = (store.basicstore, store.encodedstore, store.fncachestore)

@@ -43,7 +43,7 @@ Look = Callable[[Revlog, int, Entry, bytes], object]
 """Is called with a revlog, a revision's number, its entry, and the full text or delta that is stored."""
 
 _UNREADABLE = (zlib.error, zstandard.ZstdError, MemoryError)
-"""A frame without its size, or damaged data: Mercurial reads the one, and reports the other."""
+"""A frame without its size, or damaged data, which Mercurial reports."""
 
 _MISLED = (IndexError, OverflowError, ValueError)
 """Where a damaged index or text leads."""
@@ -138,7 +138,7 @@ class Group:
             look: is called with each revision.
 
         Yields:
-            Blocks of about :data:`BLOCK` bytes, or of one long text.
+            Blocks of about :data:`BLOCK` bytes, or one long text or delta.
 
         Raises:
             Surprise: after the last revision that can be sent.
@@ -147,8 +147,13 @@ class Group:
         parts: list[bytes] = []
         try:
             for _ in self._made(parts, links, zstd, look):
+                long = parts.pop() if len(parts[-1]) > BLOCK else b""
                 yield b"".join(parts)
                 parts.clear()
+                if long:
+                    # Without a copy.
+                    yield long
+                    long = b""
         except Exception as failure:
             # What Mercurial sends before its error, too.
             if parts:
@@ -178,19 +183,23 @@ class Group:
             before_node = self._node(before)
         link_of = iter(links)
         size = 0
-        for batch, entries, segment, shift, step in log.batches(revs):
+        for batch, entries, first, segment, step in log.batches(revs):
+            shift = step - first
             for rev, entry, link in zip(batch, entries, link_of, strict=False):
                 offset, length, _, stored, _, p1, p2, node = entry[:8]
                 start = (offset >> 16) + shift + step * rev
                 data = segment[start : start + length]
                 if offset & _UNUSUAL or start < 0 or len(data) != length or rev < stored or rev <= p1 or rev <= p2:
                     raise Surprise
+                if length > BLOCK and length == len(segment):
+                    # It is all that was read: free it before there are copies.
+                    segment = b""
                 kind = data[:1]
                 if kind == b"(" or kind == b"x":
                     try:
                         data = zstd(data) if kind == b"(" else zlib.decompress(data)
                     except _UNREADABLE:
-                        data = log.stored(rev)
+                        data = _without_size(data) or log.stored(rev)
                 elif kind == b"u":
                     data = data[1:]
                 elif kind != b"\0" and kind:
@@ -201,7 +210,7 @@ class Group:
                     p1, p2 = p2, p1
                 p1_node = before_node if p1 == before else self._node(p1)
                 p2_node = null if p2 == -1 else self._node(p2)
-                is_text = stored == rev
+                hunk, is_text = b"", stored == rev
                 if not general and not is_text:
                     stored = rev - 1
                 if texts is not None:
@@ -215,14 +224,14 @@ class Group:
                         if not is_text or not is_intact(data, node, p1_node, p2_node):
                             data = log.text(rev)
                         if data:
-                            data = _INSERT.pack(0, 0, len(data)) + data
+                            hunk = _INSERT.pack(0, 0, len(data))
                         base_node = null
                     else:
                         base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
                         if base != stored:
                             data = log.computed_delta(base, rev)
-                length = len(data) + overhead
-                parts += pack(length, node, p1_node, p2_node, base_node, link), data
+                length = len(data) + len(hunk) + overhead
+                parts += pack(length, node, p1_node, p2_node, base_node, link), hunk, data
                 self.sent += 1
                 before, before_node = rev, node
                 size += length
@@ -237,6 +246,16 @@ class Group:
             raise Surprise
         node: bytes = entry[NODE]
         return node
+
+
+def _without_size(data: bytes) -> bytes:
+    """Decompress a zstandard frame without its size, as those of long texts are; empty if it is something else."""
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        text = stream.decompress(data)
+    except zstandard.ZstdError:
+        return b""
+    return text if stream.eof else b""
 
 
 def _other_base(flags: int, p1: int, p2: int, before: int) -> int:

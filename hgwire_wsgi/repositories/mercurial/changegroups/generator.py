@@ -64,12 +64,16 @@ def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
     size = 0
     try:
         for block in blocks:
-            waiting.append(block)
             size += len(block)
-            if size >= BLOCK:
-                yield b"".join(waiting) if len(waiting) > 1 else block
+            if size < BLOCK:
+                waiting.append(block)
+                continue
+            # A long one is not copied.
+            if waiting:
+                yield b"".join(waiting)
                 waiting.clear()
-                size = 0
+            yield block
+            block, size = b"", 0
     except Exception:
         # What Mercurial sends before its error, too.
         if waiting:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
@@ -72,9 +71,9 @@ class Surprise(Exception):
     """A revlog has something in it that is left to Mercurial: damage, or a flag."""
 
 
-Batch = tuple[Sequence[int], list[Entry], bytes, int, int]
-"""Revisions that are read together: their numbers and entries; bytes of the file; and where the data begins in these:
-the offset of an entry plus the first number, plus the second for each earlier revision of the revlog."""
+Batch = tuple[Sequence[int], list[Entry], int, bytes, int]
+"""Revisions that are read together: their numbers and entries; where in the file the bytes that follow begin; and the
+size of the index entry that precedes the data of each revision there."""
 
 
 @attrs.define(eq=False)
@@ -102,16 +101,14 @@ class Revlog:
 
     def links(self) -> Sequence[int]:
         """The changesets that introduced the revisions, for all of them."""
-        links = array("i")
+        links: list[int] = []
         # Much cheaper than to make the tuples.
         entry_of = self.index.entry_binary
         for first in range(0, len(self.index), _BATCH):
             last = min(first + _BATCH, len(self.index))
             # The first entry is without its first 4 bytes, which are the header of the file.
             entries = b"".join(map(entry_of, range(first, last))).rjust((last - first) * _ENTRY_SIZE, b"\0")
-            links += array("i", entries)[_LINK_FIELD::16]
-        if sys.byteorder == "little":
-            links.byteswap()
+            links += struct.unpack(f">{last - first}i", array("i", entries)[_LINK_FIELD::16])
         return links
 
     def delta_parent(self, rev: int, entry: Entry) -> int:
@@ -157,11 +154,11 @@ class Revlog:
             batch = revs[first : first + _BATCH]
             entries = list(map(entry_of, batch))
             if isinstance(read, bytes):
-                yield batch, entries, read, per_entry, per_entry
+                yield batch, entries, 0, read, per_entry
                 continue
             for begin, end in _windows(batch, entries):
-                start, data = read(batch[begin], batch[end - 1])
-                yield batch[begin:end], entries[begin:end], data, per_entry - start, per_entry
+                # Held by nobody but the caller.
+                yield batch[begin:end], entries[begin:end], *read(batch[begin], batch[end - 1]), per_entry
 
 
 def _windows(revs: Sequence[int], entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
