@@ -67,13 +67,14 @@ def outcome(chunks: Iterator[bytes]) -> tuple[bytes, str]:
     return bytes(found), ""
 
 
-def arguments(path: Path, newest: int, *, all_heads: bool) -> tuple[Any, ...]:
+def arguments(path: Path, newest: int, *, all_heads: bool, version: bytes = b"03") -> tuple[Any, ...]:
     """What Mercurial passes to its generator.
 
     Args:
         path: of the repository.
         newest: how many changesets are wanted; 0 for all.
         all_heads: whether the last one is.
+        version: of the changegroup.
     """
     repo = open_repository(path)
     last = len(repo) - 1
@@ -81,14 +82,15 @@ def arguments(path: Path, newest: int, *, all_heads: bool) -> tuple[Any, ...]:
     heads = [repo.changelog.node(last if all_heads else last - 1)]
     outgoing = discovery.outgoing(repo, common, heads)
     with mock.patch.object(changegroup.cgpacker, "generate", lambda *given: given):
-        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, b"03", b"serve")
+        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, version, b"serve")
     return given
 
 
-def compare(path: Path, newest: int = 0, *, all_heads: bool = True) -> str:
-    """Compare both generators; returns the error."""
-    size, error = outcome(changegroup.cgpacker.generate(*arguments(path, newest, all_heads=all_heads)))
-    packer, common, nodes, by_linkrev, source = arguments(path, newest, all_heads=all_heads)
+def compare(path: Path, newest: int = 0, **options: Any) -> str:
+    """Compare both generators; returns the error.  The arguments are those of :func:`arguments`."""
+    options.setdefault("all_heads", True)
+    size, error = outcome(changegroup.cgpacker.generate(*arguments(path, newest, **options)))
+    packer, common, nodes, by_linkrev, source = arguments(path, newest, **options)
     ours, our_error = outcome(generate(packer, common, nodes, by_linkrev, source, lambda reason: None))
     assert our_error == error
     assert ours.startswith(size) if error else ours == size
@@ -98,12 +100,13 @@ def compare(path: Path, newest: int = 0, *, all_heads: bool = True) -> str:
 def compare_all(path: Path) -> set[str]:
     """Compare full clones and pulls; returns the errors, without those before the generator is called."""
     errors = set()
-    for newest, all_heads in ((0, True), (5, True), (55, False)):
-        try:
-            arguments(path, newest, all_heads=all_heads)
-        except Exception:
-            continue
-        errors.add(compare(path, newest, all_heads=all_heads))
+    for version in (b"01", b"03"):
+        for newest, all_heads in ((0, True), (5, True), (55, False)):
+            try:
+                arguments(path, newest, all_heads=all_heads)
+            except Exception:
+                continue
+            errors.add(compare(path, newest, all_heads=all_heads, version=version))
     return errors
 
 

@@ -330,7 +330,7 @@ def test_what_is_left_to_mercurial_is_counted(repo: Path, monkeypatch: pytest.Mo
 
     def generate(*arguments: Any) -> Any:
         report: Callable[[str], object] = arguments[-1]
-        for reason in ("revlog format", "flags or damage", "flagged revisions"):
+        for reason in ("revlog format", "flags or damage", "flags or damage"):
             report(reason)
         return original(*arguments)
 

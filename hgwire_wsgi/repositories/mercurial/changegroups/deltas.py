@@ -7,6 +7,8 @@ would be valid, too, but would give other bytes.
 
 A full text is sent as a delta that inserts it into nothing.  Its hash is checked, as Mercurial does.
 
+In version 01, the base is always the revision sent before (``texts.py``).
+
 Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads
 out of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its
 error.
@@ -57,8 +59,8 @@ class Format:
     """A version of the changegroup format (``hg help internals.changegroups``).
 
     Attributes:
-        header: of a revision: the size of the whole, its node, two parents, the base of the delta (none of it in version
-            01), its changeset, and in version 03 its flags, always none.
+        header: of a revision: the size of the whole, its node, two parents, the base of the delta (not in version 01),
+            its changeset, and in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
         chained: whether the base of each delta is the revision sent before.
     """
@@ -164,15 +166,15 @@ class Group:
         if parts:
             yield b"".join(parts)
 
-    def _made(
-        self, parts: list[bytes], links: Sequence[bytes], zstd: Decompress, look: Look | None
-    ) -> Iterator[None]:
+    def _made(self, parts: list[bytes], links: Sequence[bytes], zstd: Decompress, look: Look | None) -> Iterator[None]:
         """Append the parts of the revisions to a list, and pause when there is a block of them."""
         # The loop that all depends on: for each revision, no call that can be avoided, and no name that is not local.
         log, revs, usable, full = self.log, self.revs, self.usable, self.full
         index, general, swaps = log.index, log.general_delta, log.swaps_parents
         pack, overhead = self.form.header.pack, self.form.header.size
         texts = Texts(log) if self.form.chained else None
+        # Mercurial does not check texts that it only compares.
+        checks = texts is None or look is not None
         null = before_node = index[-1][NODE]
         before = -1
         if revs and revs[0] == -1:
@@ -204,15 +206,18 @@ class Group:
                     data = data[1:]
                 elif kind != b"\0" and kind:
                     data = log.stored(rev)
-                if look is not None:
-                    look(log, rev, entry, data)
                 if p1 == -1 and swaps:
                     p1, p2 = p2, p1
                 p1_node = before_node if p1 == before else self._node(p1)
                 p2_node = null if p2 == -1 else self._node(p2)
                 hunk, is_text = b"", stored == rev
-                if not general and not is_text:
+                if is_text:
+                    if checks and not is_intact(data, node, p1_node, p2_node):
+                        data = log.text(rev)
+                elif not general:
                     stored = rev - 1
+                if look is not None:
+                    look(log, rev, entry, data)
                 if texts is not None:
                     base_node, data = before_node, texts.delta(before, rev, stored, data)
                 else:
@@ -221,7 +226,7 @@ class Group:
                     else:
                         base = stored if stored in usable else _other_base(offset, p1, p2, before)
                     if base == -1 or full:
-                        if not is_text or not is_intact(data, node, p1_node, p2_node):
+                        if not is_text:
                             data = log.text(rev)
                         if data:
                             hunk = _INSERT.pack(0, 0, len(data))

@@ -8,6 +8,7 @@ these few deltas, when it is needed, and not at all in a linear history.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 
 import attrs
@@ -88,14 +89,14 @@ class Texts:
 
     def _patched(self, rev: int) -> bytes | None:
         """Make a text of what is remembered; ``None`` if something is missing or damaged."""
-        kept, deltas = self.kept, []
+        kept = self.kept
+        deltas: list[bytes] = []
         while rev in kept:
             base, data = kept[rev]
             if base == rev:
-                try:
-                    return mdiff.patches(data, deltas[::-1])
-                except mdiff.mpatch.mpatchError:
-                    return None
+                with contextlib.suppress(mdiff.mpatch.mpatchError):
+                    return bytes(mdiff.patches(data, deltas[::-1]))
+                break
             deltas.append(data)
             rev = base
         return None
