@@ -20,10 +20,12 @@ import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
+from changegroup_equality import COMPRESSED
 from changegroup_formats import Workshop
 from changegroup_histories import open_repository
 from mercurial import changegroup, discovery
 
+from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS
 from hgwire_wsgi.repositories.mercurial.changegroups.generator import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -40,6 +42,9 @@ VALUES = (
     *((field, value) for field in ("base", "p1", "p2") for value in (-(2**31), -7, -2, 10, 11, 1000, 2**31 - 2)),
 )
 """Fields and values for the entry of revision 10."""
+
+
+DETAILED = tuple((b"04", capabilities) for capabilities in ((), COMPRESSED) if b"04" in FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,9 @@ def outcome(chunks: Iterator[bytes]) -> tuple[bytes, str]:
     return bytes(found), ""
 
 
-def arguments(path: Path, newest: int, *, all_heads: bool, version: bytes = b"03") -> tuple[Any, ...]:
+def arguments(
+    path: Path, newest: int, *, all_heads: bool, version: bytes = b"03", capabilities: tuple[bytes, ...] = ()
+) -> tuple[Any, ...]:
     """What Mercurial passes to its generator.
 
     Args:
@@ -75,6 +82,7 @@ def arguments(path: Path, newest: int, *, all_heads: bool, version: bytes = b"03
         newest: how many changesets are wanted; 0 for all.
         all_heads: whether the last one is.
         version: of the changegroup.
+        capabilities: of the client.
     """
     repo = open_repository(path)
     last = len(repo) - 1
@@ -82,7 +90,7 @@ def arguments(path: Path, newest: int, *, all_heads: bool, version: bytes = b"03
     heads = [repo.changelog.node(last if all_heads else last - 1)]
     outgoing = discovery.outgoing(repo, common, heads)
     with mock.patch.object(changegroup.cgpacker, "generate", lambda *given: given):
-        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, version, b"serve")
+        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, version, b"serve", False, set(capabilities))
     return given
 
 
@@ -100,13 +108,13 @@ def compare(path: Path, newest: int = 0, **options: Any) -> str:
 def compare_all(path: Path) -> set[str]:
     """Compare full clones and pulls; returns the errors, without those before the generator is called."""
     errors = set()
-    for version in (b"01", b"03"):
+    for version, capabilities in ((b"01", ()), (b"03", ()), *DETAILED):
         for newest, all_heads in ((0, True), (5, True), (55, False)):
             try:
                 arguments(path, newest, all_heads=all_heads)
             except Exception:
                 continue
-            errors.add(compare(path, newest, all_heads=all_heads, version=version))
+            errors.add(compare(path, newest, all_heads=all_heads, version=version, capabilities=capabilities))
     return errors
 
 

@@ -187,7 +187,9 @@ def test_a_client_without_bundle2(plain: Path) -> None:
 
 
 def test_a_client_that_asks_for_an_experimental_version(plain: Path) -> None:
-    assert compare(plain, "04") == [mercurials("changegroup version")]
+    assert in_process(plain, versions="05", config=["experimental.changegroup5=yes"]) == [
+        mercurials("changegroup version")
+    ]
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ from struct import Struct
 
 import attrs
 import zstandard
+from mercurial import error
 from mercurial.revlogutils import constants
 
+from .details import Details, is_known
 from .revlogs import NODE, OFFSET_FLAGS, P1, P2, Entry, Revlog, Surprise
 from .texts import Texts, is_intact
 
@@ -63,17 +65,22 @@ class Format:
             its changeset, and in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
         chained: whether the base of each delta is the revision sent before.
+        detailed: whether :class:`~.details.Details` follow the header.
+        accepted: for these, first bytes of data that the client takes as they are stored.
     """
 
     header: Struct
     after_manifests: bytes = b""
     chained: bool = False
+    detailed: bool = False
+    accepted: Container[bytes] = frozenset()
 
 
 FORMATS: Mapping[bytes, Format] = {
     b"01": Format(Struct(">l20s20s20s0s20s"), chained=True),
     b"02": Format(Struct(">l20s20s20s20s20s")),
     b"03": Format(Struct(">l20s20s20s20s20s2x"), after_manifests=bytes(4)),
+    **({b"04": Format(Struct(">l20s20s20s20s20s"), bytes(4), detailed=True)} if is_known() else {}),
 }
 """The versions that are made here."""
 
@@ -160,7 +167,8 @@ class Group:
             # What Mercurial sends before its error, too.
             if parts:
                 yield b"".join(parts)
-            if isinstance(failure, _MISLED):
+            # Mercurial copies some data without a look.
+            if isinstance(failure, _MISLED) or (self.form.detailed and isinstance(failure, error.RevlogError)):
                 raise Surprise from failure
             raise
         if parts:
@@ -173,6 +181,7 @@ class Group:
         index, general, swaps = log.index, log.general_delta, log.swaps_parents
         pack, overhead = self.form.header.pack, self.form.header.size
         texts = Texts(log) if self.form.chained else None
+        details = Details(log, self.form.accepted) if self.form.detailed else None
         # Mercurial does not check texts that it only compares.
         checks = texts is None or look is not None
         null = before_node = index[-1][NODE]
@@ -196,6 +205,7 @@ class Group:
                 if length > BLOCK and length == len(segment):
                     # It is all that was read: free it before there are copies.
                     segment = b""
+                chunk = data if details is not None else b""
                 kind = data[:1]
                 if kind == b"(" or kind == b"x":
                     try:
@@ -235,6 +245,10 @@ class Group:
                         base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
                         if base != stored:
                             data = log.computed_delta(base, rev)
+                    if details is not None:
+                        hunk, data, swapped = details.of(rev, entry, base, data, chunk)
+                        if swapped:
+                            p1_node, p2_node = p2_node, p1_node
                 length = len(data) + len(hunk) + overhead
                 parts += pack(length, node, p1_node, p2_node, base_node, link), hunk, data
                 self.sent += 1

@@ -27,13 +27,13 @@ import attrs
 from mercurial import error, mdiff
 from mercurial import revlog as mercurial_revlog
 
-__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Batch", "Entry", "Revlog", "Surprise"]
+__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "SIZE", "Batch", "Entry", "Revlog", "Surprise"]
 __all__ += ["opened", "opened_file"]
 
 Entry = tuple[Any, ...]
 """An index entry, as Mercurial's index objects give it; the constants below name its items."""
 
-OFFSET_FLAGS, LENGTH, BASE, LINK, P1, P2, NODE = 0, 1, 3, 4, 5, 6, 7
+OFFSET_FLAGS, LENGTH, SIZE, BASE, LINK, P1, P2, NODE = range(8)
 
 _ENTRY_SIZE = 64
 _LINK_FIELD = 5
@@ -89,6 +89,8 @@ class Revlog:
             file, if it was read with the index.
         store: opens Mercurial's own object for the revlog.
         diff: computes a delta between two texts, as Mercurial does for this revlog.
+        is_file: whether it is the revlog of a file.
+        sparse: whether a full text or a delta against a snapshot is a snapshot; otherwise only a full text is one.
     """
 
     index: Any
@@ -98,6 +100,8 @@ class Revlog:
     read: Callable[[int, int], tuple[int, bytes]] | bytes
     store: Callable[[], Any]
     diff: Callable[[bytes, bytes], bytes]
+    is_file: bool = False
+    sparse: bool = False
 
     def links(self) -> Sequence[int]:
         """The changesets that introduced the revisions, for all of them."""
@@ -117,6 +121,18 @@ class Revlog:
         if base == rev:
             return -1
         return base if self.general_delta else rev - 1
+
+    def snapshot_level(self, rev: int, entry: Entry) -> int:
+        """The number of snapshots below a snapshot; -1 for another delta.
+
+        Raises:
+            Surprise: if Mercurial's index object cannot tell.
+        """
+        try:
+            is_snapshot = self.index.issnapshot(rev) if self.sparse else self.delta_parent(rev, entry) == -1
+            return len(self.index.deltachain(rev, None)[0]) - 1 if is_snapshot else -1
+        except AttributeError as failure:
+            raise Surprise from failure
 
     def text(self, rev: int) -> bytes:
         """The full text of a revision, checked, from Mercurial."""
@@ -220,6 +236,8 @@ def opened(store: Any) -> Iterator[Revlog | None]:
             read,
             lambda: store,
             getattr(revlog, "_diff_fn", mdiff.textdiff),
+            hasattr(store, "has_meta"),
+            revlog.delta_config.sparse_revlog,
         )
 
 
@@ -245,6 +263,7 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
         yield None
         return
     general, inline = bool(header & _GENERAL_DELTA), bool(header & _INLINE)
+    sparse = general and getattr(svfs.options.get(b"delta-config"), "sparse_revlog", False)
     arguments = (data, inline, general, bool(header & _DELTA_INFO))
     try:
         index, _ = mercurial_revlog.parse_index_v1(*arguments[:_PARSE_ARGUMENTS])
@@ -252,10 +271,10 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
         yield None
         return
     if inline:
-        yield Revlog(index, general, inline, False, data, store, _DIFF)
+        yield Revlog(index, general, inline, False, data, store, _DIFF, True, sparse)
         return
     with contextlib.closing(_DataFile(index, lambda: svfs(radix + b".d"))) as file:
-        yield Revlog(index, general, inline, False, file.read, store, _DIFF)
+        yield Revlog(index, general, inline, False, file.read, store, _DIFF, True, sparse)
 
 
 @attrs.define(eq=False)
