@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ class Index(list[tuple[Any, ...]]):
 
     def __getitem__(self, rev: Any) -> Any:
         return (0, 0, 0, -1, -1, -1, -1, NULL) if rev == -1 else super().__getitem__(rev)
+
+    def deltachain(self, rev: int, stop: None) -> tuple[list[int], bool]:
+        return [rev], False
 
 
 class Store:
@@ -256,6 +260,32 @@ def test_version_01() -> None:
     ]
     found = [b"".join(chunk) for chunk in expected]
     assert data == b"".join((len(chunk) + 4).to_bytes(4, "big") + chunk for chunk in found)
+
+
+DETAILED = Format(Struct(">l20s20s20s20s20s"), detailed=True, accepted=frozenset((b"x",)))
+"""As version 04, which is not made for all versions of Mercurial."""
+
+
+def test_version_04() -> None:
+    maker = Maker()
+    first = maker.add(b"\1\n", p1=-1)
+    stored = b"x" + zlib.compress(b"\1\ntext")[1:]
+    second = maker.add(b"\1\ntext", stored=stored, p1=-1, p2=0)
+    group = maker.group([0, 1], form=DETAILED)
+    group.log.is_file = True
+    (data,) = group.blocks(LINKS[:2], zlib.decompress)
+    at = int.from_bytes(data[:4], "big")
+    assert data[4:24] == first and data[138 - 4 : at] == b"\1\n"
+    # What begins with metadata and has a null parent has it second.
+    assert data[at + 4 : at + 64] == second + first + NULL
+    assert data[at + 134 :] == stored
+
+
+def test_damage_in_version_04_is_left_to_mercurial() -> None:
+    maker = Maker(text=error.RevlogError(b"damaged"))
+    maker.add(b"text", stored=b"uother")
+    with pytest.raises(Surprise):
+        list(maker.group([0], form=DETAILED).blocks(LINKS[:1], zlib.decompress))
 
 
 def test_only_full_texts() -> None:

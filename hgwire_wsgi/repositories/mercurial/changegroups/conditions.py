@@ -185,11 +185,12 @@ _READING = (
     *("__iter__", "__len__", "deltaparent", "emitrevisions", "flags", "iscensored", "linkrev", "node", "parentrevs"),
     *("rawdata", "rev", "revdiff"),
 )
-"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta."""
+"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta.  Not among them:
+``filelog.has_meta``, which the extension lfs replaces, for revisions with flags only."""
 
 _COMPUTING = (
-    *("_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta", "length", "parents", "rawsize"),
-    *("reachableroots", "start"),
+    *("_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta", "issnapshot", "length", "parents"),
+    *("raw_comp_chunk", "rawsize", "reachableroots", "snapshotdepth", "start"),
 )
 """Methods of revlogs that those use."""
 

@@ -7,7 +7,8 @@ would be valid, too, but would give other bytes.
 
 A full text is sent as a delta that inserts it into nothing.  Its hash is checked, as Mercurial does.
 
-In version 01, the base is always the revision sent before (``texts.py``).
+In version 01, the base is always the revision sent before (``texts.py``).  In version 04, a description follows the
+header, and full texts are sent as they are (``details.py``).
 
 Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads
 out of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its
