@@ -223,6 +223,20 @@ def test_a_base_that_the_client_lacks() -> None:
     assert made(Group.of(log, [3]))[0][3:] == (nodes[2], LINKS[0], b"delta of 2 3")
 
 
+def test_the_null_revision_does_not_stand_for_one_that_the_client_lacks() -> None:
+    """As many are asked for as there are, but not all of them."""
+
+    class Known(Store):
+        def reachableroots(self, *_: Any) -> list[int]:
+            return []
+
+    maker = Maker()
+    nodes = [maker.add(b"%d" % number) for number in range(2)]
+    maker.add(b"delta", base=1, p1=0)
+    log = Revlog(maker.index, True, False, False, maker.data, lambda: Known(delta=b"delta"))
+    assert [chunk[3] for chunk in made(Group.of(log, [-1, 0, 2]))] == [NULL, nodes[0]]
+
+
 def test_the_base_is_the_one_before() -> None:
     maker = Maker()
     first = maker.add(b"text")

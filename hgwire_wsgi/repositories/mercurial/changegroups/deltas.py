@@ -104,7 +104,8 @@ class Group:
             Surprise: if the index is damaged.
         """
         index = log.index
-        if full or len(revs) == len(index):
+        # The null revision is not one of the index.
+        if full or len(revs) - (-1 in revs[:1]) == len(index):
             return cls(log, revs, range(-1, len(index)), full)
         sent = set(revs)
         bases, known = {-1}, set()
