@@ -898,6 +898,8 @@ def test_a_renewed_repository_reads_its_parents_anew(repo: Path, hg: Hg) -> None
             dirstate.write(bytes.fromhex(node))
         with provider.lease("") as leased:
             assert leased.lookup(b".").hex() == node
+            # Read whole, as a hook may have done.
+            assert leased.local.dirstate._map.identity is not None
 
 
 @pytest.mark.parametrize("hook", ["python:os.path.isfile", "true"])
