@@ -188,12 +188,8 @@ class OpenRepository:
         Returns:
             Whether it was done.
         """
-        if not self._reads_again or state.configuration != self.state.configuration:
+        if not self._reads_again or state.configuration != self.state.configuration or not self.empty():
             return False
-        if not self.empty():
-            return False
-        # Otherwise it would be read again only if its stamps have changed, in whole seconds.
-        self.local.unfiltered().dirstate.invalidate()
         self.state = state
         return True
 
@@ -210,6 +206,8 @@ class OpenRepository:
         try:
             # Without the argument, it would read only files again whose stamps have changed, which is not enough.
             unfiltered.invalidate(clearfilecache=True)
+            # For the dirstate, that would be done only if its stamps have changed, in whole seconds.
+            unfiltered.dirstate.invalidate()
         except Exception:
             # Extensions extend it.  The request that drops the object has nothing to do with them.
             _log.debug("the caches of a repository could not be emptied", exc_info=True)
