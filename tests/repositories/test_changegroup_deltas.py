@@ -15,7 +15,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 
 from mercurial import error
 
-from hgwire_wsgi.repositories.mercurial.changegroups import deltas
+from hgwire_wsgi.repositories.mercurial.changegroups import deltas, generator
 from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS, Format, Group
 from hgwire_wsgi.repositories.mercurial.changegroups.revlogs import Revlog, Surprise
 
@@ -95,7 +95,7 @@ class Maker:
         return Group.of(log, form, revs, full=full)
 
 
-def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, ...]]:
     """Node, parents, base, link, and delta of each revision."""
     data = b"".join(blocks)
     found = []
@@ -108,7 +108,7 @@ def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, bytes, bytes, bytes, by
     return found
 
 
-def made(group: Group, **options: Any) -> list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]]:
+def made(group: Group, **options: Any) -> list[tuple[bytes, ...]]:
     return chunks(group.blocks(LINKS[: len(group.revs)], zstandard.ZstdDecompressor().decompress, **options))
 
 
@@ -239,6 +239,20 @@ def test_a_base_that_the_client_lacks() -> None:
     assert made(Group.of(log, FORM, [3]))[0][3:] == (nodes[2], LINKS[0], b"delta of 2 3")
 
 
+def test_the_null_revision_does_not_stand_for_one_that_the_client_lacks() -> None:
+    """As many are asked for as there are, but not all of them."""
+
+    class Known(Store):
+        def reachableroots(self, *_: Any) -> list[int]:
+            return []
+
+    maker = Maker()
+    nodes = [maker.add(b"%d" % number) for number in range(2)]
+    maker.add(b"delta", base=1, p1=0)
+    log = Revlog(maker.index, True, False, False, maker.data, lambda: Known(delta=b"delta"), difference)
+    assert [chunk[3] for chunk in made(Group.of(log, FORM, [-1, 0, 2]))] == [NULL, nodes[0]]
+
+
 def test_the_base_is_the_one_before() -> None:
     maker = Maker()
     first = maker.add(b"text")
@@ -322,3 +336,9 @@ def test_long_texts_come_alone() -> None:
 )
 def test_another_base(flags: int, p1: int, p2: int, base: int) -> None:
     assert deltas._other_base(flags, p1, p2, 9) == base
+
+
+def test_small_blocks_are_joined() -> None:
+    long = bytes(deltas.BLOCK)
+    assert list(generator._joined(iter([b"a", b"b", long, b"c"]))) == [b"ab", long, b"c"]
+    assert list(generator._joined(iter([long]))) == [long]

@@ -120,7 +120,8 @@ class Group:
             Surprise: if the index is damaged.
         """
         index = log.index
-        if full or form.chained or len(revs) == len(index):
+        # The null revision is not one of the index.
+        if full or form.chained or len(revs) - (-1 in revs[:1]) == len(index):
             return cls(log, form, revs, range(-1, len(index)), full)
         sent = set(revs)
         bases, known = {-1}, set()

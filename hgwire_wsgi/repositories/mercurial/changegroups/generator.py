@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import operator
 from binascii import unhexlify
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -131,8 +132,12 @@ class _Changegroup:
             return
         store = self.repo.changelog
         rev_of = store.index.rev
-        self.nodes_by_rev = dict(sorted(zip(map(rev_of, self.nodes), self.nodes, strict=True)))
-        revs, nodes = list(self.nodes_by_rev), list(self.nodes_by_rev.values())
+        revs, nodes = list(map(rev_of, self.nodes)), self.nodes
+        self.nodes_by_rev = dict(zip(revs, nodes, strict=True))
+        if not all(map(operator.lt, revs, itertools.islice(revs, 1, None))):
+            # Old commands name them in any order, and more than once.
+            self.nodes_by_rev = dict(sorted(self.nodes_by_rev.items()))
+            revs, nodes = list(self.nodes_by_rev), list(self.nodes_by_rev.values())
         with opened(store) as log:
             # Old releases stored changesets as deltas.
             group = self._group(log, revs, full=not store._storedeltachains)

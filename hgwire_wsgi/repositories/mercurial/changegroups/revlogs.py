@@ -17,6 +17,7 @@ the revlog to Mercurial, which reports what is wrong.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import struct
 from array import array
@@ -253,8 +254,11 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
     Yields:
         The revlog; ``None`` if it is empty, damaged or not of version 1.
     """
+    # One object for all deltas of a file: each reads the whole index.
+    store = functools.cache(store)
     data = svfs.tryread(radix + b".i")
     if len(data) > _LONG_INDEX:
+        del data
         with opened(store()) as revlog:
             yield revlog
         return
