@@ -88,14 +88,22 @@ def enable(unfiltered: Any, report: Callable[[str], object]) -> None:
     unfiltered._hgwire_changegroups = _Switch(reason)
 
 
-@contextlib.contextmanager
-def reporting(local: Any, report: Report | None) -> Iterator[None]:
+_UNREPORTED = contextlib.nullcontext()
+
+
+def reporting(local: Any, report: Report | None) -> contextlib.AbstractContextManager[None]:
     """Report the changegroups of a repository object that a command starts to make.
 
     Args:
         local: Mercurial's repository object, which :func:`enable` has seen.
-        report: is called with each changegroup when its last byte was taken, in the thread that takes it.
+        report: is called with each changegroup when its last byte was taken, in the thread that takes it; ``None`` if
+            nobody asks.
     """
+    return _UNREPORTED if report is None else _reporting(local, report)
+
+
+@contextlib.contextmanager
+def _reporting(local: Any, report: Report) -> Iterator[None]:
     switch = local.unfiltered()._hgwire_changegroups
     switch.report = report
     try:
