@@ -134,7 +134,8 @@ class State:
         hides: whether there may be hidden changesets.
         stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
             excluded: a streamed clone takes a lock in one, but changes nothing.
-        configuration: hashes and stamps of the files that decide how Mercurial opens the repository.
+        configuration: what decides how Mercurial opens the repository: where its folders are, and hashes and stamps of
+            files.
     """
 
     history: bytes
@@ -311,7 +312,8 @@ class StateReader:
         hashes = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
         hashes |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
         stamps: list[object] = []
-        configuration: list[object] = []
+        # Mercurial resolves links once, and another copy may have the same files by hard links.
+        configuration: list[object] = [os.path.realpath(root) for root in roots]
         for path, part in parts.items():
             digest = digests.get(path)
             hashes[part].update(digest.value if digest else b"-")
