@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
@@ -67,13 +69,29 @@ def test_only_folders_that_have_changed_are_read_again(root: Path, monkeypatch: 
     assert len(before.indexes) == 2
     with monkeypatch.context() as patched:
         patched.setattr("builtins.open", None)
-        assert before.read(path, 0) == Censored(before.indexes, 0)
+        assert before.read(path, 0) == attrs.evolve(before, time=0)
     (data / "new").write_bytes(index(CENSORED, CENSORED, inline=True))
     (data / "new").rename(data / "file.i")
-    after = Censored(before.indexes, time.time_ns() - 10**9).read(path, 0).indexes
+    after = attrs.evolve(before, time=time.time_ns() - 10**9).read(path, 0).indexes
     assert dict(after) == {**dict(before.indexes), os.fsencode(data / "file.i"): b"[0, 1]"}
     (data / "file.i").unlink()
     assert len(before.read(path, 0).indexes) == 1
+
+
+def test_another_copy_in_its_place_is_read(root: Path) -> None:
+    """Its folders are older, and renaming it does not change them."""
+    store = root / "store"
+    (store / "data" / "file.i").write_bytes(index(0, inline=True))
+    shutil.copytree(store, root / "copy")
+    (root / "copy" / "data" / "file.i").write_bytes(index(CENSORED, inline=True))
+    before = Censored().read(os.fsencode(root), time.time_ns() + 10**9)
+    assert before.indexes == ()
+    store.rename(root / "old")
+    (root / "copy").rename(store)
+    after = before.read(os.fsencode(root), time.time_ns())
+    assert after.indexes == ((os.fsencode(store / "data" / "file.i"), b"[0]"),)
+    shutil.rmtree(store)
+    assert after.read(os.fsencode(root), time.time_ns()).indexes == ()
 
 
 def test_what_cannot_be_read_has_no_flags(root: Path) -> None:

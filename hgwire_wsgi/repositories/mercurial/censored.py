@@ -39,10 +39,13 @@ class Censored:
     Attributes:
         indexes: path and censored revisions of each index that has some, sorted.
         time: when they were read, in nanoseconds.
+        store: device and inode of the folder that they were read in.  If another copy of the repository takes its
+            place, the times of its folders say nothing.
     """
 
     indexes: tuple[tuple[bytes, bytes], ...] = ()
     time: int = 0
+    store: tuple[int, int] | None = None
 
     def read(self, root: bytes, now: int) -> Censored:
         """Read the flags that may have changed.
@@ -51,16 +54,25 @@ class Censored:
             root: the ``.hg`` folder with the store.
             now: the present time in nanoseconds, or earlier by the precision of the file system's clock.
         """
-        known = dict(self.indexes)
+        store = _identity(root + b"/store")
+        known, time = (dict(self.indexes), self.time) if store == self.store else ({}, 0)
         found: dict[bytes, bytes] = {}
         for folder in _FOLDERS:
             for path, changed, names in _walk(root + folder):
                 for name in names:
                     index = path + b"/" + name
-                    flags = known.get(index, b"") if changed < self.time else _flags(index)
+                    flags = known.get(index, b"") if changed < time else _flags(index)
                     if flags:
                         found[index] = flags
-        return Censored(tuple(sorted(found.items())), now)
+        return Censored(tuple(sorted(found.items())), now, store)
+
+
+def _identity(path: bytes) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _walk(root: bytes) -> Iterator[tuple[bytes, int, list[bytes]]]:
