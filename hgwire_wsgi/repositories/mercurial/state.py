@@ -100,7 +100,7 @@ _GROWING = (b"/store/00changelog.i", b"/store/obsstore")
 That is the last 500 changesets.  Mercurial removes changesets by cutting the file and appending those that stay, so
 whatever was removed, the end changes.  Each entry has the hash of all ancestors, so the end of another copy differs,
 unless the two copies differ only in older heads, of equal sizes.  Even then the last transaction differs, on which
-small replies depend, and so do bundles that are requested by heads."""
+small replies depend; and a bundle that is requested by heads has those."""
 
 _DIRSTATE = b"/dirstate"
 _PARENTS = 80
