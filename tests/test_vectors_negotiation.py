@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import functools
 import hashlib
+import importlib.util
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -361,6 +362,10 @@ def check_length(answer: Answer, stream: bool) -> None:
     assert "Connection" not in answer.headers and "Transfer-Encoding" not in answer.headers
 
 
+ZLIB_HEADERS = {"7801": "785e"} if importlib.util.find_spec("zlib_ng") else {}
+"""How streams begin here that began differently when they were recorded: zlib-ng has another level 1."""
+
+
 def check_recorded(answer: Answer, asked: Recorded, texts: Texts, folder: Path = FOLDER) -> None:
     """The answer is the recorded one."""
     recorded = asked.answer
@@ -373,7 +378,7 @@ def check_recorded(answer: Answer, asked: Recorded, texts: Texts, folder: Path =
     assert engine == (recorded["prefix"]["engine"] if recorded["prefix"] else None)
     level = recorded.get("engine_level_bytes_hex")
     if level and engine in (None, "zlib"):
-        assert answer.body.removeprefix(b"\4zlib")[:2].hex() == level[:4]
+        assert answer.body.removeprefix(b"\4zlib")[:2].hex() == ZLIB_HEADERS.get(level[:4], level[:4])
     check_body(body, expected, asked, texts)
 
 
