@@ -6,8 +6,8 @@ index of the file.  A bundle made before would bring the content back, so bundle
 
 All indexes are read once, which takes about ten microseconds for each, and one for every five revisions.  Later, only
 those in folders that have changed are read: Mercurial replaces an index that it rewrites.  For each other folder there
-is one system call.  Flags of revisions that clients push may be noticed late, which does not matter, because the history
-has changed then, too.
+is one system call.  Flags of revisions that clients push may be noticed late, which does not matter, because the
+history has changed then, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class _Folder:
     """A folder of the store.
 
     Attributes:
-        place: device and inode.  If another copy of the repository takes its place, the times of its folders say nothing.
+        place: device and inode.  If another copy of the repository takes its place, the times of its folders say
+            nothing.
         folders: those in it.
         indexes: its censored ones.
     """
