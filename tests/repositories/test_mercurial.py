@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -900,6 +901,26 @@ def test_a_renewed_repository_reads_its_parents_anew(repo: Path, hg: Hg) -> None
             assert leased.lookup(b".").hex() == node
             # Read whole, as a hook may have done.
             assert leased.local.dirstate._map.identity is not None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_link_to_another_copy_is_followed(repo: Path, hg: Hg, tmp_path: Path, shared: bool) -> None:
+    """Copies made of hard links have the same configuration files, with the same stamps."""
+    served = current = tmp_path / "current"
+    current.symlink_to(repo, target_is_directory=True)
+    if shared:
+        served = tmp_path / "share"
+        hg("--config", "extensions.share=", "share", "-U", current, served)
+        (served / ".hg" / "sharedpath").write_bytes(os.fsencode(current / ".hg"))
+    copy = tmp_path / "copy"
+    shutil.copytree(repo, copy, copy_function=os.link)
+    add(copy, "another", hg)
+    provider = MercurialProvider({"served": served})
+    for place in copy, repo, copy:
+        current.unlink()
+        current.symlink_to(place, target_is_directory=True)
+        with provider.lease("served") as leased:
+            assert [node.hex() for node in leased.heads()] == [hg("log", "-R", place, "-r", "tip", "-T", "{node}")]
 
 
 @pytest.mark.parametrize("hook", ["python:os.path.isfile", "true"])

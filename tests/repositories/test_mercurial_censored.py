@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_only_folders_that_have_changed_are_read_again(root: Path, monkeypatch: 
     (data / "folder" / "file.i").unlink()
     (data / "folder").rmdir()
     assert [path for path, _ in after.read(path, settled).indexes] == [os.fsencode(data / "later" / "file.i")]
+
+
+def test_another_copy_in_its_place_is_read(root: Path) -> None:
+    """Its folders are older, and renaming it does not change them."""
+    store = root / "store"
+    (store / "data" / "file.i").write_bytes(index(0, inline=True))
+    shutil.copytree(store, root / "copy")
+    (root / "copy" / "data" / "file.i").write_bytes(index(CENSORED, inline=True))
+    before = Censored().read(os.fsencode(root), time.time_ns() + 10**9)
+    assert before.indexes == ()
+    store.rename(root / "old")
+    (root / "copy").rename(store)
+    after = before.read(os.fsencode(root), time.time_ns())
+    assert after.indexes == ((os.fsencode(store / "data" / "file.i"), b"[0]"),)
+    shutil.rmtree(store)
+    assert after.read(os.fsencode(root), time.time_ns()).indexes == ()
 
 
 def test_what_cannot_be_read_has_no_flags(root: Path) -> None:

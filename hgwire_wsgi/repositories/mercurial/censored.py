@@ -40,8 +40,16 @@ _Flags = tuple[tuple[bytes, bytes], ...]
 
 @attrs.frozen
 class _Folder:
-    """A folder of the store: the folders in it, and its censored indexes."""
+    """A folder of the store.
 
+    Attributes:
+        place: device and inode.  If another copy of the repository takes its place, the times of its folders say
+            nothing.
+        folders: those in it.
+        indexes: its censored ones.
+    """
+
+    place: tuple[int, int]
     folders: tuple[bytes, ...]
     indexes: _Flags
 
@@ -71,8 +79,10 @@ class Censored:
         for path in waiting:
             try:
                 folder = self._folders.get(path)
-                if os.stat(path).st_ctime_ns >= self.time or folder is None:
-                    folder = _read_folder(path)
+                found = os.stat(path)
+                place = found.st_dev, found.st_ino
+                if folder is None or folder.place != place or found.st_ctime_ns >= self.time:
+                    folder = _read_folder(path, place)
             except OSError:
                 continue
             folders[path] = folder
@@ -80,7 +90,7 @@ class Censored:
         return Censored(tuple(sorted(itertools.chain(*[each.indexes for each in folders.values()]))), now, folders)
 
 
-def _read_folder(path: bytes) -> _Folder:
+def _read_folder(path: bytes, place: tuple[int, int]) -> _Folder:
     folders, names = [], []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -89,7 +99,7 @@ def _read_folder(path: bytes) -> _Folder:
             elif entry.is_dir():
                 folders.append(entry.path)
     found = ((name, _flags(name)) for name in names)
-    return _Folder(tuple(folders), tuple([(name, flags) for name, flags in found if flags]))
+    return _Folder(place, tuple(folders), tuple([(name, flags) for name, flags in found if flags]))
 
 
 def _flags(path: bytes) -> bytes:

@@ -95,8 +95,8 @@ _LISTED: Mapping[bytes, Mapping[str, Check]] = {
     b"obsolete": {"store/obsstore": lambda repo: len(repo.unfiltered().obsstore)},
     b"phases": {name: _ALWAYS[name] for name in ("store/00changelog.i", "store/phaseroots")},
 }
-"""The namespaces of ``listkeys`` that need few files: finding out what the markers hide, or even reading them, can take a
-hundred times as long as the rest."""
+"""The namespaces of ``listkeys`` that need few files: finding out what the markers hide, or even reading them, can take
+a hundred times as long as the rest."""
 
 _PULL: Mapping[str, Check] = {
     **_ALWAYS,

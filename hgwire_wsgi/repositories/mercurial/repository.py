@@ -104,7 +104,7 @@ def is_bundle(path: bytes) -> bool:
 
 def _has_inner_hooks(ui: Any) -> bool:
     """Whether a hook runs in this process, where it gets the repository object."""
-    return any(callable(hook) or hook.startswith(b"python:") for _, hook in ui.configitems(b"hooks"))
+    return any(callable(hook) or (hook or b"").startswith(b"python:") for _, hook in ui.configitems(b"hooks"))
 
 
 def is_lfs_path(path: str) -> bool:

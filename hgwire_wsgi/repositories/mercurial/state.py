@@ -98,7 +98,9 @@ _GROWING = (b"/store/00changelog.i", b"/store/obsstore")
 """Files that grow and shrink at their end: of large ones, only the last 32 KiB and the size are hashed.
 
 That is the last 500 changesets.  Mercurial removes changesets by cutting the file and appending those that stay, so
-whatever was removed, the end changes.  A file that was replaced by another copy comes with another last transaction."""
+whatever was removed, the end changes.  Each entry has the hash of all ancestors, so the end of another copy differs,
+unless the two copies differ only in older heads, of equal sizes.  Even then the last transaction differs, on which
+small replies depend; and a bundle that is requested by heads has those."""
 
 _DIRSTATE = b"/dirstate"
 _PARENTS = 80
@@ -134,7 +136,8 @@ class State:
         hides: whether there may be hidden changesets.
         stamps: the stamps of the files, which change with every change, even one that is undone.  The folders are
             excluded: a streamed clone takes a lock in one, but changes nothing.
-        configuration: hashes and stamps of the files that decide how Mercurial opens the repository.
+        configuration: what decides how Mercurial opens the repository: where its folders are, and hashes and stamps of
+            files.
     """
 
     history: bytes
@@ -311,7 +314,8 @@ class StateReader:
         hashes = {"history": hashlib.sha256(), "shape": hashlib.sha256(self._salt)}
         hashes |= {"bookmarks": hashlib.sha256(), "others": hashlib.sha256()}
         stamps: list[object] = []
-        configuration: list[object] = []
+        # Mercurial resolves links once, and another copy may have the same files by hard links.
+        configuration: list[object] = [os.path.realpath(root) for root in roots]
         for path, part in parts.items():
             digest = digests.get(path)
             hashes[part].update(digest.value if digest else b"-")
