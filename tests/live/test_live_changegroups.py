@@ -83,7 +83,6 @@ def test_clones_are_sound(
     for clone in ("whole", "part"):
         hg("-R", clone, "verify", "-q")
         assert set(hg("-R", clone, "log", "-T", "{node} ").split()) == expected
-
     assert made() and set(made()) == {("hgwire", "")}
 
 
