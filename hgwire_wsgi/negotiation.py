@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -52,7 +53,8 @@ _MEDIA_TYPE_VERSIONS = {media_type: version for version, media_type in _MEDIA_TY
 class HeaderSource(Protocol):
     """Request headers by name, as HTTP spells them: ``X-HgProto-1``, ``Content-Length``.  A ``dict`` will do.
 
-    Everything here looks names up in exactly these spellings, so a source may keep a table of them.
+    Everything here looks names up in exactly these spellings, so a source may keep a table of them.  A source may also
+    have a method ``numbered(prefix)`` that does what :func:`numbered` does.
     """
 
     def get(self, name: str, /) -> str | None: ...
@@ -155,8 +157,11 @@ _USUAL_PROTOCOL = 500
 """Maximum length of a value whose parsed form is cached."""
 
 
-def numbered(headers: HeaderSource, prefix: str) -> list[str]:
+def numbered(headers: HeaderSource, prefix: str) -> Sequence[str]:
     """The values of the headers ``<prefix>1``, ``<prefix>2``, …, up to the first that is absent."""
+    own: Callable[[str], Sequence[str]] | None = getattr(headers, "numbered", None)
+    if own is not None:
+        return own(prefix)
     values: list[str] = []
     while (value := headers.get(f"{prefix}{len(values) + 1}")) is not None:
         values.append(value)

@@ -219,12 +219,14 @@ class AdmissionControl:
                 self._give_back(slot)
                 self._admit()
 
-    def _await(self, question: _Question) -> None:
-        """Wait until a request has its slot.
+    def _await(self, question: _Question | None) -> None:
+        """Wait until a request has its slot; ``None`` has it already.
 
         Raises:
             ServerBusy: if it is refused, or has waited for too long.
         """
+        if question is None:
+            return
         slot = question.slot
         if question in self._queue:
             question.admitted.wait(question.seconds)
@@ -242,15 +244,14 @@ class AdmissionControl:
 
     # All methods below are called with the lock held.
 
-    def _ask(self, slot: Slot) -> _Question:
-        """Give a request its slot, or a place in the queue, or neither."""
-        question = _Question(slot)
+    def _ask(self, slot: Slot) -> _Question | None:
+        """Give a request its slot, and return ``None``; or give it a place in the queue, or neither."""
         occupies = slot.lane != "make"
         has_room = not occupies or self._occupied() < self.slots
         if has_room and self._is_free(slot):
             self._take(slot)
-            question.admitted.set()
-            return question
+            return None
+        question = _Question(slot)
         if not occupies:
             question.seconds = self._settings.make_wait
         elif has_room and not self._is_waiting_enough(slot):

@@ -49,11 +49,15 @@ class ResponseCache:
     parts are kept once, and the first entry that has them pays for them.
 
     Args:
-        store: where they are stored.
+        store: where they are stored; ``None`` stores nothing.
+
+    Attributes:
+        enabled: whether there is a store.
     """
 
-    def __init__(self, store: ResponseStore[CachedResponse]) -> None:
-        self._store = store
+    def __init__(self, store: ResponseStore[CachedResponse] | None) -> None:
+        self.enabled = store is not None
+        self._store = MemoryStore(0) if store is None else store
         self._common: MemoryStore[Any] = MemoryStore(_COMMON)
 
     def get(self, key: ResponseKey) -> CachedResponse | None:

@@ -104,8 +104,8 @@ def open_response_cache(settings: CacheSettings) -> ResponseCache:
             return ResponseCache(settings.response_store())
     except OSError as error:
         _log.warning("there is no cache for small replies: %s", error)
-        return ResponseCache(MemoryStore(0))
-    return ResponseCache(MemoryStore(settings.memory))
+        return ResponseCache(None)
+    return ResponseCache(MemoryStore(settings.memory) if settings.memory else None)
 
 
 class PerProcess(Generic[_V]):

@@ -33,6 +33,8 @@ def escape(plain: bytes) -> bytes:
 
 def unescape(escaped: bytes) -> bytes:
     """Undo :func:`escape`; a colon that begins no escape stands for itself."""
+    if b":" not in escaped:
+        return escaped
     return escaped.replace(b":o", b",").replace(b":s", b";").replace(b":e", b"=").replace(b":c", b":")
 
 

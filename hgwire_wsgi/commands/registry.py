@@ -32,6 +32,7 @@ for ``any``, the type of the response value."""
 ProtocolVersion = Literal["v1", "v2"]
 
 _PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
+_VERSIONS: tuple[ProtocolVersion, ...] = get_args(ProtocolVersion)
 _BATCHED: tuple[ReplyKind, ...] = ("bytes", "any")
 
 
@@ -170,7 +171,7 @@ class CommandRegistry(Mapping[str, Command]):
         return cls(STANDARD_COMMANDS)
 
     def __getitem__(self, name: str) -> Command:
-        for version in (None, *get_args(ProtocolVersion)):
+        for version in (None, *_VERSIONS):
             if (command := self._commands.get((version, name))) is not None:
                 return command
         raise KeyError(name)
@@ -343,7 +344,7 @@ class CommandRegistry(Mapping[str, Command]):
         return [self._commands[key].describe() for key in order]
 
     def _drop(self, name: str) -> None:
-        for version in (None, *get_args(ProtocolVersion)):
+        for version in (None, *_VERSIONS):
             self._commands.pop((version, name), None)
 
     def _check_mutable(self) -> None:

@@ -20,7 +20,7 @@ import gc
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Generic, TypeVar
@@ -120,7 +120,7 @@ class Pool(Generic[_R, _S]):
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._openings: dict[str, _Opening[_R]] = {}
-        self._used: Counter[str] = Counter()
+        self._used: dict[str, int] = {}
         self._idle: OrderedDict[str, list[_R]] = OrderedDict()
         self._idle_count = 0
         self._cycles = _Cycles()
@@ -148,9 +148,12 @@ class Pool(Generic[_R, _S]):
 
     def _take(self, name: str) -> _R | None:
         with self._changed:
-            if not self._changed.wait_for(lambda: self._used[name] < self._leases, self._timeout):
-                raise RepositoryBusy("the repository is busy; try again later", headers=[("Retry-After", "5")])
-            self._used[name] += 1
+            used = self._used.get(name, 0)
+            if used >= self._leases:
+                if not self._changed.wait_for(lambda: self._used.get(name, 0) < self._leases, self._timeout):
+                    raise RepositoryBusy("the repository is busy; try again later", headers=[("Retry-After", "5")])
+                used = self._used.get(name, 0)
+            self._used[name] = used + 1
             unused = self._idle.get(name)
             if not unused:
                 return None

@@ -181,7 +181,7 @@ def test_a_narrow_client(plain: Path) -> None:
 
 
 def test_a_client_without_bundle2(plain: Path) -> None:
-    assert compare(plain, "") == compare(plain, "01") == [mercurials("changegroup version")]
+    assert compare(plain, "") == compare(plain, "01") == [OWN]
 
 
 @pytest.fixture
@@ -189,6 +189,11 @@ def packer(plain: Path) -> Iterator[Any]:
     """Mercurial's generator for a repository of the provider."""
     with MercurialProvider(plain).lease("") as repository:
         yield changegroup.getbundler(b"02", repository.local)  # type: ignore[attr-defined]  # of MercurialRepository
+
+
+def test_an_experimental_version(packer: Any) -> None:
+    packer.version = b"05"
+    assert reason_against(packer, True) == "changegroup version"
 
 
 def test_what_mercurial_itself_asks_for(packer: Any) -> None:
@@ -385,7 +390,7 @@ def test_where_a_function_comes_from() -> None:
 def test_every_listed_function_exists_in_some_version() -> None:
     """A misspelled name would protect nothing."""
     newer_or_older = {"candelta", "_emit_revisions", "read_delta_parents", "readdelta", "readfast"}
-    newer_or_older |= {"_builddeltaheader", "_init", "file", "filelog_radix_for_reading"}
+    newer_or_older |= {"_builddeltaheader", "_init", "file", "filelog_radix_for_reading", "raw_comp_chunk", "rev_diff"}
     for module, kind, names in conditions._FUNCTIONS:
         owner = getattr(module, kind) if kind else module
         if names is not conditions._READING:

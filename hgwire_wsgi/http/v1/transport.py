@@ -10,6 +10,7 @@ The policy is still asked, and the repository's state is still checked.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -27,7 +28,7 @@ from ...dispatch import BoundCommand, Dispatcher, Resolved
 from ...errors import RequestError
 from ...negotiation import ClientProtocol, ServerCapabilities, read_client_protocol, vary
 from ...repositories.base import Lease, Repository, RepositoryProvider
-from ...streams import coalesce
+from ...streams import Readable, coalesce
 from ..message import NO_STORE, NOSNIFF, PRIVATE, FileBody, FrontEndBody, Request, Response
 from ..refusals import refuse_cross_site
 from .bundles import LONG, KnownBundle, LongReplies, Question
@@ -41,6 +42,9 @@ _BATCH = "batch"
 _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
 
+
+_NO_BODY = io.BytesIO()
+"""The body of every ``GET`` without one."""
 
 _LONGEST_QUESTION = 64 * 1024
 """Maximum length of a query string whose reply is cached: it is part of the key."""
@@ -148,7 +152,7 @@ class V1Transport:
                     return Response(OK, [*known.headers], body)
         asked = _Asked(self.dispatcher, request, repository)
         found = self.authorize(request, name, repository, asked.own_call)
-        return self._run(request, asked, found, name, lease)
+        return self._run(request, asked, found, name, lease, question)
 
     def authorize(
         self,
@@ -222,9 +226,17 @@ class V1Transport:
         request.enter("send")
         return self.long_replies.open(request, known)
 
-    def _run(self, request: Request, asked: _Asked, command: Command, name: str, lease: Lease) -> Response:
+    def _run(
+        self,
+        request: Request,
+        asked: _Asked,
+        command: Command,
+        name: str,
+        lease: Lease,
+        question: Question | None,
+    ) -> Response:
         """Read the arguments of an allowed command, and run it."""
-        body = request.body.check()
+        body: Readable = _NO_BODY if request.is_plain_get else request.body.check()
         repository = lease.repository
         if command.permission == "push":
             # With or without a body, it may wait for a lock.
@@ -256,37 +268,57 @@ class V1Transport:
         rendered = self.long_replies.get(request, bound, name, lease, encodings, client)
         private = NO_STORE if rendered.error or bound.permission == "push" else PRIVATE
         headers = [("Content-Type", rendered.media_type), ("Vary", vary(request.headers)), private, NOSNIFF]
-        if rendered.stored_as and (question := self._question(request, bound.view)) is not None:
-            found = KnownBundle(bound.stamp, rendered.stored_as, request.commands, tuple(headers), bound.is_clone)
-            self.long_replies.remember(name, question, found)
-        elif isinstance(rendered.body, bytes) and not rendered.error and rendered.may_be_cached():
-            self._remember(request, bound, name, headers, rendered.body)
-        return self._response(headers, rendered, lease)
+        if question is not None and question[-1] == bound.view:
+            self._remember(request, question, bound, name, headers, rendered)
+        return self._response(request, headers, rendered, lease)
 
-    def _response(self, headers: list[tuple[str, str]], rendered: Rendered, lease: Lease) -> Response:
+    def _response(self, request: Request, headers: list[tuple[str, str]], rendered: Rendered, lease: Lease) -> Response:
         if isinstance(rendered.body, (bytes, FileBody, FrontEndBody)):
             lease.release()
             return Response(OK, headers, rendered.body, error=rendered.error)
-        chunks = coalesce(rendered.body, self.dispatcher.limits.chunk)
+        size = self.dispatcher.limits.chunk
+        chunks = coalesce(rendered.body, size)
         try:
             # The first chunk is made before the status is sent, so that an early failure gets its own status.
             first = next(chunks, b"")
         except BaseException:
             rendered.close()
             raise
+        if len(first) < size:
+            # It is also the last one, and occupies no thread while it is sent.
+            rendered.close()
+            lease.release()
+            whole = Response(OK, headers, first)
+            if whole.is_short:
+                request.leave()
+            return whole
         return Response(OK, headers, chain([first], chunks), (rendered.close, lease.release))
 
     def _remember(
-        self, request: Request, bound: BoundCommand, name: str, headers: list[tuple[str, str]], body: bytes
+        self,
+        request: Request,
+        question: Question,
+        bound: BoundCommand,
+        name: str,
+        headers: list[tuple[str, str]],
+        rendered: Rendered,
     ) -> None:
-        """Cache a short reply, if that is allowed and the repository has not changed."""
-        question = self._question(request, bound.view)
-        if question is None or not bound.cacheable or self.provider.change_stamp(name) != bound.stamp:
-            return
-        request.cache = "miss"
-        self.responses.put(
-            (name, bound.token, question), CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
-        )
+        """Remember how a request was answered; cache a short reply if that is allowed and nothing has changed."""
+        body = rendered.body
+        if rendered.stored_as:
+            known = KnownBundle(bound.stamp, rendered.stored_as, request.commands, tuple(headers), bound.is_clone)
+            self.long_replies.remember(name, question, known)
+        elif (
+            self.responses.enabled
+            and isinstance(body, bytes)
+            and not rendered.error
+            and rendered.may_be_cached()
+            and bound.cacheable
+            and self.provider.change_stamp(name) == bound.stamp
+        ):
+            request.cache = "miss"
+            found = CachedResponse(request.commands, tuple(headers), body, bound.is_clone)
+            self.responses.put((name, bound.token, question), found)
 
     def _question(self, request: Request, view: tuple[str, ...] | None) -> Question | None:
         """Everything that a reply can depend on, except the repository.

@@ -36,7 +36,7 @@ def _require_first_format(repo: Any) -> None:
 
 def _check_getbundle(repo: Any, arguments: dict[str, bytes]) -> None:
     """Drop arguments that Mercurial would warn about on stderr, and refuse bundle2 arguments without bundle2."""
-    for name in set(arguments) - {key.decode("ascii") for key in wireprototypes.GETBUNDLE_ARGUMENTS}:
+    for name in [name for name in arguments if name.encode("latin-1") not in wireprototypes.GETBUNDLE_ARGUMENTS]:
         del arguments[name]
     bundle2 = any(cap.startswith(b"HG2") for cap in arguments.get("bundlecaps", b"").split(b","))
     if not bundle2 and (foreign := sorted(set(arguments) - _BUNDLE1_ARGUMENTS)):

@@ -233,12 +233,15 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
             function, spec = wireprotov1server.commands[key]
             if (writes or _streams(name, arguments)) and has_journal(local):
                 _recover(local, protocol, context, report)
-            with _known_view(repo, report):
+            try:
                 check(name, repo, arguments)
                 if function is _KNOWN:
                     response: Response = _known(repo, decoded["nodes"])
                 else:
                     response = _convert(function(repo, protocol, *_positional(spec, arguments)), repo, report)
+            except KeyError as failure:
+                _report_unknown_view(failure, repo, report)
+                raise
         return _without_blank_lines(response) if name == "clonebundles" else response
 
     run.__name__ = name
@@ -246,14 +249,13 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
     return run
 
 
-@contextlib.contextmanager
-def _known_view(repo: Any, report: Report) -> Iterator[None]:
-    """Report a view of ``server.view`` that does not exist; only commands that look at changesets need it."""
-    try:
-        yield
-    except KeyError as failure:
-        if repo.filtername in repoview.filtertable or failure.args != (repo.filtername,):
-            raise
+def _report_unknown_view(failure: KeyError, repo: Any, report: Report) -> None:
+    """Report a view of ``server.view`` that does not exist, if that is the failure of a command.
+
+    Raises:
+        RepositoryUnusable: if it is.
+    """
+    if repo.filtername not in repoview.filtertable and failure.args == (repo.filtername,):
         report(f"server.view names no view that Mercurial has: {text(repo.filtername)}")
         raise RepositoryUnusable from failure
 

@@ -44,6 +44,25 @@ def message_of(failure: Exception) -> str:
     return raw.decode("utf-8", "replace").strip() or type(failure).__name__
 
 
+def _translation(failure: Exception, report: Report) -> HgWireError | None:
+    """What Mercurial's exception means to a client; ``None`` for any other, which is raised as it is."""
+    if isinstance(failure, error.LockError):
+        return RepositoryBusy("the repository is locked; try again later", headers=[("Retry-After", "5")])
+    if isinstance(failure, error.WdirUnsupported):
+        # The node that stands for the working directory, which no other repository has.
+        return CommandFailed(f"unknown revision '{'f' * 40}'")
+    if isinstance(failure, error.LookupError):
+        name = failure.name if isinstance(failure.name, bytes) else str(failure.name).encode("utf-8")
+        shown = name.hex() if len(name) in (20, 32) else name.decode("utf-8", "replace")
+        return CommandFailed(f"unknown revision '{shown}'")
+    if isinstance(failure, error.ConfigError):
+        report(message_of(failure))
+        return RepositoryUnusable()
+    if isinstance(failure, (error.Abort, error.RepoError, error.BundleValueError)):
+        return CommandFailed(message_of(failure))
+    return CommandFailed("the bundle is corrupt") if isinstance(failure, (zlib.error, EOFError)) else None
+
+
 @contextlib.contextmanager
 def translated(report: Report) -> Iterator[None]:
     """Translate Mercurial's exceptions; any other exception is a bug, here or in Mercurial.
@@ -53,24 +72,13 @@ def translated(report: Report) -> Iterator[None]:
     """
     try:
         yield
-    except error.LockError as failure:
-        raise RepositoryBusy("the repository is locked; try again later", headers=[("Retry-After", "5")]) from failure
     except HgWireError:
         raise
-    except error.WdirUnsupported as failure:
-        # The node that stands for the working directory, which no other repository has.
-        raise CommandFailed(f"unknown revision '{'f' * 40}'") from failure
-    except error.LookupError as failure:
-        name = failure.name if isinstance(failure.name, bytes) else str(failure.name).encode("utf-8")
-        shown = name.hex() if len(name) in (20, 32) else name.decode("utf-8", "replace")
-        raise CommandFailed(f"unknown revision '{shown}'") from failure
-    except error.ConfigError as failure:
-        report(message_of(failure))
-        raise RepositoryUnusable from failure
-    except (error.Abort, error.RepoError, error.BundleValueError) as failure:
-        raise CommandFailed(message_of(failure)) from failure
-    except (zlib.error, EOFError) as failure:
-        raise CommandFailed("the bundle is corrupt") from failure
+    except Exception as failure:
+        translation = _translation(failure, report)
+        if translation is None:
+            raise
+        raise translation from failure
 
 
 @contextlib.contextmanager
@@ -83,16 +91,18 @@ def translated_request(command: str, report: Report, *, has_arguments: bool = Tr
         has_arguments: whether the request has arguments that may be the cause.
     """
     try:
-        with translated(report):
-            yield
+        yield
     except HgWireError:
         raise
-    except _BAD_VALUE as failure:
-        if not has_arguments:
+    except Exception as failure:
+        translation = _translation(failure, report)
+        if translation is None and has_arguments and isinstance(failure, _BAD_VALUE):
+            _log.warning("%s: Mercurial could not process the request: %r", command, failure)
+            _log.debug("%s failed", command, exc_info=failure)
+            translation = InvalidArgument(f"{command}: malformed arguments")
+        if translation is None:
             raise
-        _log.warning("%s: Mercurial could not process the request: %r", command, failure)
-        _log.debug("%s failed", command, exc_info=failure)
-        raise InvalidArgument(f"{command}: malformed arguments") from failure
+        raise translation from failure
 
 
 def translated_chunks(chunks: Iterable[bytes], report: Report) -> Iterator[bytes]:

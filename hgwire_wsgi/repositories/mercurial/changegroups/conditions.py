@@ -22,6 +22,7 @@ import attrs
 from mercurial import (
     changegroup,
     changelog,
+    discovery,
     filelog,
     localrepo,
     manifest,
@@ -40,7 +41,7 @@ from mercurial.utils import storageutil
 from .. import garbage
 from .deltas import FORMATS
 
-__all__ = ["CONDITIONS", "Call", "Condition", "home_of", "reason_against"]
+__all__ = ["CONDITIONS", "Call", "Condition", "has_usual_history", "home_of", "reason_against"]
 
 
 @attrs.frozen(eq=False)
@@ -86,6 +87,16 @@ def reason_against(packer: Any, changelog: bool) -> str:
         if condition.holds(call):
             return condition.reason
     return ""
+
+
+def has_usual_history(local: Any) -> bool:
+    """Whether nothing is known to change which changesets of a repository object are sent.
+
+    Args:
+        local: Mercurial's repository object, unfiltered.
+    """
+    call = Call(None, local, True)
+    return not (_is_foreign_repository(call) or _has_foreign_functions(call) or _has_foreign_revlogs(call))
 
 
 # The request
@@ -200,16 +211,21 @@ _READING = (
     *("__iter__", "__len__", "deltaparent", "emitrevisions", "flags", "iscensored", "linkrev", "node", "parentrevs"),
     *("rawdata", "rev", "revdiff"),
 )
-"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta."""
+"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta.  Not among them:
+``filelog.has_meta``, which the extension lfs replaces, for revisions with flags only."""
 
 _COMPUTING = (
     *("__init__", "_candelta", "_emit_revisions", "_loadindex", "_revisiondata", "ancestors", "candelta", "checkhash"),
-    *("decompress", "length", "parents", "rawsize", "reachableroots", "start"),
+    *("decompress", "issnapshot", "length", "parents", "raw_comp_chunk", "rawsize", "reachableroots", "snapshotdepth"),
+    "start",
 )
 """Methods of revlogs that those use."""
 
 _OPENING = ("__call__", "join")
 """Methods that find and open the files of a store."""
+
+_CHOOSING = ("findcommonmissing", "heads")
+"""Methods of the changelog that ``seam.py`` replaces, or calls, to find out which changesets are sent."""
 
 _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     (
@@ -219,15 +235,16 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     ),
     *((changegroup, kind.__name__, _PACKING) for kind in _PACKERS),
     (revlog, "", ("parse_index_v1",)),
-    (revlog, "revlog", (*_READING, *_COMPUTING)),
-    (revlog, "_InnerRevlog", ("_chunk", "_chunks", "decompress", "get_segment_for_revs", "raw_text")),
+    (revlog, "revlog", (*_READING, *_COMPUTING, *_CHOOSING)),
+    (revlog, "_InnerRevlog", ("_chunk", "_chunks", "decompress", "get_segment_for_revs", "raw_text", "rev_diff")),
     (filelog, "filelog", _READING),
     (manifest, "manifestrevlog", _READING),
     (manifest, "manifestlog", ("__getitem__", "get", "getstorage", "rev")),
     (manifest, "manifestctx", ("read", "read_delta_parents", "readdelta", "readfast")),
     (manifest, "manifestdict", ("__init__", "iterentries")),
-    (changelog, "changelog", (*_READING, "changelogrevision", "read")),
+    (changelog, "changelog", (*_READING, *_CHOOSING, "changelogrevision", "read")),
     (changelog, "changelogrevision", ("__new__", "files", "manifest")),
+    (discovery, "outgoing", ("__init__", "_computecommonmissing", "common", "missing")),
     (localrepo, "localrepository", ("file", "narrowmatch")),
     (store, "basicstore", ("filelog_radix_for_reading",)),
     (store, "_fncachevfs", _OPENING),
@@ -256,7 +273,11 @@ def _places() -> Iterator[tuple[Mapping[str, Any], str, ModuleType]]:
             yield vars(module), kind, module
 
 
-_PLACES = tuple(_places())
+_PLACES = (
+    *_places(),
+    *((vars(mdiff), name, mdiff.bdiff) for name in ("manifest_diff", "storage_diff", "textdiff")),
+    (vars(mdiff), "patches", mdiff.mpatch),
+)
 
 
 _proved: list[tuple[Any, ...]] = [()]
