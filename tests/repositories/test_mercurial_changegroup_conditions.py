@@ -262,7 +262,7 @@ WRAPPERS = {
     "how an index is read": ("revlog", "'parse_index_v1'", "replaced functions"),
     "how data are decompressed": ("revlog.revlog", "'decompress'", "replaced functions"),
     "how a revlog is opened": ("revlog.revlog", "'__init__'", "replaced functions"),
-    "how a file of the store is named": ("store.basicstore", "'filelog_radix_for_reading'", "replaced functions"),
+    "how a file of the store is found": ("store._fncachevfs", "'join'", "replaced functions"),
     "the class of files": ("filelog", "'filelog'", "replaced functions"),
 }
 
