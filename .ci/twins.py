@@ -102,6 +102,14 @@ TESTS: dict[str, tuple[str, ...]] = {
             "repositories/test_changegroup_revlogs.py",
         ),
     ),
+    "repositories/mercurial/changegroups/details.py": (
+        *("repositories/test_changegroup_damage.py", "repositories/test_changegroup_details.py"),
+        "repositories/test_changegroup_equality.py",
+    ),
+    "repositories/mercurial/changegroups/texts.py": (
+        *("repositories/test_changegroup_damage.py", "repositories/test_changegroup_texts.py"),
+        "repositories/test_changegroup_equality.py",
+    ),
     "repositories/mercurial/changegroups/seam.py": ("repositories/test_mercurial_changegroup_seam.py",),
     "repositories/mercurial/checks.py": _BACKEND,
     "repositories/mercurial/commands.py": _BACKEND,

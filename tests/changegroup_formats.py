@@ -113,16 +113,21 @@ FORMATS: dict[str, Format] = {
         },
         has=frozenset({"bookmarksinstore", "internal-phase-2", "exp-archived-phase"}),
     ),
-    "file index": Format(
-        config={"format.use-fileindex-v1": "yes"}, has=frozenset({"fileindex-v1"}), reason="unknown requirement"
+    "file index": Format(config={"format.use-fileindex-v1": "yes"}, has=frozenset({"fileindex-v1"})),
+    "file index, plain encoding": Format(
+        config={
+            "format.use-fileindex-v1": "yes",
+            "format.exp-use-very-fragile-and-unsafe-plain-store-encoding": "yes",
+        },
+        has=frozenset({"fileindex-v1", "exp-very-fragile-and-unsafe-plain-store-encoding"}),
     ),
     "plain encoding": Format(
         config={
             "format.exp-use-very-fragile-and-unsafe-plain-store-encoding": "yes",
             "format.dotencode": "no",
         },
+        has=frozenset({"exp-very-fragile-and-unsafe-plain-store-encoding"}),
         lacks=frozenset({"dotencode"}),
-        reason="unknown requirement",
     ),
     "Mercurial 1.1": Format(
         config={**_FLAT, "format.dotencode": "no", "format.use-share-safe": "no", "format.revlog-compression": "zlib"},

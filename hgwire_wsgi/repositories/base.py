@@ -330,7 +330,8 @@ class RepositoryProvider(abc.ABC):
         - :meth:`locate` would find the repository at the same paths as before;
         - :meth:`change_stamp` would return the given stamp;
         - all users get the same replies (:meth:`RepositoryCommands.is_same_for_all`);
-        - :meth:`RepositoryCommands.check_access` refuses nothing.
+        - :meth:`RepositoryCommands.check_access` refuses nothing, and :meth:`RepositorySettings.is_member` depends on
+          nothing but its arguments.
 
         Args:
             name: of the repository.

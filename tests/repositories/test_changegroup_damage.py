@@ -20,10 +20,12 @@ import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
+from changegroup_equality import COMPRESSED
 from changegroup_formats import Workshop
 from changegroup_histories import open_repository
 from mercurial import changegroup, discovery
 
+from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS
 from hgwire_wsgi.repositories.mercurial.changegroups.generator import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -40,6 +42,9 @@ VALUES = (
     *((field, value) for field in ("base", "p1", "p2") for value in (-(2**31), -7, -2, 10, 11, 1000, 2**31 - 2)),
 )
 """Fields and values for the entry of revision 10."""
+
+
+DETAILED = tuple((b"04", capabilities) for capabilities in ((), COMPRESSED) if b"04" in FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +72,17 @@ def outcome(chunks: Iterator[bytes]) -> tuple[bytes, str]:
     return bytes(found), ""
 
 
-def arguments(path: Path, newest: int, *, all_heads: bool) -> tuple[Any, ...]:
+def arguments(
+    path: Path, newest: int, *, all_heads: bool, version: bytes = b"03", capabilities: tuple[bytes, ...] = ()
+) -> tuple[Any, ...]:
     """What Mercurial passes to its generator.
 
     Args:
         path: of the repository.
         newest: how many changesets are wanted; 0 for all.
         all_heads: whether the last one is.
+        version: of the changegroup.
+        capabilities: of the client.
     """
     repo = open_repository(path)
     last = len(repo) - 1
@@ -81,14 +90,15 @@ def arguments(path: Path, newest: int, *, all_heads: bool) -> tuple[Any, ...]:
     heads = [repo.changelog.node(last if all_heads else last - 1)]
     outgoing = discovery.outgoing(repo, common, heads)
     with mock.patch.object(changegroup.cgpacker, "generate", lambda *given: given):
-        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, b"03", b"serve")
+        given: tuple[Any, ...] = changegroup.makestream(repo, outgoing, version, b"serve", False, set(capabilities))
     return given
 
 
-def compare(path: Path, newest: int = 0, *, all_heads: bool = True) -> str:
-    """Compare both generators; returns the error."""
-    size, error = outcome(changegroup.cgpacker.generate(*arguments(path, newest, all_heads=all_heads)))
-    packer, common, nodes, by_linkrev, source = arguments(path, newest, all_heads=all_heads)
+def compare(path: Path, newest: int = 0, **options: Any) -> str:
+    """Compare both generators; returns the error.  The arguments are those of :func:`arguments`."""
+    options.setdefault("all_heads", True)
+    size, error = outcome(changegroup.cgpacker.generate(*arguments(path, newest, **options)))
+    packer, common, nodes, by_linkrev, source = arguments(path, newest, **options)
     ours, our_error = outcome(generate(packer, common, nodes, by_linkrev, source, lambda reason: None))
     assert our_error == error
     assert ours.startswith(size) if error else ours == size
@@ -98,12 +108,13 @@ def compare(path: Path, newest: int = 0, *, all_heads: bool = True) -> str:
 def compare_all(path: Path) -> set[str]:
     """Compare full clones and pulls; returns the errors, without those before the generator is called."""
     errors = set()
-    for newest, all_heads in ((0, True), (5, True), (55, False)):
-        try:
-            arguments(path, newest, all_heads=all_heads)
-        except Exception:
-            continue
-        errors.add(compare(path, newest, all_heads=all_heads))
+    for version, capabilities in ((b"01", ()), (b"03", ()), *DETAILED):
+        for newest, all_heads in ((0, True), (5, True), (55, False)):
+            try:
+                arguments(path, newest, all_heads=all_heads)
+            except Exception:
+                continue
+            errors.add(compare(path, newest, all_heads=all_heads, version=version, capabilities=capabilities))
     return errors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 from mercurial import error
 
 from hgwire_wsgi.repositories.mercurial.changegroups import deltas, generator
-from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS, Group
+from hgwire_wsgi.repositories.mercurial.changegroups.deltas import FORMATS, Format, Group
 from hgwire_wsgi.repositories.mercurial.changegroups.revlogs import Revlog, Surprise
 
 NULL = bytes(20)
@@ -28,6 +29,9 @@ class Index(list[tuple[Any, ...]]):
 
     def __getitem__(self, rev: Any) -> Any:
         return (0, 0, 0, -1, -1, -1, -1, NULL) if rev == -1 else super().__getitem__(rev)
+
+    def deltachain(self, rev: int, stop: None) -> tuple[list[int], bool]:
+        return [rev], False
 
 
 class Store:
@@ -53,6 +57,10 @@ class Store:
         return b"%s of %s" % (result, b" ".join(b"%d" % rev for rev in revs))
 
 
+def difference(old: bytes, new: bytes) -> bytes:
+    return b"%s to %s" % (old, new)
+
+
 class Maker:
     """Makes a revlog whose data are not inline."""
 
@@ -74,9 +82,17 @@ class Maker:
         self.data += stored
         return node
 
-    def group(self, revs: Sequence[int], *, general: bool = True, swaps: bool = False, full: bool = False) -> Group:
-        log = Revlog(self.index, general, False, swaps, self.data, lambda: Store(**self.results))
-        return Group.of(log, revs, full=full)
+    def group(
+        self,
+        revs: Sequence[int],
+        *,
+        form: Format = FORM,
+        general: bool = True,
+        swaps: bool = False,
+        full: bool = False,
+    ) -> Group:
+        log = Revlog(self.index, general, False, swaps, self.data, lambda: Store(**self.results), difference)
+        return Group.of(log, form, revs, full=full)
 
 
 def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, ...]]:
@@ -93,7 +109,7 @@ def chunks(blocks: Iterator[bytes]) -> list[tuple[bytes, ...]]:
 
 
 def made(group: Group, **options: Any) -> list[tuple[bytes, ...]]:
-    return chunks(group.blocks(FORM, LINKS[: len(group.revs)], zstandard.ZstdDecompressor().decompress, **options))
+    return chunks(group.blocks(LINKS[: len(group.revs)], zstandard.ZstdDecompressor().decompress, **options))
 
 
 def insert(text: bytes) -> bytes:
@@ -153,7 +169,7 @@ def test_a_wrong_hash_is_mercurials_to_report() -> None:
     maker.add(b"text")
     maker.add(b"other text", stored=b"uother test")
     group = maker.group([0, 1])
-    blocks = group.blocks(FORM, LINKS[:2], zlib.decompress)
+    blocks = group.blocks(LINKS[:2], zlib.decompress)
     assert len(chunks(iter([next(blocks)]))) == 1
     with pytest.raises(error.RevlogError):
         next(blocks)
@@ -169,7 +185,7 @@ def test_a_surprise_ends_the_group(options: dict[str, int]) -> None:
     maker.add(b"text")
     maker.index.append((len(maker.data) << 16 | options.pop("flags", 0), 0, 0, *_entry(**options)))
     group = maker.group([0, 1])
-    blocks = group.blocks(FORM, LINKS[:2], zlib.decompress)
+    blocks = group.blocks(LINKS[:2], zlib.decompress)
     assert next(blocks)
     with pytest.raises(Surprise):
         next(blocks)
@@ -205,9 +221,9 @@ def test_a_damaged_index_leads_nowhere() -> None:
     for _ in range(3):
         maker.add(b"text")
     maker.add(b"delta", base=1, p1=2)
-    log = Revlog(maker.index, True, False, False, maker.data, Lost)
+    log = Revlog(maker.index, True, False, False, maker.data, Lost, difference)
     with pytest.raises(Surprise):
-        Group.of(log, [3])
+        Group.of(log, FORM, [3])
 
 
 def test_a_base_that_the_client_lacks() -> None:
@@ -219,8 +235,22 @@ def test_a_base_that_the_client_lacks() -> None:
     maker = Maker()
     nodes = [maker.add(b"%d" % number) for number in range(3)]
     maker.add(b"delta", base=1, p1=2)
-    log = Revlog(maker.index, True, False, False, maker.data, lambda: Known(delta=b"delta"))
-    assert made(Group.of(log, [3]))[0][3:] == (nodes[2], LINKS[0], b"delta of 2 3")
+    log = Revlog(maker.index, True, False, False, maker.data, lambda: Known(delta=b"delta"), difference)
+    assert made(Group.of(log, FORM, [3]))[0][3:] == (nodes[2], LINKS[0], b"delta of 2 3")
+
+
+def test_the_null_revision_does_not_stand_for_one_that_the_client_lacks() -> None:
+    """As many are asked for as there are, but not all of them."""
+
+    class Known(Store):
+        def reachableroots(self, *_: Any) -> list[int]:
+            return []
+
+    maker = Maker()
+    nodes = [maker.add(b"%d" % number) for number in range(2)]
+    maker.add(b"delta", base=1, p1=0)
+    log = Revlog(maker.index, True, False, False, maker.data, lambda: Known(delta=b"delta"), difference)
+    assert [chunk[3] for chunk in made(Group.of(log, FORM, [-1, 0, 2]))] == [NULL, nodes[0]]
 
 
 def test_the_base_is_the_one_before() -> None:
@@ -230,6 +260,46 @@ def test_the_base_is_the_one_before() -> None:
     third = maker.add(b"delta", base=0, p1=0)
     found = made(maker.group([0, 1, 2], general=False))
     assert [(chunk[0], chunk[3]) for chunk in found] == [(first, NULL), (second, first), (third, second)]
+
+
+def test_version_01() -> None:
+    maker = Maker()
+    nodes = [maker.add(text) for text in (b"one", b"two")]
+    nodes.append(maker.add(b"delta", base=1, p1=0))
+    data = b"".join(maker.group([0, 1, 2], form=FORMATS[b"01"]).blocks(LINKS[:3], zlib.decompress))
+    expected = [
+        (nodes[0], NULL, NULL, LINKS[0], b" to one"),
+        (nodes[1], NULL, NULL, LINKS[1], b"one to two"),
+        (nodes[2], nodes[0], NULL, LINKS[2], b"delta"),
+    ]
+    found = [b"".join(chunk) for chunk in expected]
+    assert data == b"".join((len(chunk) + 4).to_bytes(4, "big") + chunk for chunk in found)
+
+
+DETAILED = Format(Struct(">l20s20s20s20s20s"), detailed=True, accepted=frozenset((b"x",)))
+"""As version 04, which is not made for all versions of Mercurial."""
+
+
+def test_version_04() -> None:
+    maker = Maker()
+    first = maker.add(b"\1\n", p1=-1)
+    stored = b"x" + zlib.compress(b"\1\ntext")[1:]
+    second = maker.add(b"\1\ntext", stored=stored, p1=-1, p2=0)
+    group = maker.group([0, 1], form=DETAILED)
+    group.log.is_file = True
+    (data,) = group.blocks(LINKS[:2], zlib.decompress)
+    at = int.from_bytes(data[:4], "big")
+    assert data[4:24] == first and data[138 - 4 : at] == b"\1\n"
+    # What begins with metadata and has a null parent has it second.
+    assert data[at + 4 : at + 64] == second + first + NULL
+    assert data[at + 134 :] == stored
+
+
+def test_damage_in_version_04_is_left_to_mercurial() -> None:
+    maker = Maker(text=error.RevlogError(b"damaged"))
+    maker.add(b"text", stored=b"uother")
+    with pytest.raises(Surprise):
+        list(maker.group([0], form=DETAILED).blocks(LINKS[:1], zlib.decompress))
 
 
 def test_only_full_texts() -> None:
@@ -255,7 +325,7 @@ def test_long_texts_come_alone() -> None:
     long = b"long" * deltas.BLOCK
     for text in (b"short", long, b"short", b"delta"):
         maker.add(text, p1=len(maker.index) - 1)
-    blocks = list(maker.group(range(4)).blocks(FORM, LINKS[:4], zlib.decompress))
+    blocks = list(maker.group(range(4)).blocks(LINKS[:4], zlib.decompress))
     assert blocks[1] == long
     assert len(blocks) == 3
 

@@ -14,7 +14,7 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 
 from changegroup_equality import Comparison, Request, pairs, versions, whole
 from changegroup_formats import FORMATS, Workshop
-from changegroup_histories import HISTORIES, NULL, open_repository
+from changegroup_histories import HISTORIES, NULL, Builder, open_repository
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -81,6 +81,22 @@ def test_a_new_object_gives_the_same(workshop: Workshop) -> None:
         repo = workshop.open(history, "native deltas")
         for request in pairs(repo, 5, random.Random(history)):
             Comparison().check(repo, request, open_repository(workshop.path(history, "native deltas")))
+
+
+def test_the_null_manifest_and_all_manifests_but_one(tmp_path: Path) -> None:
+    """As many as the revlog has, and a stored delta is against the one that is not sent."""
+    config = FORMATS["not general"].config
+    repo = open_repository(tmp_path / "repository", config, create=True).unfiltered()
+    with repo.wlock(), repo.lock(), repo.transaction(b"history"):
+        make = Builder(repo, random.Random(1))
+        make.commit(message=b"empty")
+        root = make.commit({b"file%02d" % number: b"%d\n" % number for number in range(40)})
+        make.commit({b"file01": b"other\n"}, parent=root)
+        head = make.commit({b"file02": b"another\n"}, parent=root)
+    assert repo.manifestlog.getstorage(b"").get_revlog().deltaparent(2) == 1
+    repo = open_repository(tmp_path / "repository", config)
+    for version, _ in versions(repo):
+        Comparison().check(repo, Request((NULL,), (head,), "served", version))
 
 
 def test_nothing_to_send(workshop: Workshop) -> None:

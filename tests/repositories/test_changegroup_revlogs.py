@@ -47,6 +47,23 @@ def test_a_file_is_read_as_mercurial_reads_it(workshop: Workshop, form: str) -> 
         assert log.computed_delta(1, 3) == theirs.revdiff(1, 3)
 
 
+def test_mercurials_object_is_made_once_if_at_all(workshop: Workshop) -> None:
+    """It reads the whole index, so one for each delta would take quadratic time."""
+    repo = workshop.open("straight", "not general")
+    made = []
+
+    def store() -> Any:
+        made.append(repo.file(PATH))
+        return made[-1]
+
+    with opened_file(repo.svfs, RADIX, store) as log:
+        assert log is not None and not made
+        for rev in range(3, 6):
+            assert log.computed_delta(1, rev) == repo.file(PATH)._revlog.revdiff(1, rev)
+            log.text(rev)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("form", ["committed", "all split"])
 @pytest.mark.parametrize("log", ["changelog", "manifest", "file", "long file"])
 @pytest.mark.parametrize(("batch", "window", "gap"), [(1024, 1 << 20, 1 << 16), (4, 1 << 20, 1 << 16), (1024, 300, 10)])

@@ -873,6 +873,44 @@ def test_an_open_repository_is_brought_to_the_next_state(repo: Path, hg: Hg, mon
     assert opened_in(provider) is not after, "it cannot be emptied"
 
 
+def test_a_renewed_repository_finds_new_tags(repo: Path, hg: Hg) -> None:
+    provider = MercurialProvider(repo)
+
+    def where(tag: bytes) -> str:
+        with provider.lease("") as leased:
+            return leased.lookup(tag).hex()
+
+    add(repo, "another", hg)
+    for revision in "0", "1":
+        node = hg("log", "-R", repo, "-r", revision, "-T", "{node}")
+        for options in [], ["--local"]:
+            hg("tag", "-R", repo, "-f", "-r", revision, *options, f"tag{options}")
+            assert where(f"tag{options}".encode()) == node
+
+
+def test_a_renewed_repository_reads_its_parents_anew(repo: Path, hg: Hg) -> None:
+    """Mercurial takes files for equal that were changed in the same second and have the same size and inode."""
+    provider = MercurialProvider(repo)
+    add(repo, "another", hg)
+    nodes = [hg("log", "-R", repo, "-r", revision, "-T", "{node}") for revision in ("0", "1")]
+    for node in nodes * 4:
+        with (repo / ".hg" / "dirstate").open("r+b") as dirstate:
+            dirstate.write(bytes.fromhex(node))
+        with provider.lease("") as leased:
+            assert leased.lookup(b".").hex() == node
+            # Read whole, as a hook may have done.
+            assert leased.local.dirstate._map.identity is not None
+
+
+@pytest.mark.parametrize("hook", ["python:os.path.isfile", "true"])
+def test_a_hook_in_python_may_have_changed_the_object(repo: Path, hg: Hg, hook: str) -> None:
+    provider = MercurialProvider(repo)
+    (repo / ".hg" / "hgrc").write_text(f"[hooks]\nincoming = {hook}\n")
+    before = opened_in(provider)
+    add(repo, "another", hg)
+    assert (opened_in(provider) is before) == (hook == "true")
+
+
 def test_a_repository_with_extensions_is_opened_in_each_state(repo: Path, hg: Hg) -> None:
     provider = MercurialProvider(repo)
     (repo / ".hg" / "hgrc").write_text("[extensions]\nshare =\n")

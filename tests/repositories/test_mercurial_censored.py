@@ -63,17 +63,35 @@ def test_only_folders_that_have_changed_are_read_again(root: Path, monkeypatch: 
     for folder in (data, data / "folder"):
         (folder / "file.i").write_bytes(index(0, CENSORED, inline=True))
     path = os.fsencode(root)
-    before = Censored().read(path, time.time_ns() + 10**9)
-    assert len(before.indexes) == 2
-    with monkeypatch.context() as patched:
-        patched.setattr("builtins.open", None)
-        assert before.read(path, 0) == Censored(before.indexes, 0)
+    unsettled = Censored().read(path, 0)
+    before = unsettled.read(path, time.time_ns() + 10**9)
+    assert len(before.indexes) == 2 and before.indexes == unsettled.indexes
+    scanned: list[str] = []
+    scan = os.scandir
+
+    def watch(folder: bytes) -> object:
+        scanned.append(os.path.relpath(os.fsdecode(folder), root / "store"))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", watch)
+    assert before.read(path, 7) == Censored(before.indexes, 7)
+    assert scanned == []
+    settled = max(folder.stat().st_ctime_ns for folder in (data, data / "folder", root / "store" / "dh")) + 1
+    before = before.read(path, settled)
+    while time.time_ns() < settled + 10**7:
+        time.sleep(0.01)
     (data / "new").write_bytes(index(CENSORED, CENSORED, inline=True))
     (data / "new").rename(data / "file.i")
-    after = Censored(before.indexes, time.time_ns() - 10**9).read(path, 0).indexes
-    assert dict(after) == {**dict(before.indexes), os.fsencode(data / "file.i"): b"[0, 1]"}
+    after = before.read(path, settled)
+    assert scanned == ["data"]
+    assert dict(after.indexes) == {**dict(before.indexes), os.fsencode(data / "file.i"): b"[0, 1]"}
     (data / "file.i").unlink()
-    assert len(before.read(path, 0).indexes) == 1
+    assert [path for path, _ in after.read(path, settled).indexes] == [os.fsencode(data / "folder" / "file.i")]
+    (data / "later").mkdir()
+    (data / "later" / "file.i").write_bytes(index(CENSORED, inline=True))
+    (data / "folder" / "file.i").unlink()
+    (data / "folder").rmdir()
+    assert [path for path, _ in after.read(path, settled).indexes] == [os.fsencode(data / "later" / "file.i")]
 
 
 def test_what_cannot_be_read_has_no_flags(root: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import os
 import subprocess
@@ -183,7 +181,7 @@ def test_a_narrow_client(plain: Path) -> None:
 
 
 def test_a_client_without_bundle2(plain: Path) -> None:
-    assert compare(plain, "") == compare(plain, "01") == [mercurials("changegroup version")]
+    assert compare(plain, "") == compare(plain, "01") == [OWN]
 
 
 @pytest.fixture
@@ -191,6 +189,11 @@ def packer(plain: Path) -> Iterator[Any]:
     """Mercurial's generator for a repository of the provider."""
     with MercurialProvider(plain).lease("") as repository:
         yield changegroup.getbundler(b"02", repository.local)  # type: ignore[attr-defined]  # of MercurialRepository
+
+
+def test_an_experimental_version(packer: Any) -> None:
+    packer.version = b"05"
+    assert reason_against(packer, True) == "changegroup version"
 
 
 def test_what_mercurial_itself_asks_for(packer: Any) -> None:
@@ -209,6 +212,16 @@ def test_a_transaction(packer: Any) -> None:
     with local.lock(), local.transaction(b"test"):
         assert reason_against(packer, True) == "transaction"
     assert reason_against(packer, True) == ""
+
+
+def test_the_transaction_of_a_hook(tmp_path: Path) -> None:
+    """It splits a revlog, which is then found under another name."""
+    path = make(tmp_path / "repo")
+    (path / "a").write_bytes(os.urandom(300_000))
+    program = f'"{sys.executable}" "{changegroup_program.__file__}" "{path}" "{{}}" > "{tmp_path / "made"}"'
+    settings = ("--config", f"hooks.pretxncommit={program}")
+    hg_("-R", path, *settings, "commit", "-m", "long")
+    assert [tuple(made) for made in json.loads((tmp_path / "made").read_text())] == [mercurials("transaction")]
 
 
 # Settings
@@ -244,6 +257,12 @@ WRAPPERS = {
     "a revlog": ("revlog.revlog", "'revdiff'", "replaced functions"),
     "what a class inherits": ("changelog.changelog", "'rawdata'", "replaced functions"),
     "a file": ("filelog.filelog", "'emitrevisions'", "replaced functions"),
+    "how files are read": ("vfs.abstractvfs", "'tryread'", "replaced functions"),
+    "how files are opened": ("vfs.vfs", "'__call__'", "replaced functions"),
+    "how an index is read": ("revlog", "'parse_index_v1'", "replaced functions"),
+    "how data are decompressed": ("revlog.revlog", "'decompress'", "replaced functions"),
+    "how a revlog is opened": ("revlog.revlog", "'__init__'", "replaced functions"),
+    "how a file of the store is named": ("store.basicstore", "'filelog_radix_for_reading'", "replaced functions"),
     "the class of files": ("filelog", "'filelog'", "replaced functions"),
 }
 
@@ -252,9 +271,9 @@ WRAPPERS = {
 def test_an_extension_that_wraps(plain: Path, tmp_path: Path, owner: str, name: str, reason: str) -> None:
     extension = tmp_path / "wrapper.py"
     extension.write_text(
-        "from mercurial import changegroup, changelog, extensions, filelog, revlog\n"
+        "from mercurial import changegroup, changelog, extensions, filelog, revlog, store, vfs\n"
         "def extsetup(ui):\n"
-        f"    if isinstance({owner}, type) or {name} == 'deltagroup':\n"
+        f"    if {name} != 'filelog':\n"
         f"        extensions.wrapfunction({owner}, {name}, lambda orig, *args, **kwargs: orig(*args, **kwargs))\n"
         "    else:\n"
         "        class filelog_(filelog.filelog):\n"
@@ -300,11 +319,21 @@ def test_extensions_that_do_not_matter(plain: Path) -> None:
     assert in_process(plain, config=[f"extensions.{name}=" for name in names]) == [OWN]
 
 
-def test_largefiles(plain: Path) -> None:
-    """From Mercurial 7.2 it puts a class with its own ``file`` under each repository."""
-    overrides = "def file(" in inspect.getsource(importlib.import_module("hgext.largefiles.reposetup"))
-    expected = mercurials("unknown kind of repository") if overrides else OWN
-    assert in_process(plain, config=["extensions.largefiles="]) == [expected]
+def test_largefiles(plain: Path, tmp_path: Path) -> None:
+    """From Mercurial 7.2 it puts a class with its own ``file`` under each repository, which changes no revision."""
+    assert in_process(plain, config=["extensions.largefiles="]) == [OWN]
+    path = make(tmp_path / "repo", "extensions.largefiles=")
+    (path / "large").write_bytes(bytes(range(256)) * 100)
+    hg_("-R", path, "--config", "extensions.largefiles=", "add", "-q", "--large", path / "large")
+    hg_("-R", path, "--config", "extensions.largefiles=", "commit", "-m", "large")
+    # A head on which a delta has to be computed.
+    hg_("-R", path, "--config", "extensions.largefiles=", "update", "-q", "0")
+    (path / "a").write_text("".join(f"line {line}\n" for line in range(150)))
+    hg_("-R", path, "--config", "extensions.largefiles=", "commit", "-m", "head")
+    first, head = (hg_("-R", path, "log", "-r", rev, "-T", "{node}") for rev in ("0", "tip"))
+    heads = hg_("-R", path, "log", "-r", "heads(all())", "-T", "{node} ").strip()
+    requests = [{"heads": heads}, {"heads": head}, {"common": first, "heads": head}]
+    assert in_process(path, config=["extensions.largefiles="], requests=requests) == [OWN] * 3
 
 
 def _has_evolve() -> bool:
@@ -361,7 +390,7 @@ def test_where_a_function_comes_from() -> None:
 def test_every_listed_function_exists_in_some_version() -> None:
     """A misspelled name would protect nothing."""
     newer_or_older = {"candelta", "_emit_revisions", "read_delta_parents", "readdelta", "readfast"}
-    newer_or_older |= {"_builddeltaheader", "_init", "file"}
+    newer_or_older |= {"_builddeltaheader", "_init", "file", "filelog_radix_for_reading", "raw_comp_chunk", "rev_diff"}
     for module, kind, names in conditions._FUNCTIONS:
         owner = getattr(module, kind) if kind else module
         if names is not conditions._READING:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra hgwire-wsgi[mercurial]")
 
-from mercurial import extensions, wireprotoserver
+from mercurial import extensions, scmutil, wireprotoserver
 from mercurial.hgweb import common
 from test_mercurial_middleware import ask
 
@@ -134,6 +134,11 @@ def test_what_an_extension_adds_is_asked(root: Path, monkeypatch: pytest.MonkeyP
         own = wireprotoserver.iscmd
         patch.setattr(wireprotoserver, "iscmd", lambda name: own(name) and name != b"listkeys")
         assert site.get()[0] != 200
+    assert site.is_repeated()
+    with monkeypatch.context() as patch:
+        # It may look the users up in a directory, which changes at any time.
+        patch.setattr(scmutil, "ismember", lambda ui, user, members: True)
+        assert not site.is_repeated()
     assert site.is_repeated()
     monkeypatch.setitem(extensions._extensions, b"strange", types.ModuleType("strange"))
     monkeypatch.setattr(extensions, "_order", [*extensions._order, b"strange"])

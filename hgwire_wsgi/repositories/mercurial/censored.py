@@ -5,15 +5,17 @@ with access to the disk may do it with an extension that the server does not ena
 index of the file.  A bundle made before would bring the content back, so bundles depend on these flags.
 
 All indexes are read once, which takes about ten microseconds for each, and one for every five revisions.  Later, only
-those in folders that have changed are read: Mercurial replaces an index that it rewrites.  Flags of revisions that
-clients push may be noticed late, which does not matter, because the history has changed then, too.
+those in folders that have changed are read: Mercurial replaces an index that it rewrites.  For each other folder there
+is one system call.  Flags of revisions that clients push may be noticed late, which does not matter, because the history
+has changed then, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from struct import Struct
 
 import attrs
@@ -32,6 +34,18 @@ _INLINE = 1 << 16
 _IS_CENSORED = 1 << 15
 
 
+_Flags = tuple[tuple[bytes, bytes], ...]
+"""Path and censored revisions of each index that has some."""
+
+
+@attrs.frozen
+class _Folder:
+    """A folder of the store: the folders in it, and its censored indexes."""
+
+    folders: tuple[bytes, ...]
+    indexes: _Flags
+
+
 @attrs.frozen
 class Censored:
     """The censored file revisions of a repository.
@@ -41,8 +55,9 @@ class Censored:
         time: when they were read, in nanoseconds.
     """
 
-    indexes: tuple[tuple[bytes, bytes], ...] = ()
+    indexes: _Flags = ()
     time: int = 0
+    _folders: Mapping[bytes, _Folder] = attrs.field(factory=dict, eq=False, repr=False)
 
     def read(self, root: bytes, now: int) -> Censored:
         """Read the flags that may have changed.
@@ -51,35 +66,30 @@ class Censored:
             root: the ``.hg`` folder with the store.
             now: the present time in nanoseconds, or earlier by the precision of the file system's clock.
         """
-        known = dict(self.indexes)
-        found: dict[bytes, bytes] = {}
-        for folder in _FOLDERS:
-            for path, changed, names in _walk(root + folder):
-                for name in names:
-                    index = path + b"/" + name
-                    flags = known.get(index, b"") if changed < self.time else _flags(index)
-                    if flags:
-                        found[index] = flags
-        return Censored(tuple(sorted(found.items())), now)
+        folders: dict[bytes, _Folder] = {}
+        waiting = [root + folder for folder in _FOLDERS]
+        for path in waiting:
+            try:
+                folder = self._folders.get(path)
+                if os.stat(path).st_ctime_ns >= self.time or folder is None:
+                    folder = _read_folder(path)
+            except OSError:
+                continue
+            folders[path] = folder
+            waiting += folder.folders
+        return Censored(tuple(sorted(itertools.chain(*[each.indexes for each in folders.values()]))), now, folders)
 
 
-def _walk(root: bytes) -> Iterator[tuple[bytes, int, list[bytes]]]:
-    """Each folder, its change time in nanoseconds, and the names of the indexes in it."""
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        names: list[bytes] = []
-        try:
-            changed = os.stat(folder).st_ctime_ns
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(b".i"):
-                        names.append(entry.name)
-                    elif entry.is_dir():
-                        waiting.append(entry.path)
-        except OSError:
-            continue
-        yield folder, changed, names
+def _read_folder(path: bytes) -> _Folder:
+    folders, names = [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(b".i"):
+                names.append(entry.path)
+            elif entry.is_dir():
+                folders.append(entry.path)
+    found = ((name, _flags(name)) for name in names)
+    return _Folder(tuple(folders), tuple([(name, flags) for name, flags in found if flags]))
 
 
 def _flags(path: bytes) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mercurial import wireprotoserver, wireprotov1server
+from mercurial import scmutil, wireprotoserver, wireprotov1server
 from mercurial.hgweb import common as hgwebcommon
 from mercurial.hgweb import hgweb_mod
 from mercurial.hgweb import request as hgwebrequest
@@ -29,6 +29,7 @@ Hook = Callable[[Any, Any, bytes], object]
 _OWN_RULES = hgwebcommon.checkauthz
 _USUAL = [_OWN_RULES]
 _GLOBALS = vars(wireprotoserver)
+_MEMBERS = vars(scmutil)
 
 
 def is_command(name: str) -> bool:
@@ -51,8 +52,15 @@ def check_commands(commands: tuple[str, ...]) -> None:
 
 
 def is_unrestricted() -> bool:
-    """Whether :func:`check_commands` and the functions of :func:`added_hooks` refuse nothing."""
-    return hgwebcommon.permhooks == _USUAL and getattr(wireprotoserver.iscmd, "__globals__", None) is _GLOBALS
+    """Whether :func:`check_commands` and the functions of :func:`added_hooks` refuse nothing.
+
+    An extension may also decide who is in the lists of the settings, and ask a directory of users for that.
+    """
+    return (
+        hgwebcommon.permhooks == _USUAL
+        and getattr(wireprotoserver.iscmd, "__globals__", None) is _GLOBALS
+        and getattr(scmutil.ismember, "__globals__", None) is _MEMBERS
+    )
 
 
 def added_hooks() -> list[Hook]:

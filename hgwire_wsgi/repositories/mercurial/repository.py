@@ -102,6 +102,11 @@ def is_bundle(path: bytes) -> bool:
         return False
 
 
+def _has_inner_hooks(ui: Any) -> bool:
+    """Whether a hook runs in this process, where it gets the repository object."""
+    return any(callable(hook) or hook.startswith(b"python:") for _, hook in ui.configitems(b"hooks"))
+
+
 def is_lfs_path(path: str) -> bool:
     """Whether the extension lfs has a resource at a path below a repository (observed in 7.2)."""
     return path == LFS_BATCH or path.startswith(".hg/lfs/objects")
@@ -166,13 +171,16 @@ class OpenRepository:
         make_observable(unfiltered)
         seam.enable(unfiltered, report)
         self.local = unfiltered.filtered(b"served")
-        self._reads_again = not is_bundle(found.root) and not any(extensions.extensions(unfiltered.ui))
+        self._reads_again = not (
+            is_bundle(found.root) or any(extensions.extensions(unfiltered.ui)) or _has_inner_hooks(unfiltered.ui)
+        )
 
     def renew(self, state: State) -> bool:
         """Bring the object to another state of the repository, which is cheaper than to open it.
 
-        Mercurial's command server does the same between two commands.  Extensions may have caches of their own, and
-        settings are read only when a repository is opened; then it must be opened again.
+        Mercurial's command server does the same between two commands.  Extensions may have caches of their own, hooks
+        in Python may have changed the object, and settings are read only when a repository is opened; then it must be
+        opened again.
 
         Args:
             state: the state.
@@ -180,11 +188,8 @@ class OpenRepository:
         Returns:
             Whether it was done.
         """
-        if not self._reads_again or state.configuration != self.state.configuration:
+        if not self._reads_again or state.configuration != self.state.configuration or not self.empty():
             return False
-        if not self.empty():
-            return False
-        self.local.unfiltered().invalidatedirstate()
         self.state = state
         return True
 
@@ -197,13 +202,18 @@ class OpenRepository:
         Returns:
             Whether nothing is left.
         """
+        unfiltered = self.local.unfiltered()
         try:
             # Without the argument, it would read only files again whose stamps have changed, which is not enough.
-            self.local.unfiltered().invalidate(clearfilecache=True)
+            unfiltered.invalidate(clearfilecache=True)
+            # For the dirstate, that would be done only if its stamps have changed, in whole seconds.
+            unfiltered.dirstate.invalidate()
         except Exception:
             # Extensions extend it.  The request that drops the object has nothing to do with them.
             _log.debug("the caches of a repository could not be emptied", exc_info=True)
             return False
+        # A view has its own cache of tags, which Mercurial does not empty.
+        self.local = unfiltered.filtered(b"served")
         return True
 
 

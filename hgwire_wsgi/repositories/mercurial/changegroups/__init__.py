@@ -9,6 +9,8 @@ reads the data of many revisions at once.  It gives the same bytes, in the same 
 
 - ``revlogs.py`` reads revlogs: index entries, and the decompressed data of many revisions.
 - ``deltas.py`` makes the group of one revlog: it selects the base of each delta, as Mercurial does.
+- ``texts.py`` makes the deltas of version 01, whose bases are not selected.
+- ``details.py`` describes the deltas of version 04.
 - ``generator.py`` makes the changegroup: which revisions, in which order, linked to which changesets.
 - ``conditions.py`` knows what the generator was not proved equal on; Mercurial's own does that.
 - ``seam.py`` puts the generator in.

@@ -22,6 +22,7 @@ import attrs
 from mercurial import (
     changegroup,
     changelog,
+    discovery,
     filelog,
     localrepo,
     manifest,
@@ -30,6 +31,7 @@ from mercurial import (
     requirements,
     revlog,
     store,
+    txnutil,
     vfs,
 )
 from mercurial.interfaces import repository as interfaces
@@ -39,7 +41,7 @@ from mercurial.utils import storageutil
 from .. import garbage
 from .deltas import FORMATS
 
-__all__ = ["CONDITIONS", "Call", "Condition", "home_of", "reason_against"]
+__all__ = ["CONDITIONS", "Call", "Condition", "has_usual_history", "home_of", "reason_against"]
 
 
 @attrs.frozen(eq=False)
@@ -87,6 +89,16 @@ def reason_against(packer: Any, changelog: bool) -> str:
     return ""
 
 
+def has_usual_history(local: Any) -> bool:
+    """Whether nothing is known to change which changesets of a repository object are sent.
+
+    Args:
+        local: Mercurial's repository object, unfiltered.
+    """
+    call = Call(None, local, True)
+    return not (_is_foreign_repository(call) or _has_foreign_functions(call) or _has_foreign_revlogs(call))
+
+
 # The request
 
 
@@ -107,7 +119,8 @@ _KNOWN_REQUIREMENTS = frozenset(
         *(b"dirstate-tracked-key-v1", b"dirstate-v2", b"exp-archived-phase", b"exp-sparse", b"internal-phase"),
         *(b"internal-phase-2", b"largefiles", b"persistent-nodemap"),
         # Where the store is, and what its files are called.
-        *(b"bookmarksinstore", b"dotencode", b"fncache", b"relshared", b"share-safe", b"shared", b"store"),
+        *(b"bookmarksinstore", b"dotencode", b"fileindex-v1", b"fncache", b"relshared", b"share-safe", b"shared"),
+        *(b"exp-very-fragile-and-unsafe-plain-store-encoding", b"store"),
         # What is in a revlog.
         *(b"delta-info-revlog", b"generaldelta", b"revlog-compression-zstd", b"revlogv1", b"sparserevlog"),
         *(b"exp-compression-none", b"exp-compression-zlib", b"exp-compression-zstd"),
@@ -131,17 +144,25 @@ def _is_foreign_repository(call: Call) -> bool:
     return not inherited or home_of(_defined(kind, "file")) is not vars(localrepo)
 
 
+_PASSING_ON = (garbage.__name__, "hgext.largefiles.reposetup")
+"""Modules whose classes only count, or only switch off a limit for what is added."""
+
+
 def _defined(kind: type, name: str) -> object:
-    """What a class or its first base class with that name defines, without the class that only counts.
+    """What a class or its first base class with that name defines, without those in :data:`_PASSING_ON`.
 
     Cached properties cannot be read from the class.
     """
     return next(
-        (vars(each)[name] for each in kind.__mro__ if name in vars(each) and each.__module__ != garbage.__name__), None
+        (vars(each)[name] for each in kind.__mro__ if name in vars(each) and each.__module__ not in _PASSING_ON), None
     )
 
 
-_STORES = (store.basicstore, store.encodedstore, store.fncachestore)
+_STORES = (
+    *(store.basicstore, store.encodedstore, store.fncachestore),
+    # New in Mercurial 7.2.
+    getattr(store, "FileIndexStore", store.fncachestore),
+)
 _FILES = (vfs.filtervfs, store._fncachevfs)
 
 
@@ -158,6 +179,11 @@ def _has_foreign_revlogs(call: Call) -> bool:
         or type(manifests) is not manifest.manifestlog
         or type(manifests.getstorage(b"")) is not manifest.manifestrevlog
     )
+
+
+def _has_transaction(call: Call) -> bool:
+    """Whether some of the files have other names meanwhile; a hook sees the transaction of its parent process."""
+    return call.local.currenttransaction() is not None or txnutil.mayhavepending(call.local.root)
 
 
 # The configuration
@@ -185,13 +211,21 @@ _READING = (
     *("__iter__", "__len__", "deltaparent", "emitrevisions", "flags", "iscensored", "linkrev", "node", "parentrevs"),
     *("rawdata", "rev", "revdiff"),
 )
-"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta."""
+"""Methods of all classes of revlogs that the generator replaces, or calls where it computes a delta.  Not among them:
+``filelog.has_meta``, which the extension lfs replaces, for revisions with flags only."""
 
 _COMPUTING = (
-    *("_candelta", "_emit_revisions", "_revisiondata", "ancestors", "candelta", "length", "parents", "rawsize"),
-    *("reachableroots", "start"),
+    *("__init__", "_candelta", "_emit_revisions", "_loadindex", "_revisiondata", "ancestors", "candelta", "checkhash"),
+    *("decompress", "issnapshot", "length", "parents", "raw_comp_chunk", "rawsize", "reachableroots", "snapshotdepth"),
+    "start",
 )
 """Methods of revlogs that those use."""
+
+_OPENING = ("__call__", "join")
+"""Methods that find and open the files of a store."""
+
+_CHOOSING = ("findcommonmissing", "heads")
+"""Methods of the changelog that ``seam.py`` replaces, or calls, to find out which changesets are sent."""
 
 _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
     (
@@ -200,15 +234,23 @@ _FUNCTIONS: tuple[tuple[ModuleType, str, tuple[str, ...]], ...] = (
         ("_fileheader", "_revisiondeltatochunks", "chunkheader", "closechunk", "deltagroup", "getbundler"),
     ),
     *((changegroup, kind.__name__, _PACKING) for kind in _PACKERS),
-    (revlog, "revlog", (*_READING, *_COMPUTING)),
+    (revlog, "", ("parse_index_v1",)),
+    (revlog, "revlog", (*_READING, *_COMPUTING, *_CHOOSING)),
+    (revlog, "_InnerRevlog", ("_chunk", "_chunks", "decompress", "get_segment_for_revs", "raw_text", "rev_diff")),
     (filelog, "filelog", _READING),
     (manifest, "manifestrevlog", _READING),
     (manifest, "manifestlog", ("__getitem__", "get", "getstorage", "rev")),
     (manifest, "manifestctx", ("read", "read_delta_parents", "readdelta", "readfast")),
     (manifest, "manifestdict", ("__init__", "iterentries")),
-    (changelog, "changelog", (*_READING, "changelogrevision", "read")),
+    (changelog, "changelog", (*_READING, *_CHOOSING, "changelogrevision", "read")),
     (changelog, "changelogrevision", ("__new__", "files", "manifest")),
+    (discovery, "outgoing", ("__init__", "_computecommonmissing", "common", "missing")),
     (localrepo, "localrepository", ("file", "narrowmatch")),
+    (store, "basicstore", ("filelog_radix_for_reading",)),
+    (store, "_fncachevfs", _OPENING),
+    (vfs, "abstractvfs", ("read", "tryread")),
+    (vfs, "filtervfs", _OPENING),
+    (vfs, "vfs", _OPENING),
     (mdiff, "", ("patchtext", "replacediffheader", "trivialdiffheader")),
     (storageutil, "", ("deltaiscensored", "hashrevisionsha1", "iscensoredtext")),
 )
@@ -231,7 +273,11 @@ def _places() -> Iterator[tuple[Mapping[str, Any], str, ModuleType]]:
             yield vars(module), kind, module
 
 
-_PLACES = tuple(_places())
+_PLACES = (
+    *_places(),
+    *((vars(mdiff), name, mdiff.bdiff) for name in ("manifest_diff", "storage_diff", "textdiff")),
+    (vars(mdiff), "patches", mdiff.mpatch),
+)
 
 
 _proved: list[tuple[Any, ...]] = [()]
@@ -271,7 +317,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("unknown requirement", lambda call: not call.local.requirements <= _KNOWN_REQUIREMENTS),
     Condition("unknown kind of repository", _is_foreign_repository),
     Condition("unknown kind of store", _is_foreign_store),
-    Condition("transaction", lambda call: call.local.currenttransaction() is not None),
+    Condition("transaction", _has_transaction),
     Condition("setting in the section devel", lambda call: bool(call.local.ui.has_section(b"devel"))),
     Condition("setting in the section debug", lambda call: bool(call.local.ui.has_section(b"debug"))),
     Condition("verbose output", _is_verbose),

@@ -7,6 +7,9 @@ would be valid, too, but would give other bytes.
 
 A full text is sent as a delta that inserts it into nothing.  Its hash is checked, as Mercurial does.
 
+In version 01, the base is always the revision sent before (``texts.py``).  In version 04, a description follows the
+header, and full texts are sent as they are (``details.py``).
+
 Every revision's entry is checked when it is sent, not before.  A flag that changes the text, or a number that leads
 out of the revlog, ends the group with :class:`~.revlogs.Surprise`; Mercurial's generator makes the rest, or raises its
 error.
@@ -14,16 +17,18 @@ error.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from struct import Struct
 
 import attrs
 import zstandard
+from mercurial import error
 from mercurial.revlogutils import constants
 
+from .details import Details, is_known
 from .revlogs import NODE, OFFSET_FLAGS, P1, P2, Entry, Revlog, Surprise
+from .texts import Texts, is_intact
 
 __all__ = ["BLOCK", "FORMATS", "Decompress", "Format", "Group", "Look"]
 
@@ -57,20 +62,28 @@ class Format:
     """A version of the changegroup format (``hg help internals.changegroups``).
 
     Attributes:
-        header: of a revision: the size of the whole, its node, two parents, the base of the delta, its changeset, and
-            in version 03 its flags, always none.
+        header: of a revision: the size of the whole, its node, two parents, the base of the delta (not in version 01),
+            its changeset, and in version 03 its flags, always none.
         after_manifests: what follows the manifests; versions with groups for folders have an empty chunk.
+        chained: whether the base of each delta is the revision sent before.
+        detailed: whether :class:`~.details.Details` follow the header.
+        accepted: for these, first bytes of data that the client takes as they are stored.
     """
 
     header: Struct
     after_manifests: bytes = b""
+    chained: bool = False
+    detailed: bool = False
+    accepted: Container[bytes] = frozenset()
 
 
 FORMATS: Mapping[bytes, Format] = {
+    b"01": Format(Struct(">l20s20s20s0s20s"), chained=True),
     b"02": Format(Struct(">l20s20s20s20s20s")),
     b"03": Format(Struct(">l20s20s20s20s20s2x"), after_manifests=bytes(4)),
+    **({b"04": Format(Struct(">l20s20s20s20s20s"), bytes(4), detailed=True)} if is_known() else {}),
 }
-"""The versions that are made here.  In version 01 nearly all deltas have to be computed, so nothing is gained."""
+"""The versions that are made here."""
 
 
 @attrs.define(eq=False)
@@ -79,33 +92,37 @@ class Group:
 
     Attributes:
         log: the revlog.
+        form: the version.
         revs: the revisions, ascending; -1, the null revision, may be the first and is not sent.
         usable: the stored bases that the client has when it gets the delta; all of them may be revisions sent later.
-        full: whether only full texts are sent.
+        full: whether only full texts are sent, unless bases are chained.
         sent: how many revisions were sent.
     """
 
     log: Revlog
+    form: Format
     revs: Sequence[int]
     usable: Container[int]
     full: bool
     sent: int = 0
 
     @classmethod
-    def of(cls, log: Revlog, revs: Sequence[int], *, full: bool = False) -> Group:
+    def of(cls, log: Revlog, form: Format, revs: Sequence[int], *, full: bool = False) -> Group:
         """Find the usable bases.
 
         Args:
             log: the revlog.
+            form: the version.
             revs: the revisions, ascending.
-            full: send full texts only.
+            full: send full texts only, unless bases are chained.
 
         Raises:
             Surprise: if the index is damaged.
         """
         index = log.index
-        if full or len(revs) == len(index):
-            return cls(log, revs, range(-1, len(index)), full)
+        # The null revision is not one of the index.
+        if full or form.chained or len(revs) - (-1 in revs[:1]) == len(index):
+            return cls(log, form, revs, range(-1, len(index)), full)
         sent = set(revs)
         bases, known = {-1}, set()
         entry_of = index.__getitem__
@@ -121,15 +138,12 @@ class Group:
                 known |= log.ancestors_among(foreign, known - {-1})
             except _MISLED as failure:
                 raise Surprise from failure
-        return cls(log, revs, sent | known, full)
+        return cls(log, form, revs, sent | known, full)
 
-    def blocks(
-        self, form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None = None
-    ) -> Iterator[bytes]:
+    def blocks(self, links: Sequence[bytes], zstd: Decompress, look: Look | None = None) -> Iterator[bytes]:
         """Make the group, without the empty chunk that ends it.
 
         Args:
-            form: the version.
             links: for each revision, the node of its changeset.
             zstd: decompresses a zstandard frame.
             look: is called with each revision.
@@ -143,7 +157,7 @@ class Group:
         """
         parts: list[bytes] = []
         try:
-            for _ in self._made(parts, form, links, zstd, look):
+            for _ in self._made(parts, links, zstd, look):
                 long = parts.pop() if len(parts[-1]) > BLOCK else b""
                 yield b"".join(parts)
                 parts.clear()
@@ -155,20 +169,23 @@ class Group:
             # What Mercurial sends before its error, too.
             if parts:
                 yield b"".join(parts)
-            if isinstance(failure, _MISLED):
+            # Mercurial copies some data without a look.
+            if isinstance(failure, _MISLED) or (self.form.detailed and isinstance(failure, error.RevlogError)):
                 raise Surprise from failure
             raise
         if parts:
             yield b"".join(parts)
 
-    def _made(
-        self, parts: list[bytes], form: Format, links: Sequence[bytes], zstd: Decompress, look: Look | None
-    ) -> Iterator[None]:
+    def _made(self, parts: list[bytes], links: Sequence[bytes], zstd: Decompress, look: Look | None) -> Iterator[None]:
         """Append the parts of the revisions to a list, and pause when there is a block of them."""
         # The loop that all depends on: for each revision, no call that can be avoided, and no name that is not local.
         log, revs, usable, full = self.log, self.revs, self.usable, self.full
         index, general, swaps = log.index, log.general_delta, log.swaps_parents
-        pack, overhead = form.header.pack, form.header.size
+        pack, overhead = self.form.header.pack, self.form.header.size
+        texts = Texts(log) if self.form.chained else None
+        details = Details(log, self.form.accepted) if self.form.detailed else None
+        # Mercurial does not check texts that it only compares.
+        checks = texts is None or look is not None
         null = before_node = index[-1][NODE]
         before = -1
         if revs and revs[0] == -1:
@@ -190,6 +207,7 @@ class Group:
                 if length > BLOCK and length == len(segment):
                     # It is all that was read: free it before there are copies.
                     segment = b""
+                chunk = data if details is not None else b""
                 kind = data[:1]
                 if kind == b"(" or kind == b"x":
                     try:
@@ -200,29 +218,39 @@ class Group:
                     data = data[1:]
                 elif kind != b"\0" and kind:
                     data = log.stored(rev)
-                if look is not None:
-                    look(log, rev, entry, data)
                 if p1 == -1 and swaps:
                     p1, p2 = p2, p1
                 p1_node = before_node if p1 == before else self._node(p1)
                 p2_node = null if p2 == -1 else self._node(p2)
-                is_text = stored == rev
+                hunk, is_text = b"", stored == rev
                 if is_text:
-                    base = stored = -1
-                else:
-                    if not general:
-                        stored = rev - 1
-                    base = stored if stored in usable else _other_base(offset, p1, p2, before)
-                if base == -1 or full:
-                    if not is_text or not _is_intact(data, node, p1_node, p2_node):
+                    if checks and not is_intact(data, node, p1_node, p2_node):
                         data = log.text(rev)
-                    hunk = _INSERT.pack(0, 0, len(data)) if data else b""
-                    base_node = null
+                elif not general:
+                    stored = rev - 1
+                if look is not None:
+                    look(log, rev, entry, data)
+                if texts is not None:
+                    base_node, data = before_node, texts.delta(before, rev, stored, data)
                 else:
-                    hunk = b""
-                    base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
-                    if base != stored:
-                        data = log.computed_delta(base, rev)
+                    if is_text:
+                        base = stored = -1
+                    else:
+                        base = stored if stored in usable else _other_base(offset, p1, p2, before)
+                    if base == -1 or full:
+                        if not is_text:
+                            data = log.text(rev)
+                        if data:
+                            hunk = _INSERT.pack(0, 0, len(data))
+                        base_node = null
+                    else:
+                        base_node = p1_node if base == p1 else before_node if base == before else self._node(base)
+                        if base != stored:
+                            data = log.computed_delta(base, rev)
+                    if details is not None:
+                        hunk, data, swapped = details.of(rev, entry, base, data, chunk)
+                        if swapped:
+                            p1_node, p2_node = p2_node, p1_node
                 length = len(data) + len(hunk) + overhead
                 parts += pack(length, node, p1_node, p2_node, base_node, link), hunk, data
                 self.sent += 1
@@ -249,13 +277,6 @@ def _without_size(data: bytes) -> bytes:
     except zstandard.ZstdError:
         return b""
     return text if stream.eof else b""
-
-
-def _is_intact(text: bytes, node: bytes, p1: bytes, p2: bytes) -> bool:
-    """Whether the hash of a full text is its node; if not, Mercurial raises an error that says so."""
-    digest = hashlib.sha1(p1 + p2 if p1 < p2 else p2 + p1, usedforsecurity=False)
-    digest.update(text)
-    return digest.digest() == node
 
 
 def _other_base(flags: int, p1: int, p2: int, before: int) -> int:

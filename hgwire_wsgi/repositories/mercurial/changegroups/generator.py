@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import operator
 from binascii import unhexlify
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -113,6 +114,8 @@ class _Changegroup:
     def __attrs_post_init__(self) -> None:
         self.repo = self.packer._repo.unfiltered()
         self.form = FORMATS[self.packer.version]
+        if self.form.detailed:
+            self.form = attrs.evolve(self.form, accepted=self.packer._accepted_compression)
 
     def blocks(self) -> Iterator[bytes]:
         # A damaged one is reported before anything is sent, as Mercurial does.
@@ -129,8 +132,12 @@ class _Changegroup:
             return
         store = self.repo.changelog
         rev_of = store.index.rev
-        self.nodes_by_rev = dict(sorted(zip(map(rev_of, self.nodes), self.nodes, strict=True)))
-        revs, nodes = list(self.nodes_by_rev), list(self.nodes_by_rev.values())
+        revs, nodes = list(map(rev_of, self.nodes)), self.nodes
+        self.nodes_by_rev = dict(zip(revs, nodes, strict=True))
+        if not all(map(operator.lt, revs, itertools.islice(revs, 1, None))):
+            # Old commands name them in any order, and more than once.
+            self.nodes_by_rev = dict(sorted(self.nodes_by_rev.items()))
+            revs, nodes = list(self.nodes_by_rev), list(self.nodes_by_rev.values())
         with opened(store) as log:
             # Old releases stored changesets as deltas.
             group = self._group(log, revs, full=not store._storedeltachains)
@@ -146,7 +153,7 @@ class _Changegroup:
         """The group of a revlog; ``None``, and a report, if Mercurial has to make it."""
         if log is not None:
             with contextlib.suppress(Surprise):
-                return Group.of(log, revs, full=full)
+                return Group.of(log, self.form, revs, full=full)
         self.report("revlog format")
         return None
 
@@ -161,7 +168,7 @@ class _Changegroup:
         if group is None:
             return 0
         try:
-            yield from group.blocks(self.form, links, self.zstd, look)
+            yield from group.blocks(links, self.zstd, look)
         except Surprise:
             self.report("flags or damage")
             return group.sent
@@ -169,8 +176,10 @@ class _Changegroup:
 
     def _encoded(self, deltas: Iterable[Any], done: int) -> Iterator[bytes]:
         """Encode a group that Mercurial makes, except for the first revisions."""
+        # Only version 04 has full texts, and before Mercurial 7.2, the function has no argument for them.
+        options = {"full_text_support": True} if self.form.detailed else {}
         for delta in itertools.islice(deltas, done, None):
-            yield from changegroup._revisiondeltatochunks(self.repo, delta, self.packer._builddeltaheader)
+            yield from changegroup._revisiondeltatochunks(self.repo, delta, self.packer._builddeltaheader, **options)
 
     def _read_changeset(self, log: Revlog, rev: int, entry: Entry, data: bytes) -> None:
         """Take the manifest and the changed files from a changeset.

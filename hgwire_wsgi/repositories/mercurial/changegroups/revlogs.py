@@ -17,23 +17,24 @@ the revlog to Mercurial, which reports what is wrong.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
-from mercurial import error
+from mercurial import error, mdiff
 from mercurial import revlog as mercurial_revlog
 
-__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "Batch", "Entry", "Revlog", "Surprise"]
+__all__ = ["BASE", "LINK", "NODE", "OFFSET_FLAGS", "P1", "P2", "SIZE", "Batch", "Entry", "Revlog", "Surprise"]
 __all__ += ["opened", "opened_file"]
 
 Entry = tuple[Any, ...]
 """An index entry, as Mercurial's index objects give it; the constants below name its items."""
 
-OFFSET_FLAGS, LENGTH, BASE, LINK, P1, P2, NODE = 0, 1, 3, 4, 5, 6, 7
+OFFSET_FLAGS, LENGTH, SIZE, BASE, LINK, P1, P2, NODE = range(8)
 
 _ENTRY_SIZE = 64
 _LINK_FIELD = 5
@@ -60,6 +61,12 @@ _GAP = 64 * 1024
 _PARSE_ARGUMENTS = mercurial_revlog.parse_index_v1.__code__.co_argcount
 """The data, whether it is inline, whether bases are general; since Mercurial 7.1, whether deltas are described."""
 
+_DIFF: Callable[[bytes, bytes], bytes] = getattr(mdiff, "storage_diff", mdiff.textdiff)
+"""What computes the deltas of files; since Mercurial 7.2 not the same as for manifests."""
+
+_COMPARED: Mapping[str, bool] = {"validate": False} if hasattr(mdiff, "storage_diff") else {}
+"""How Mercurial reads texts that it compares: since version 7.2, it does not check them."""
+
 
 class Surprise(Exception):
     """A revlog has something in it that is left to Mercurial: damage, or a flag."""
@@ -82,6 +89,9 @@ class Revlog:
         read: returns an offset and the bytes of the data file from there, for a first and a last revision; the whole
             file, if it was read with the index.
         store: opens Mercurial's own object for the revlog.
+        diff: computes a delta between two texts, as Mercurial does for this revlog.
+        is_file: whether it is the revlog of a file.
+        sparse: whether a full text or a delta against a snapshot is a snapshot; otherwise only a full text is one.
     """
 
     index: Any
@@ -90,6 +100,9 @@ class Revlog:
     swaps_parents: bool
     read: Callable[[int, int], tuple[int, bytes]] | bytes
     store: Callable[[], Any]
+    diff: Callable[[bytes, bytes], bytes]
+    is_file: bool = False
+    sparse: bool = False
 
     def links(self) -> Sequence[int]:
         """The changesets that introduced the revisions, for all of them."""
@@ -110,9 +123,25 @@ class Revlog:
             return -1
         return base if self.general_delta else rev - 1
 
+    def snapshot_level(self, rev: int, entry: Entry) -> int:
+        """The number of snapshots below a snapshot; -1 for another delta.
+
+        Raises:
+            Surprise: if Mercurial's index object cannot tell.
+        """
+        try:
+            is_snapshot = self.index.issnapshot(rev) if self.sparse else self.delta_parent(rev, entry) == -1
+            return len(self.index.deltachain(rev, None)[0]) - 1 if is_snapshot else -1
+        except AttributeError as failure:
+            raise Surprise from failure
+
     def text(self, rev: int) -> bytes:
         """The full text of a revision, checked, from Mercurial."""
         return bytes(_revlog(self.store()).rawdata(rev))
+
+    def compared_text(self, rev: int) -> bytes:
+        """The full text of a revision, from Mercurial; checked if Mercurial does that before it computes a delta."""
+        return bytes(_revlog(self.store()).rawdata(rev, **_COMPARED))
 
     def stored(self, rev: int) -> bytes:
         """The full text or delta that is stored, decompressed by Mercurial."""
@@ -207,6 +236,9 @@ def opened(store: Any) -> Iterator[Revlog | None]:
             revlog.feature_config.canonical_parent_order,
             read,
             lambda: store,
+            getattr(revlog, "_diff_fn", mdiff.textdiff),
+            hasattr(store, "has_meta"),
+            revlog.delta_config.sparse_revlog,
         )
 
 
@@ -222,8 +254,11 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
     Yields:
         The revlog; ``None`` if it is empty, damaged or not of version 1.
     """
+    # One object for all deltas of a file: each reads the whole index.
+    store = functools.cache(store)
     data = svfs.tryread(radix + b".i")
     if len(data) > _LONG_INDEX:
+        del data
         with opened(store()) as revlog:
             yield revlog
         return
@@ -232,6 +267,7 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
         yield None
         return
     general, inline = bool(header & _GENERAL_DELTA), bool(header & _INLINE)
+    sparse = general and getattr(svfs.options.get(b"delta-config"), "sparse_revlog", False)
     arguments = (data, inline, general, bool(header & _DELTA_INFO))
     try:
         index, _ = mercurial_revlog.parse_index_v1(*arguments[:_PARSE_ARGUMENTS])
@@ -239,10 +275,10 @@ def opened_file(svfs: Any, radix: bytes, store: Callable[[], Any]) -> Iterator[R
         yield None
         return
     if inline:
-        yield Revlog(index, general, inline, False, data, store)
+        yield Revlog(index, general, inline, False, data, store, _DIFF, True, sparse)
         return
     with contextlib.closing(_DataFile(index, lambda: svfs(radix + b".d"))) as file:
-        yield Revlog(index, general, inline, False, file.read, store)
+        yield Revlog(index, general, inline, False, file.read, store, _DIFF, True, sparse)
 
 
 @attrs.define(eq=False)

@@ -5,6 +5,10 @@ once for the process.  The replacement acts only for repositories that were give
 where :mod:`.conditions` has a reason against it, it calls Mercurial's.  Extensions may replace the method before or
 after: then all changegroups are Mercurial's and the extension's.
 
+Before that, ``getbundle`` asks ``mercurial.exchange._computeoutgoing`` which changesets to send.  For a full clone the
+answer is all of them, but Mercurial walks the graph, which takes more than half of the time to the first byte of a long
+history.  So this module replaces that function, too: the result knows its answer in this case, and walks in all others.
+
 The decision is made when the method is called, while the command runs.  The changegroup is made later, possibly in a
 thread of the bundle cache after the request has ended.  So what is reported then goes to the function that was set at
 the time of the call (:func:`reporting`).
@@ -18,11 +22,12 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-from mercurial import changegroup
+from mercurial import changegroup, discovery, exchange
 
 from ....events import Changegroup
 from . import generator
-from .conditions import home_of, reason_against
+from .conditions import has_usual_history, home_of, reason_against
+from .revlogs import NODE
 
 __all__ = ["GENERATOR", "GENERATORS", "enable", "reporting", "setting_of"]
 
@@ -158,4 +163,32 @@ def _reported(chunks: Iterator[bytes], made: Changegroup, aside: Mapping[str, in
     report(attrs.evolve(made, aside=dict(aside)))
 
 
+class _Outgoing(discovery.outgoing):  # type: ignore[misc]  # Mercurial's classes have no types
+    """The changesets to send; the two sets are computed when one of them is needed."""
+
+    def _computecommonmissing(self) -> None:
+        log = self._revlog
+        null = {log.nullid}
+        if set(self.commonheads) == null and set(self.ancestorsof) == set(log.heads()) != null:
+            # The client has nothing, and gets all that the view does not filter.
+            entry_of = log.index.__getitem__
+            self._common, self._missing = {-1}, [entry_of(rev)[NODE] for rev in log]
+        else:
+            super()._computecommonmissing()
+
+
+_outgoing_by_mercurial: Callable[..., Any] = exchange._computeoutgoing
+
+
+def _compute_outgoing(repo: Any, heads: Sequence[bytes], common: Sequence[bytes]) -> Any:
+    """Do what Mercurial's ``_computeoutgoing`` does; the names of the arguments are Mercurial's."""
+    outgoing = _outgoing_by_mercurial(repo, heads, common)
+    local = repo.unfiltered()
+    switch: _Switch | None = getattr(local, "_hgwire_changegroups", None)
+    if switch is not None and not switch.reason and type(outgoing) is discovery.outgoing and has_usual_history(local):
+        outgoing.__class__ = _Outgoing
+    return outgoing
+
+
 changegroup.cgpacker.generate = _generate
+exchange._computeoutgoing = _compute_outgoing
