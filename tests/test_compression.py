@@ -180,6 +180,16 @@ def test_the_zlib_of_python_decodes_where_nothing_else_is_installed() -> None:
     assert b"".join(decoder.feed(compress(ZLIB, SAMPLE))) == SAMPLE
 
 
+def test_compressors_of_zstd_are_used_again_but_never_at_once() -> None:
+    first, second = start_zstd(None), start_zstd(None)
+    parts = [(first.compress(SAMPLE), second.compress(b"other")), (first.flush(), second.flush())]
+    assert [decompress(ZSTD, b"".join(each)) for each in zip(*parts, strict=True)] == [SAMPLE, b"other"]
+    start_zstd(None).compress(b"never ended")
+    with pytest.raises(zstandard.ZstdError):
+        first.flush()
+    assert [compress(ZSTD, SAMPLE) for _ in range(3)] == [compress(ZSTD, SAMPLE)] * 3
+
+
 def test_threads_of_zstd() -> None:
     threaded = attrs.evolve(ZSTD, start=functools.partial(start_zstd, threads=2), level=1)
     assert decompress(threaded, compress(threaded, SAMPLE)) == SAMPLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,15 @@ def full(app: WireApp) -> Iterator[None]:
 
 
 def stream() -> StreamResponse:
-    return StreamResponse([b"x" * 100_000] * 3)
+    """A reply that stays long when it is compressed."""
+    return StreamResponse([random.Random(each).randbytes(100_000) for each in range(3)])
+
+
+def test_a_stream_that_turned_out_to_be_short_has_no_slot() -> None:
+    app = make(commands=returning(StreamResponse([b"x"] * 3)))
+    exchange = ask(app, "cmd=x")
+    assert used(app) == {}
+    assert exchange.headers["Content-Length"] == str(len(exchange.read()))
 
 
 def test_small_commands_take_no_slot() -> None:

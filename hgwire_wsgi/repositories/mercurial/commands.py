@@ -28,12 +28,13 @@ from ...commands.responses import (
     StreamResponse,
 )
 from ...commands.standard import STANDARD_COMMANDS
-from ...errors import CommandFailed, LocalProtocolError, RepositoryUnusable
+from ...errors import CommandFailed, HgWireError, LocalProtocolError, RepositoryUnusable
 from ..base import RepositorySettings
 from .bundle2 import BundleFollower
 from .changegroups.seam import reporting
 from .checks import check, check_bundle
 from .errors import Report, text, translated_chunks, translated_request
+from .files import CHECKED_AFTER_FAILURE
 from .garbage import collected
 from .hooks import kept_output
 from .transactions import has_journal, observed, roll_back_abandoned
@@ -216,9 +217,13 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
             raise CommandFailed(f"{name} needs a Mercurial repository")
         report: Report = repository.report  # type: ignore[attr-defined]  # it has both, or neither
         arguments = dict(context.arguments)
-        repository.check_files(  # type: ignore[attr-defined]  # likewise
-            name, context.protocol.tokens, arguments.get("namespace")
+        check_files = functools.partial(
+            repository.check_files,  # type: ignore[attr-defined]  # likewise
+            name,
+            context.protocol.tokens,
         )
+        if name not in CHECKED_AFTER_FAILURE:
+            check_files()
         if name == "unbundle":
             context = attrs.evolve(context, body=check_bundle(context.body))
         hidden = _shows_hidden(context, arguments.pop("access-hidden", b""))
@@ -239,7 +244,10 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
                     response: Response = _known(repo, decoded["nodes"])
                 else:
                     response = _convert(function(repo, protocol, *_positional(spec, arguments)), repo, report)
-            except KeyError as failure:
+            except HgWireError:
+                raise
+            except Exception as failure:
+                check_files()
                 _report_unknown_view(failure, repo, report)
                 raise
         return _without_blank_lines(response) if name == "clonebundles" else response
@@ -249,13 +257,14 @@ def _handler(name: str, *, writes: bool) -> Callable[..., Response]:
     return run
 
 
-def _report_unknown_view(failure: KeyError, repo: Any, report: Report) -> None:
+def _report_unknown_view(failure: Exception, repo: Any, report: Report) -> None:
     """Report a view of ``server.view`` that does not exist, if that is the failure of a command.
 
     Raises:
         RepositoryUnusable: if it is.
     """
-    if repo.filtername not in repoview.filtertable and failure.args == (repo.filtername,):
+    known = repo.filtername in repoview.filtertable
+    if not known and isinstance(failure, KeyError) and failure.args == (repo.filtername,):
         report(f"server.view names no view that Mercurial has: {text(repo.filtername)}")
         raise RepositoryUnusable from failure
 

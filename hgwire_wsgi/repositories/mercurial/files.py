@@ -1,8 +1,12 @@
 """Checks of the files on the server that commands read.
 
-A broken file causes arbitrary exceptions in Mercurial, just as a broken argument does.  So each file is read once,
-before the first command that needs it, where the request cannot be the cause.  Mercurial's repository object caches the
-data, except for the manifests, which are short.
+A broken file causes arbitrary exceptions in Mercurial, just as a broken argument does.  So if a command fails, the
+files that it reads are checked: if one of them is broken, the request is not the cause.  Where a failure would come too
+late, in the middle of a stream or of a push, they are checked before.  That takes time where Mercurial itself would not
+read them all: thousands of bookmarks or markers take milliseconds.
+
+A good file is checked once in a state.  Mercurial's repository object caches the data, except for the manifests, which
+are short.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from mercurial import error, repoview
+from mercurial import error
 
 from .errors import Report, message_of
 
-__all__ = ["files_of", "read_bounded", "uses_pull_bundles"]
+__all__ = ["CHECKED_AFTER_FAILURE", "files_of", "read_bounded", "uses_pull_bundles"]
 
 Check = Callable[[Any], object]
 
@@ -74,29 +78,14 @@ def read_bounded(path: bytes, size: int) -> bytes | None:
 _ALWAYS: Mapping[str, Check] = {
     "store/00changelog.i": lambda repo: len(repo.unfiltered().changelog),
     "store/phaseroots": lambda repo: repo.unfiltered()._phasecache,
-    "store/obsstore": lambda repo: repo.filtered(b"served").changelog,
+    # Bookmarks may be needed to find out what is hidden.
     "bookmarks": lambda repo: repo.unfiltered()._bookmarks,
+    "store/obsstore": lambda repo: repo.filtered(b"served").changelog,
 }
-_SHOWN: Mapping[str, Check] = {
-    **_ALWAYS,
-    "store/obsstore": lambda repo: repoview.hideablerevs(repo.unfiltered()),
-    "bookmarks": lambda repo: repoview.hideablerevs(repo.unfiltered()) and repo.unfiltered()._bookmarks,
-}
-"""For commands that need bookmarks only to find out which changesets are not hidden, if any may be."""
-
-_GRAPH = frozenset({"branchmap", "heads", "known"})
-
-_NOTHING: Mapping[str, Check] = {}
-_BARE = frozenset({"capabilities", "hello", "protocaps"})
-"""Commands that read no files of the store."""
-
-_LISTED: Mapping[bytes, Mapping[str, Check]] = {
-    b"namespaces": _NOTHING,
-    b"obsolete": {"store/obsstore": lambda repo: len(repo.unfiltered().obsstore)},
-    b"phases": {name: _ALWAYS[name] for name in ("store/00changelog.i", "store/phaseroots")},
-}
-"""The namespaces of ``listkeys`` that need few files: finding out what the markers hide, or even reading them, can take
-a hundred times as long as the rest."""
+CHECKED_AFTER_FAILURE = frozenset(
+    {"branchmap", "capabilities", "heads", "hello", "known", "listkeys", "lookup", "protocaps"}
+)
+"""The commands whose files are checked only if they fail."""
 
 _PULL: Mapping[str, Check] = {
     **_ALWAYS,
@@ -120,14 +109,13 @@ def uses_pull_bundles(ui: Any, report: Report | None = None) -> bool:
         return True
 
 
-def files_of(command: str, ui: Any, tokens: tuple[str, ...], namespace: bytes | None = None) -> Mapping[str, Check]:
+def files_of(command: str, ui: Any, tokens: tuple[str, ...]) -> Mapping[str, Check]:
     """The files that a command reads.
 
     Args:
         command: its name.
         ui: the configuration of the repository.
         tokens: the client's protocol tokens; only clients with ``partial-pull`` get pull bundles.
-        namespace: that of ``listkeys``.
 
     Returns:
         Checks by file name below ``.hg``.  Each is called with Mercurial's repository object, and raises any exception
@@ -135,10 +123,4 @@ def files_of(command: str, ui: Any, tokens: tuple[str, ...], namespace: bytes | 
     """
     if command == "getbundle" and "partial-pull" in tokens and uses_pull_bundles(ui):
         return _PULL
-    if command in _BARE:
-        return _NOTHING
-    if command in _GRAPH:
-        return _SHOWN
-    if command == "listkeys" and namespace is not None:
-        return _LISTED.get(namespace, _ALWAYS)
     return _CLONE if command == "clonebundles" else _ALWAYS

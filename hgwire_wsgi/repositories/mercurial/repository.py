@@ -304,18 +304,17 @@ class MercurialRepository(Repository):
         opened, self._open, self._parents = self._open, None, None
         return opened
 
-    def check_files(self, command: str, tokens: tuple[str, ...], namespace: bytes | None = None) -> None:
+    def check_files(self, command: str, tokens: tuple[str, ...]) -> None:
         """Check the files on the server that a command reads, each once in a state.
 
         Args:
             command: its name.
             tokens: the client's protocol tokens.
-            namespace: that of ``listkeys``.
 
         Raises:
             RepositoryUnusable: if one is broken; the log has its name.
         """
-        for name, check in files_of(command, self.local.ui, tokens, namespace).items():
+        for name, check in files_of(command, self.local.ui, tokens).items():
             if check not in self._facts.good_files:
                 try:
                     check(self.local)
