@@ -26,7 +26,7 @@ from ...commands.classify import WireRequest, named_command
 from ...commands.registry import Command
 from ...dispatch import BoundCommand, Dispatcher, Resolved
 from ...errors import RequestError
-from ...negotiation import ClientProtocol, ServerCapabilities, read_client_protocol, vary
+from ...negotiation import MEDIA_TYPE_02, ClientProtocol, ServerCapabilities, read_client_protocol, vary
 from ...repositories.base import Lease, Repository, RepositoryProvider
 from ...streams import Readable, coalesce
 from ..message import NO_STORE, NOSNIFF, PRIVATE, FileBody, FrontEndBody, Request, Response
@@ -42,9 +42,6 @@ _BATCH = "batch"
 _HANDSHAKE = "capabilities"
 """Clients send these before they know the server's capabilities, so every client must be able to read the answer."""
 
-
-_NO_BODY = io.BytesIO()
-"""The body of every ``GET`` without one."""
 
 _LONGEST_QUESTION = 64 * 1024
 """Maximum length of a query string whose reply is cached: it is part of the key."""
@@ -236,7 +233,7 @@ class V1Transport:
         question: Question | None,
     ) -> Response:
         """Read the arguments of an allowed command, and run it."""
-        body: Readable = _NO_BODY if request.is_plain_get else request.body.check()
+        body: Readable = io.BytesIO() if request.is_plain_get else request.body.check()
         repository = lease.repository
         if command.permission == "push":
             # With or without a body, it may wait for a lock.
@@ -284,8 +281,9 @@ class V1Transport:
         except BaseException:
             rendered.close()
             raise
-        if len(first) < size:
-            # It is also the last one, and occupies no thread while it is sent.
+        if len(first) < size and rendered.media_type == MEDIA_TYPE_02:
+            # It is also the last one, and occupies no thread while it is sent.  In 0.1, clients that do not know a
+            # command take a reply without a length for a compressed stream.
             rendered.close()
             lease.release()
             whole = Response(OK, headers, first)
