@@ -123,22 +123,26 @@ class Group:
         # The null revision is not one of the index.
         if full or form.chained or len(revs) - (-1 in revs[:1]) == len(index):
             return cls(log, form, revs, range(-1, len(index)), full)
-        sent = set(revs)
-        bases, known = {-1}, set()
+        usable = {-1, *revs}
+        # The sets of what is not sent stay small.
+        bases, known = set(), set()
         entry_of = index.__getitem__
         for rev in revs:
             entry = entry_of(rev)
-            known.add(entry[P1])
-            known.add(entry[P2])
-            bases.add(log.delta_parent(rev, entry))
-        known -= sent
-        known.add(-1)
-        if foreign := bases - sent - known:
+            p1, p2, base = entry[P1], entry[P2], log.delta_parent(rev, entry)
+            if p1 not in usable:
+                known.add(p1)
+            if p2 not in usable:
+                known.add(p2)
+            if base not in usable:
+                bases.add(base)
+        if foreign := bases - known:
             try:
-                known |= log.ancestors_among(foreign, known - {-1})
+                known |= log.ancestors_among(foreign, known)
             except _MISLED as failure:
                 raise Surprise from failure
-        return cls(log, form, revs, sent | known, full)
+        usable |= known
+        return cls(log, form, revs, usable, full)
 
     def blocks(self, links: Sequence[bytes], zstd: Decompress, look: Look | None = None) -> Iterator[bytes]:
         """Make the group, without the empty chunk that ends it.

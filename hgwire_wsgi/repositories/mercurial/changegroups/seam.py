@@ -174,12 +174,14 @@ class _Outgoing(discovery.outgoing):  # type: ignore[misc]  # Mercurial's classe
         log = self._revlog
         common = list(map(log.rev, self.commonheads))
         # From here on all changesets are missing, so Mercurial would visit each of them.
-        surely = len(log) - 1 - max(common, default=-1)
-        if surely < _MANY or set(self.ancestorsof) != set(log.heads()):
+        if len(log) - 1 - max(common, default=-1) < _MANY or set(self.ancestorsof) != set(log.heads()):
             super()._computecommonmissing()
             return
         # The ancestors of what is common, with the null revision.
-        known = set(log.reachableroots(-1, common, [-1], True))
+        known: Any = set(log.reachableroots(-1, common, [-1], True))
+        if len(known) == max(common) + 2:
+            # These are all up to the last of them; a range takes no memory.
+            known = range(-1, max(common) + 1)
         entry_of = log.index.__getitem__
         self._common, self._missing = known, [entry_of(rev)[NODE] for rev in log if rev not in known]
 
