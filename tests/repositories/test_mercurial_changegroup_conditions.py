@@ -395,6 +395,7 @@ def test_every_listed_function_exists_in_some_version() -> None:
         owner = getattr(module, kind) if kind else module
         if names is not conditions._READING:
             own = set(names) - {*conditions._READING, *newer_or_older}
-            assert not {name for name in own if not hasattr(owner, name)}, kind
+            # A cached property cannot be read from its class.
+            assert not {name for name in own if name not in vars(owner) and not hasattr(owner, name)}, kind
     expected = set(conditions._READING) - newer_or_older
     assert not {name for name in expected if not hasattr(revlog.revlog, name)}
