@@ -140,7 +140,7 @@ def test_phases_and_markers(
 def test_pushes_while_others_clone(
     server: Server, histories: Path, hg: Callable[..., str], made: Callable[[], list[tuple[str, str]]], tmp_path: Path
 ) -> None:
-    """Whatever a clone gets is complete, also where a push splits the revlogs that it reads."""
+    """Each clone is complete, also where a push splits the revlogs that it reads."""
     path = Path(shutil.copytree(histories / FORMATS[0] / "straight", histories / "pushed"))
     (path / ".hg" / "hgrc").write_text("[web]\nallow-push=*\npush_ssl=no\n")
     url = f"{server.base}/pushed"

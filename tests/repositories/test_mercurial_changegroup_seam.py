@@ -142,7 +142,7 @@ def test_a_change_of_the_hgrc_counts_at_once(repo: Path) -> None:
 
 
 def test_a_bundle_of_one_generator_is_no_answer_for_the_other(repo: Path) -> None:
-    """Whoever suspects a generator must not get its bundles from the cache."""
+    """Anyone who switches a generator off must not get its bundles from the cache."""
 
     def token() -> bytes:
         with MercurialProvider(repo, **options).lease("") as repository:

@@ -5,7 +5,7 @@ generated again: another one is decoded and compressed anew.  Decoding a cached 
 generating it.
 
 Only payloads of 0.2 are decoded, because they start with the name of their engine.  A bundle that does not name the
-engine of its key holds incompressible data, which are sent as they are, whatever the client prefers; it is not used.
+engine of its key holds incompressible data, which every client gets uncompressed; it is not used.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ _GROWING = (b"/store/00changelog.i", b"/store/obsstore")
 """Files that grow and shrink at their end: of large ones, only the last 32 KiB and the size are hashed.
 
 That is the last 500 changesets.  Mercurial removes changesets by cutting the file and appending those that stay, so
-whatever was removed, the end changes.  Each entry has the hash of all ancestors, so the end of another copy differs,
+the end changes in any case.  Each entry has the hash of all ancestors, so the end of another copy differs,
 unless the two copies differ only in older heads, of equal sizes.  Even then the last transaction differs, on which
 small replies depend; and a bundle that is requested by heads has those."""
 

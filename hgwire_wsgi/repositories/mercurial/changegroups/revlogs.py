@@ -10,8 +10,8 @@ revlog costs more than copying its revisions.  An index object holds the bytes o
 entry when it is asked for, which costs about 400 bytes of memory and 0.2 microseconds.  So entries are taken in
 batches, and nobody keeps them.
 
-Nothing in an index is believed that would lead outside of the files: whoever reads gets :class:`Surprise`, and leaves
-the revlog to Mercurial, which reports what is wrong.
+A number in an index that would lead outside of the files raises :class:`Surprise`; the caller then leaves the revlog to
+Mercurial, which reports what is wrong.
 """
 
 from __future__ import annotations
