@@ -38,7 +38,7 @@ BLOCK = 64 * 1024
 _INSERT = Struct(">lll")
 """The header of the only hunk of a delta: start and end of what it replaces, and the size of what it inserts."""
 
-_UNUSUAL: int = 0xFFFF & ~getattr(constants, "REVIDX_DELTA_INFO_FLAGS", 0)
+_UNUSUAL = 0xFFFF & ~(0x7C0 if hasattr(constants, "REVIDX_DELTA_INFO_FLAGS") else 0)
 """All flags of revisions but those that only describe the stored delta, which are new in Mercurial 7.2."""
 
 Decompress = Callable[[bytes], bytes]

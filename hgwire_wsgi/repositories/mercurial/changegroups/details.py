@@ -14,7 +14,6 @@ from struct import Struct
 
 import attrs
 from mercurial import changegroup
-from mercurial.revlogutils import constants
 
 from .revlogs import BASE, NODE, OFFSET_FLAGS, P1, SIZE, Entry, Revlog, Surprise
 
@@ -28,9 +27,9 @@ _COMPRESSIONS = {b"\0": 1, b"x": 2, b"(": 3}
 
 _FULL_TEXT = 2
 _NO_SNAPSHOT = -1
-_HAS_METADATA: int = constants.REVIDX_HASMETA if hasattr(constants, "REVIDX_HASMETA") else 0
+_HAS_METADATA = 1 << 11
 _QUALITY = 1 << 9
-_QUALITIES: int = getattr(constants, "REVIDX_DELTA_INFO_FLAGS", 0) & ~getattr(constants, "REVIDX_DELTA_IS_SNAPSHOT", 0)
+_QUALITIES = 0x3C0
 """The flags that describe a delta, of which :data:`_QUALITY` says that the others count."""
 
 
