@@ -13,11 +13,20 @@ from typing import Any
 __all__ = ["chunked_input", "disconnect", "thread_count"]
 
 
+def _uwsgi() -> Any:
+    """The module that exists only inside uWSGI; ``None`` elsewhere."""
+    try:
+        import uwsgi
+    except ImportError:
+        return None
+    # A folder of this name on the path, such as nginx's for temporary files, can be imported, too.
+    return None if hasattr(uwsgi, "__path__") else uwsgi
+
+
 def thread_count() -> int | None:
     """Return the number of threads of each uWSGI process; ``None`` elsewhere."""
-    try:
-        import uwsgi  # exists only inside uWSGI
-    except ImportError:
+    uwsgi = _uwsgi()
+    if uwsgi is None:
         return None
     count = uwsgi.opt.get("threads", b"1")
     return int(count) if isinstance(count, bytes) and count.isdigit() else 1
@@ -25,9 +34,8 @@ def thread_count() -> int | None:
 
 def disconnect() -> bool:
     """Close the connection of the present request without an error in uWSGI's log; False elsewhere."""
-    try:
-        import uwsgi  # exists only inside uWSGI
-    except ImportError:
+    uwsgi = _uwsgi()
+    if uwsgi is None:
         return False
     uwsgi.disconnect()
     return True
@@ -35,13 +43,8 @@ def disconnect() -> bool:
 
 def chunked_input(environ: Mapping[str, Any]) -> ChunkedInput | None:
     """Return the body of a chunked request under uWSGI; ``None`` elsewhere."""
-    if "uwsgi.version" not in environ:
-        return None
-    try:
-        import uwsgi  # exists only inside uWSGI
-    except ImportError:
-        return None
-    return ChunkedInput(uwsgi.chunked_read)
+    uwsgi = _uwsgi() if "uwsgi.version" in environ else None
+    return None if uwsgi is None else ChunkedInput(uwsgi.chunked_read)
 
 
 class ChunkedInput:

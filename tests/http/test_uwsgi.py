@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,17 @@ def test_only_inside_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunked_input({}) is None
     monkeypatch.setitem(sys.modules, "uwsgi", None)
     assert chunked_input({"uwsgi.version": b"2.0"}) is None
+
+
+def test_a_folder_with_its_name_is_not_uwsgi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "uwsgi").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "uwsgi", raising=False)
+    try:
+        assert thread_count() is None
+        assert not disconnect()
+    finally:
+        sys.modules.pop("uwsgi", None)
 
 
 def test_a_chunked_body_under_uwsgi(monkeypatch: pytest.MonkeyPatch) -> None:
