@@ -1,4 +1,4 @@
-"""Observers on a real server: two correct events for every request, one at its start and one at its end.
+"""Observers on a real server: correct events for every request, at its start and at its end, and for bundles.
 
 The observer writes events to a file.  Each test finds its own by the ``X-Request-ID`` that it sent.
 """
@@ -45,7 +45,10 @@ class Watched:
         def found() -> list[dict[str, Any]]:
             lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
             events = [json.loads(line) for line in lines if line.endswith("\n")]
-            mine = [event for event in events if event["request_id"] == request_id]
+            # A bundle may be complete before or after the request for which it is made.
+            mine = [
+                event for event in events if event["request_id"] == request_id and event["event"] != "ChangegroupMade"
+            ]
             return mine if any(event["event"] == "RequestClosed" for event in mine) else []
 
         return wait_for(found, f"the end of request {request_id}")
@@ -62,11 +65,12 @@ class Watched:
         return closed
 
     def all_closed(self) -> bool:
-        """Whether every request that has started is closed.  No request may have more than two events."""
+        """Whether every request that has started is closed.  No request may have more of these events than two."""
         seen: dict[str, list[str]] = {}
         for line in self.file.read_text().splitlines():
             event = json.loads(line)
-            seen.setdefault(event["request_id"], []).append(event["event"])
+            if event["event"] != "ChangegroupMade":
+                seen.setdefault(event["request_id"], []).append(event["event"])
         assert all(kinds in (["RequestStarted"], ["RequestStarted", "RequestClosed"]) for kinds in seen.values()), seen
         return all(len(kinds) == 2 for kinds in seen.values())
 
@@ -213,3 +217,5 @@ def test_every_request_of_a_client(watched: Watched, workshop: Workshop, tmp_pat
     pushed = [event for event in events if event.get("commands") == ["unbundle"] and event["repository"] == "target"]
     (changes,) = pushed[-1]["changes"]
     assert (changes["changesets"], len(changes["heads_added"])) == (9, 2)
+    (made,) = [event for event in events if event["event"] == "ChangegroupMade" and event["repository"] == "target"]
+    assert (made["generator"], made["reason"], made["changesets"], made["aside"]) == ("hgwire", "", 9, {})
