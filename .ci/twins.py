@@ -79,6 +79,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "http/v1/bundles.py": (
         *("http/v1/test_v1_bundles.py", "http/v1/test_v1_kept_bundles.py", "http/test_app_admission.py"),
     ),
+    "http/v1/transport.py": (
+        *("http/v1/test_v1_transport.py", "http/v1/test_v1_bundles.py", "http/v1/test_v1_kept_bundles.py"),
+        *("http/v1/test_v1_repeats.py", "http/test_app_admission.py"),
+    ),
     "cli/gunicorn_app.py": ("cli/test_gunicorn_settings.py", "cli/test_gunicorn_hooks.py"),
     "framing/exp0002.py": ("framing/test_exp0002.py", "framing/test_server_reactor.py"),
     "framing/reactor.py": (

@@ -74,6 +74,14 @@ def test_a_stream_that_turned_out_to_be_short_has_no_slot() -> None:
     assert exchange.headers["Content-Length"] == str(len(exchange.read()))
 
 
+def test_a_stream_of_20_kilobytes_has_a_slot_until_it_is_closed() -> None:
+    app = make(commands=returning(StreamResponse([random.Random(1).randbytes(20_000)])))
+    exchange = ask(app, "cmd=x", HTTP_X_HGPROTO_1="0.1 0.2 comp=zstd,zlib,none")
+    assert used(app) == {"send": 1}
+    assert exchange.headers["Content-Length"] == str(len(exchange.read()))
+    assert used(app) == {}
+
+
 def test_small_commands_take_no_slot() -> None:
     app = make()
     with full(app):
