@@ -72,7 +72,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         *("http/test_app.py", "http/test_app_moved.py", "http/test_failures.py", "http/v1/test_v1_bundles.py"),
         "repositories/test_mercurial_permissions.py",
     ),
-    "http/app.py": (*_APP, "repositories/test_mercurial_hgwebconfig.py"),
+    "http/app.py": (*_APP, "http/v1/test_v1_repeats.py", "repositories/test_mercurial_hgwebconfig.py"),
     "http/arrival.py": ("http/test_arrival.py", "http/test_authorize.py", "http/test_failures.py"),
     "http/body.py": ("http/test_body.py", "http/test_deadlines.py", "http/test_wsgi_rates.py"),
     "http/message.py": ("http/test_message.py", *_APP),

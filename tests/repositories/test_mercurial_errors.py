@@ -12,7 +12,13 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 from mercurial import error
 
 from hgwire_wsgi import errors as ours
-from hgwire_wsgi.repositories.mercurial.errors import message_of, text, translated_chunks, translated_request
+from hgwire_wsgi.repositories.mercurial.errors import (
+    message_of,
+    text,
+    translated,
+    translated_chunks,
+    translated_request,
+)
 
 CASES: list[tuple[Exception, type[Exception], str]] = [
     (error.LockHeld(0, b"x", b"y", b"z"), ours.RepositoryBusy, "the repository is locked; try again later"),
@@ -38,6 +44,13 @@ def test_translation(raised: Exception, expected: type[Exception], message: str)
     with pytest.raises(expected) as caught, translated_request("cmd", reported.append):
         raise raised
     assert str(caught.value) == message and reported == []
+
+
+@pytest.mark.parametrize("raised", [ours.BodyTruncated("cut"), ZeroDivisionError("x"), ValueError("x")])
+def test_outside_of_a_command_others_pass_as_they_are(raised: Exception) -> None:
+    with pytest.raises(type(raised)) as caught, translated(lambda message: None):
+        raise raised
+    assert caught.value is raised
 
 
 def test_a_lookup_error_may_have_text_for_a_name() -> None:
