@@ -103,7 +103,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         (
             *("repositories/test_changegroup_damage.py", "repositories/test_changegroup_deltas.py"),
             *("repositories/test_changegroup_equality.py", "repositories/test_changegroup_growth.py"),
-            "repositories/test_changegroup_revlogs.py",
+            *("repositories/test_changegroup_replies.py", "repositories/test_changegroup_revlogs.py"),
         ),
     ),
     "repositories/mercurial/changegroups/details.py": (

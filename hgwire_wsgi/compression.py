@@ -407,9 +407,9 @@ def start_zlib(level: int | None, *, module: str = "zlib") -> Compressor:
             faster than zlib's level 1, and whose output is smaller.
         module: the module whose ``compressobj`` is used.
     """
-    if level == 1 and module == _ZLIB_NG:
-        level = 2
-    compressor: Compressor = importlib.import_module(module).compressobj(-1 if level is None else level)
+    at_least = 2 if module == _ZLIB_NG else 1
+    number = -1 if level is None else max(level, at_least) if level > 0 else level
+    compressor: Compressor = importlib.import_module(module).compressobj(number)
     return compressor
 
 

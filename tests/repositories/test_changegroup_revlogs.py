@@ -89,6 +89,13 @@ def test_data_are_read_together(
             assert seen == [(rev, bytes(theirs._inner.get_segment_for_revs(rev, rev)[1])) for rev in revs]
 
 
+def test_an_index_that_does_not_know_snapshots() -> None:
+    """Those written in Python and in Rust lack the methods that this asks."""
+    log = revlogs.Revlog(object(), True, False, False, b"", object, lambda old, new: b"", sparse=True)
+    with pytest.raises(Surprise):
+        log.snapshot_level(0, (0, 0, 0, 0))
+
+
 def test_windows() -> None:
     def windows(*places: tuple[int, int], revs: Sequence[int] = ()) -> list[tuple[int, int]]:
         entries = [(begin << 16, length) for begin, length in places]
