@@ -15,6 +15,9 @@ pytest.importorskip("mercurial", reason="the Mercurial backend needs the extra h
 from changegroup_equality import Comparison, Request, pairs, versions, whole
 from changegroup_formats import FORMATS, Workshop
 from changegroup_histories import HISTORIES, NULL, Builder, open_repository
+from mercurial import changegroup
+
+from hgwire_wsgi.repositories.mercurial.changegroups.generator import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -37,6 +40,14 @@ def test_a_history(workshop: Workshop, history: str) -> None:
     for request in pairs(repo, 4, random.Random(history)):
         comparison.check(repo, request)
     assert comparison.is_ours(), comparison
+
+
+@pytest.mark.parametrize("version", [b"01", b"02", b"03"])
+def test_changesets_in_another_order(workshop: Workshop, version: bytes) -> None:
+    repo = workshop.open("random").unfiltered()
+    arguments: Any = set(), [repo.changelog.node(rev) for rev in repo.changelog][::-1], True, b"serve"
+    theirs = b"".join(changegroup.getbundler(version, repo).generate(*arguments))
+    assert b"".join(generate(changegroup.getbundler(version, repo), *arguments, pytest.fail)) == theirs
 
 
 @pytest.mark.parametrize("name", KNOWN)
