@@ -92,6 +92,7 @@ class _Source:
         from mercurial import ui as uimod
 
         try:
+            import mercurial.initialization  # noqa: F401  # must come before any other module that registers something
             from mercurial.repo.factory import repository as open_repository
         except ImportError:  # before 7.2
             from mercurial.hg import repository as open_repository
