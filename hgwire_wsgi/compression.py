@@ -407,9 +407,8 @@ def start_zlib(level: int | None, *, module: str = "zlib") -> Compressor:
             faster than zlib's level 1, and whose output is smaller.
         module: the module whose ``compressobj`` is used.
     """
-    at_least = 2 if module == _ZLIB_NG else 1
-    number = -1 if level is None else max(level, at_least) if level > 0 else level
-    compressor: Compressor = importlib.import_module(module).compressobj(number)
+    level = 2 if level == 1 and module == _ZLIB_NG else level
+    compressor: Compressor = importlib.import_module(module).compressobj(-1 if level is None else level)
     return compressor
 
 
